@@ -1,0 +1,137 @@
+"""Makes a virtual environment in which tfdist runs; what `make` calls before everything else.
+
+    python3 scripts/setup_env.py --venv=.venv --extras=cpu,test
+
+A TensorFlow that can be imported is never replaced: where this Python has one, the new environment
+sees it and gets none of its own, and where the environment has one already, that one stays.
+Standard library only, since nothing is installed yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+_OLDEST, _TOO_NEW = (3, 10), (3, 14)
+_TENSORFLOW_EXTRAS = ("cpu", "gpu", "tpu")
+_CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
+
+# Run by the Python that is looked at.
+_LOOK = """
+import importlib.metadata, json, site, sys, sysconfig
+names = set(importlib.metadata.packages_distributions().get("tensorflow", ()))
+print(json.dumps({
+    "in_venv": sys.prefix != sys.base_prefix,
+    "packages": sysconfig.get_path("purelib"),
+    "sites": site.getsitepackages(),
+    "tensorflow": sorted(f"{name}=={importlib.metadata.version(name)}" for name in names),
+}))
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Makes an environment in which tfdist runs.")
+    parser.add_argument("--venv", required=True, help="Folder of the environment.")
+    parser.add_argument("--extras", required=True, help="Extras of setup.cfg, as in cpu,test.")
+    options = parser.parse_args()
+    if not _OLDEST <= sys.version_info[:2] < _TOO_NEW:
+        raise SystemExit(
+            f"tfdist needs Python 3.10 to 3.13, found {sys.version.split()[0]} ({sys.executable}). "
+            "Name another one, as in: make PYTHON=python3.12"
+        )
+    venv = pathlib.Path(options.venv)
+    if not venv.exists():
+        make_venv(venv)
+    install(venv / "bin" / "python", extras=options.extras.split(","))
+
+
+def make_venv(venv: pathlib.Path) -> None:
+    """Makes the environment `venv`, which sees this Python's TensorFlow if there is one."""
+    has_tensorflow = import_error(sys.executable) is None
+    has_ensurepip = importlib.util.find_spec("ensurepip") is not None  # not so on a bare Debian
+    if not has_ensurepip and importlib.util.find_spec("pip") is None:
+        raise SystemExit(
+            f"{sys.executable} has neither ensurepip nor pip, so it can install nothing. Add one "
+            "(Debian, Ubuntu: apt-get install python3-venv), or name another Python, as in: "
+            "make PYTHON=python3.12"
+        )
+    flags = ["--system-site-packages"] if has_tensorflow else []
+    flags += [] if has_ensurepip else ["--without-pip"]
+    print(f"Making {venv} with {' '.join([sys.executable, *flags])}.", flush=True)
+    run([sys.executable, "-m", "venv", *flags, str(venv)])
+    ours, new = look(sys.executable), look(str(venv / "bin" / "python"))
+    if has_tensorflow and ours["in_venv"]:
+        # An environment made from another one sees the system's packages only: add the other's.
+        lines = "".join(f"import site; site.addsitedir({path!r})\n" for path in ours["sites"])
+        pathlib.Path(new["packages"], "tfdist_parent_environment.pth").write_text(lines)
+    if not has_ensurepip:
+        run([sys.executable, "-m", "pip", "install", "--quiet", "--target", new["packages"], "pip"])
+
+
+def install(python: pathlib.Path, *, extras: list[str]) -> None:
+    """Installs this checkout with its extras; of TensorFlow only what cannot be imported yet."""
+    error, tensorflow = import_error(str(python)), look(str(python))["tensorflow"]
+    if error is None:
+        kept = " ".join(tensorflow) or "a TensorFlow that pip does not know"
+        print(f"{python} can import TensorFlow ({kept}): it stays as it is.", flush=True)
+        extras = [extra for extra in extras if extra not in _TENSORFLOW_EXTRAS]
+    elif tensorflow:
+        raise SystemExit(
+            f"{python} has {' '.join(tensorflow)}, but cannot import it: {error}. Repair it, or "
+            "remove that environment, and try again."
+        )
+    target = f"{_CHECKOUT}[{','.join(extras)}]" if extras else str(_CHECKOUT)
+    print(f"Installing {target} into {python}; this can take minutes.", flush=True)
+    # Named again, a TensorFlow that is there keeps pip from moving what it needs, such as numpy.
+    run([str(python), "-m", "pip", "install", "--quiet", "--editable", target, *tensorflow])
+    error = import_error(str(python))
+    if error is not None:
+        raise SystemExit(
+            f"{target} is installed into {python}, but TensorFlow cannot be imported: {error}. "
+            "Name the extra that brings one, as in: make EXTRA=cpu"
+        )
+
+
+def look(python: str) -> dict[str, Any]:
+    """Says of the interpreter `python` what `_LOOK` prints."""
+    return json.loads(finish([python, "-c", _LOOK]).stdout)
+
+
+def import_error(python: str) -> str | None:
+    """Says why the interpreter `python` cannot import TensorFlow, or None where it can."""
+    done = finish([python, "-c", "import tensorflow"], check=False)
+    if done.returncode == 0:
+        return None
+    lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+    return lines[-1]
+
+
+def finish(command: list[str], *, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Runs a command and returns what it printed."""
+    # Off a TPU machine tensorflow-tpu would ask for the cloud's metadata, for minutes.
+    environ = {**os.environ, "TPU_SKIP_MDS_QUERY": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    try:
+        return subprocess.run(command, env=environ, capture_output=True, text=True, check=check)
+    except OSError as error:
+        raise SystemExit(
+            f"{command[0]} does not run ({error}). Remove its environment and try again."
+        ) from None
+    except subprocess.CalledProcessError as error:
+        raise SystemExit(f"{command[0]} does not work:\n{error.stderr}") from None
+
+
+def run(command: list[str]) -> None:
+    """Runs a command for what it does; where it fails, this program fails and names it."""
+    code = subprocess.run(command, check=False).returncode
+    if code != 0:
+        raise SystemExit(f"Set-up failed: {' '.join(command)!r} ended with exit code {code}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""What every test may count on: four logical CPUs, an environment of its own, no process left.
+
+TensorFlow is split into logical CPUs before the first test that finds it imported. A test that
+imports it only inside itself asks for the fixture `logical_cpus`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pathlib
+import signal
+import sys
+import time
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+
+NUM_LOGICAL_CPUS = 4
+
+# Variables by which a process learns that it is one worker of many: none may come from outside
+# into the tests, and none may go from one test into the next.
+_WORKER_VARIABLES = (
+    "TF_CONFIG",
+    "TFDIST_",
+    "CLUSTER_SPEC",
+    "JOB_COMPLETION_INDEX",
+    "JSM_",
+    "LOCAL_RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "MV2_",
+    "OMPI_",
+    "PET_",
+    "PMI_",
+    "RANK",
+    "SLURM_",
+    "SM_",
+    "WORLD_SIZE",
+)
+# Helpers of Python's multiprocessing that live as long as their parent, by design.
+_LASTING_HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+_PR_SET_CHILD_SUBREAPER = 36  # from linux/prctl.h
+_CHILD_GRACE_SECS = 3.0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    for name in list(os.environ):
+        if name.startswith(_WORKER_VARIABLES):
+            del os.environ[name]
+    if sys.platform == "linux":
+        # Children of our children come to us when their parents end, so that none goes unseen.
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    # Two busy cores make any deadline a coin toss, and a failure has to come again when run again.
+    hypothesis.settings.register_profile(
+        "tfdist", deadline=None, derandomize=True, database=None, print_blob=False
+    )
+    hypothesis.settings.load_profile("tfdist")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if "tensorflow" in sys.modules:
+        _split_cpu()
+
+
+@pytest.fixture(scope="session")
+def logical_cpus() -> int:
+    """Imports TensorFlow, split into logical CPUs; returns how many there are."""
+    import tensorflow  # noqa: F401
+
+    _split_cpu()
+    return NUM_LOGICAL_CPUS
+
+
+def _split_cpu() -> None:
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    if len(tf.config.get_logical_device_configuration(cpu) or ()) == NUM_LOGICAL_CPUS:
+        return
+    configuration = [tf.config.LogicalDeviceConfiguration()] * NUM_LOGICAL_CPUS
+    try:
+        tf.config.set_logical_device_configuration(cpu, configuration)
+    except RuntimeError as error:
+        pytest.fail(
+            f"TensorFlow was started before it had {NUM_LOGICAL_CPUS} logical CPUs ({error}). "
+            "The test before this one imports it inside itself: let it use `logical_cpus`."
+        )
+
+
+@pytest.fixture(autouse=True)
+def restored_environment() -> Iterator[None]:
+    """Gives `os.environ` back as it was; a variable of workers that was left set is a failure."""
+    before = dict(os.environ)
+    imported_before = "tensorflow" in sys.modules
+    yield
+    leaks = {
+        name: os.environ.get(name)
+        for name in {*os.environ, *before}
+        if name.startswith(_WORKER_VARIABLES) and os.environ.get(name) != before.get(name)
+    }
+    if imported_before or "tensorflow" not in sys.modules:
+        _restore(before)
+    else:  # what TensorFlow sets when it is imported has to stay
+        _restore({name: value for name, value in os.environ.items() if name not in leaks} | before)
+    assert not leaks, f"the test left these variables changed: {leaks}"
+
+
+def _restore(environ: dict[str, str]) -> None:
+    for name in set(os.environ) - set(environ):
+        del os.environ[name]
+    os.environ.update(environ)
+
+
+@pytest.fixture(autouse=True)
+def restored_keras_settings() -> Iterator[None]:
+    """Gives Keras's default dtype and policy back as they were."""
+    keras = sys.modules.get("keras")
+    before = (keras.config.floatx(), keras.config.dtype_policy()) if keras else ("float32", None)
+    yield
+    keras = sys.modules.get("keras")
+    if keras is None:
+        return
+    floatx, policy = before
+    keras.config.set_floatx(floatx)
+    keras.config.set_dtype_policy(policy or floatx)
+
+
+@pytest.fixture(autouse=True)
+def no_process_left() -> Iterator[None]:
+    """Fails a test that leaves a process behind, after a moment for those that are ending."""
+    before = _living_children()
+    yield
+    deadline = time.monotonic() + _CHILD_GRACE_SECS
+    while (left := _living_children().items() - before.items()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for pid, _ in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left, f"the test left these processes running: {sorted(left)}"
+
+
+def _living_children() -> dict[int, str]:
+    """Returns the command lines of the living children of this process; none off Linux."""
+    found = {}
+    for folder in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ended while we looked
+        is_living_child = int(parent) == os.getpid() and state not in "ZX"
+        if is_living_child and not any(name in command for name in _LASTING_HELPERS):
+            found[int(folder.name)] = command
+    return found

@@ -1,0 +1,78 @@
+"""What is one row of the parity table?"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+WORLDS = ("2", "4", "2 workers", "3 workers")
+
+
+@dataclasses.dataclass(frozen=True)
+class Api:
+    """How a row is run: by stock Keras, or by tfdist.
+
+    Attributes:
+        scope: Gives the context in which models are made and loaded.
+        fit: `fit(model, ...)`, with the arguments of `keras.Model.fit`; so the other two.
+        evaluate: `evaluate(model, ...)`.
+        predict: `predict(model, ...)`.
+    """
+
+    scope: Callable[[], Any]
+    fit: Callable[..., Any]
+    evaluate: Callable[..., Any]
+    predict: Callable[..., Any]
+
+
+Program = Callable[[Any, Mapping[str, Any], Api], list[Any]]
+
+
+def one_fit(model: Any, arguments: Mapping[str, Any], api: Api) -> list[Any]:
+    """The program of most rows: trains once; returns the `History` in a list."""
+    return [api.fit(model, **arguments)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One row: a model, its data, how it is trained, and what has to come out.
+
+    Attributes:
+        name: What the row is about; unique.
+        build: Makes the compiled model.
+        data: Makes the data: `fit`'s arguments `x`, `y`, `sample_weight`, ...
+        fit: `fit`'s other arguments; `batch_size` 7 and 2 epochs where it says nothing.
+        program: What is done with model and data; returns the models' histories.
+        then: Which of "evaluate" and "predict" are done after it, on the same data.
+        floatx: Keras's default dtype.
+        tolerance: Largest difference, relative to the larger of 1 and the number.
+        refused: Whether Keras refuses the row on one device, and so tfdist has to.
+        worlds: Where the row runs; see `worlds.py`.
+        quick: Whether it belongs to the quick selection.
+        check: Further checks of the trained model, `check(model)`; raises AssertionError.
+        parity: Whether the outcomes have to agree at all; False where `check` alone decides.
+    """
+
+    name: str
+    build: Callable[[], Any]
+    data: Callable[[], dict[str, Any]]
+    fit: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    program: Program = one_fit
+    then: tuple[str, ...] = ("evaluate", "predict")
+    floatx: str = "float64"
+    tolerance: float = 1e-9
+    refused: bool = False
+    worlds: tuple[str, ...] = ("2", "2 workers")
+    quick: bool = False
+    check: Callable[[Any], None] | None = None
+    parity: bool = True
+
+    def arguments(self) -> dict[str, Any]:
+        """Returns all arguments of `fit`."""
+        data = self.data()
+        made_of_rows = hasattr(data["x"], "shape") or isinstance(data["x"], (dict, list, tuple))
+        defaults = {"epochs": 2, "shuffle": False, "verbose": 0}
+        if made_of_rows:
+            defaults["batch_size"] = 7
+        return {**defaults, **self.fit, **data}

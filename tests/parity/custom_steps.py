@@ -1,0 +1,146 @@
+"""Rows: models that bring their own training rule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from parity import data, models
+from parity.case import WORLDS, Case
+
+layers, ops = keras.layers, keras.ops
+
+
+class Supered(keras.Sequential):
+    """Calls Keras's own `train_step`, as models that only add something do."""
+
+    def train_step(self, batch: Any) -> dict[str, Any]:
+        logs = super().train_step(batch)
+        return {**logs, "twice": 2 * logs["loss"]}
+
+
+class OwnStep(keras.Sequential):
+    """The `train_step` of Keras's guides, written out."""
+
+    def train_step(self, batch: Any) -> dict[str, Any]:
+        x, y = batch
+        with tf.GradientTape() as tape:
+            y_pred = self(x, training=True)
+            loss = self.compute_loss(y=y, y_pred=y_pred)
+        gradients = tape.gradient(loss, self.trainable_variables)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        for metric in self.metrics:
+            if metric.name == "loss":
+                metric.update_state(loss)
+            else:
+                metric.update_state(y, y_pred)
+        return {metric.name: metric.result() for metric in self.metrics}
+
+
+class OwnTest(keras.Sequential):
+    """A `test_step` of its own, and Keras's training."""
+
+    def test_step(self, batch: Any) -> dict[str, Any]:
+        x, y = batch
+        y_pred = self(x, training=False)
+        self.compute_loss(y=y, y_pred=y_pred)
+        for metric in self.metrics:
+            if metric.name != "loss":
+                metric.update_state(y, y_pred)
+        return {metric.name: metric.result() for metric in self.metrics}
+
+
+class Gan(keras.Model):
+    """A generator and a discriminator, each with its own optimizer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = keras.Sequential([layers.Dense(4, activation="tanh"), layers.Dense(6)])
+        self.discriminator = keras.Sequential([layers.Dense(4, activation="tanh"), layers.Dense(1)])
+        self.seed = keras.random.SeedGenerator(5)
+        self.g_loss, self.d_loss = keras.metrics.Mean("g_loss"), keras.metrics.Mean("d_loss")
+
+    def compile(self, g_optimizer: Any, d_optimizer: Any) -> None:
+        super().compile()
+        self.g_optimizer, self.d_optimizer = g_optimizer, d_optimizer
+        self.loss_fn = keras.losses.BinaryCrossentropy(from_logits=True)
+
+    def build(self, shape: Any) -> None:
+        self.generator.build((None, 2))
+        self.discriminator.build((None, 6))
+        self.g_optimizer.build(self.generator.trainable_variables)
+        self.d_optimizer.build(self.discriminator.trainable_variables)
+
+    def call(self, x: Any) -> Any:
+        return self.discriminator(x)
+
+    @property
+    def metrics(self) -> list[Any]:
+        return [self.g_loss, self.d_loss]
+
+    def train_step(self, real: Any) -> dict[str, Any]:
+        rows = ops.shape(real)[0]
+        noise = keras.random.normal((rows, 2), seed=self.seed)
+        both = ops.concatenate([self.generator(noise), real])
+        labels = ops.concatenate([ops.ones((rows, 1)), ops.zeros((rows, 1))])
+        with tf.GradientTape() as tape:
+            d_loss = self.loss_fn(labels, self.discriminator(both))
+        variables = self.discriminator.trainable_variables
+        gradients = tape.gradient(d_loss, variables)
+        self.d_optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        with tf.GradientTape() as tape:
+            fakes = self.discriminator(self.generator(noise))
+            g_loss = self.loss_fn(ops.zeros((rows, 1)), fakes)
+        variables = self.generator.trainable_variables
+        gradients = tape.gradient(g_loss, variables)
+        self.g_optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        self.d_loss.update_state(d_loss)
+        self.g_loss.update_state(g_loss)
+        return {"d_loss": self.d_loss.result(), "g_loss": self.g_loss.result()}
+
+
+def _own(kind: type, optimizer: Any = models.momentum) -> models.Build:
+    def build() -> keras.Model:
+        model = kind(
+            [
+                keras.Input((data.FEATURES,)),
+                layers.Dense(4, activation="tanh"),
+                layers.Dense(data.CLASSES, activation="softmax"),
+            ]
+        )
+        return models.compiled(model, optimizer, weighted_metrics=None)
+
+    return build
+
+
+def _gan() -> keras.Model:
+    model = Gan()
+    model.build((None, data.FEATURES))
+    model.compile(keras.optimizers.Adam(0.02), keras.optimizers.Adam(0.03, clipnorm=0.1))
+    return model
+
+
+# Batches that all replicas divide alike: the means are those of the whole batch then.
+_EVEN = {"batch_size": 11}
+
+ROWS = (
+    Case("train_step calls super().train_step", _own(Supered), data.plain, worlds=WORLDS),
+    Case(
+        name="train_step of its own",
+        build=_own(OwnStep, lambda: keras.optimizers.Adam(0.02, clipnorm=0.1)),
+        data=data.plain,
+        fit=_EVEN,
+        worlds=WORLDS,
+    ),
+    Case("test_step of its own", _own(OwnTest), data.plain),
+    Case(
+        name="GAN with two optimizers",
+        build=_gan,
+        data=lambda: {"x": data.features()},
+        fit=_EVEN,
+        then=(),
+        worlds=WORLDS,
+    ),
+)

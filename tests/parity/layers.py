@@ -1,0 +1,140 @@
+"""Rows: layers that look beyond an example, have states, or hand masks and sparse gradients on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from parity import data, models
+from parity.case import WORLDS, Case
+
+layers, ops = keras.layers, keras.ops
+
+
+def _sync(**options: Any) -> Any:
+    return lambda: layers.BatchNormalization(synchronized=True, **options)
+
+
+class CountingLayer(layers.Layer):
+    """Counts its calls, and multiplies with what it has counted."""
+
+    def build(self, shape: Any) -> None:
+        self.calls = self.add_weight(
+            shape=(), initializer="zeros", trainable=False, name="calls", dtype="float64"
+        )
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        if training:
+            self.calls.assign_add(1.0)
+        return x * (1 + 0.01 * self.calls)
+
+
+class MovingMean(layers.Layer):
+    """Keeps a moving mean over the batch: a state that is a mean of means under replicas."""
+
+    def build(self, shape: Any) -> None:
+        self.mean = self.add_weight(
+            shape=(shape[-1],), initializer="zeros", trainable=False, name="mean"
+        )
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        return x - self.mean
+
+
+class Attention(layers.Layer):
+    """MultiHeadAttention over a masked sentence, with a residual and LayerNormalization."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.attention = layers.MultiHeadAttention(num_heads=2, key_dim=2, dropout=0.2)
+        self.norm = layers.LayerNormalization()
+        self.supports_masking = True
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        return self.norm(x + self.attention(x, x, training=training))
+
+
+def _images(*middle: Any, **options: Any) -> models.Build:
+    return models.classifier_of_images(*middle, **options)
+
+
+ROWS = (
+    Case(
+        name="synchronized BatchNormalization",
+        build=models.mlp(models.momentum, _sync(momentum=0.7)),
+        data=data.plain,
+        worlds=WORLDS,
+    ),
+    Case(
+        name="synchronized BatchNormalization of a masked sentence",
+        build=models.tagger(
+            models.momentum, _sync(), lambda: layers.GRU(3, return_sequences=True)
+        ),
+        data=data.tagged,
+    ),
+    Case(
+        name="synchronized BatchNormalization, convolution, clipping, accumulation",
+        build=_images(
+            lambda: layers.Conv2D(3, 3, strides=2, use_bias=False),
+            _sync(),
+            lambda: layers.ReLU(),
+            optimizer=lambda: keras.optimizers.Adam(
+                0.02, clipnorm=0.1, gradient_accumulation_steps=3
+            ),
+        ),
+        data=data.images,
+    ),
+    Case(
+        name="frozen BatchNormalization",
+        build=models.mlp(models.momentum, lambda: layers.BatchNormalization(trainable=False)),
+        data=data.plain,
+    ),
+    Case(
+        name="LSTM of a masked sentence",
+        build=models.tagger(
+            lambda: keras.optimizers.Adam(0.02),
+            lambda: layers.LSTM(3, return_sequences=True, recurrent_dropout=0.2),
+        ),
+        data=data.tagged,
+    ),
+    Case(
+        name="bidirectional GRU",
+        build=models.tagger(
+            models.momentum,
+            lambda: layers.Bidirectional(layers.GRU(3, return_sequences=True)),
+            lambda: layers.TimeDistributed(layers.Dense(3)),
+        ),
+        data=data.tagged,
+    ),
+    Case(
+        name="MultiHeadAttention",
+        build=models.tagger(lambda: keras.optimizers.Adam(0.02), Attention),
+        data=data.tagged,
+        worlds=WORLDS,
+    ),
+    Case(
+        name="convolution, pooling, group and layer normalization",
+        build=_images(
+            lambda: layers.Conv2D(4, 3, strides=2),
+            lambda: layers.GroupNormalization(2),
+            lambda: layers.MaxPooling2D(),
+            lambda: layers.LayerNormalization(),
+        ),
+        data=data.images,
+    ),
+    Case(
+        name="unit normalization and spectral normalization",
+        build=models.mlp(
+            models.momentum,
+            lambda: layers.SpectralNormalization(layers.Dense(4)),
+            lambda: layers.UnitNormalization(),
+        ),
+        data=data.plain,
+    ),
+    Case(
+        name="layer that counts its calls",
+        build=models.mlp(models.momentum, CountingLayer),
+        data=data.plain,
+    ),
+)

@@ -1,0 +1,49 @@
+"""Rows: how many steps at a time, compiled by XLA or not traced at all."""
+
+from __future__ import annotations
+
+import keras
+
+from parity import data, models
+from parity.case import WORLDS, Case
+
+layers = keras.layers
+
+
+def _pipeline(**options: object) -> models.Build:
+    return models.mlp(
+        lambda: keras.optimizers.Adam(0.02, clipnorm=0.1), lambda: layers.Dropout(0.3), **options
+    )
+
+
+ROWS = (
+    *(
+        Case(
+            name=f"steps_per_execution={steps}",
+            build=_pipeline(steps_per_execution=steps),
+            data=data.plain,
+            fit={"batch_size": 4},  # 6 steps: 4, 5 and 7 do not divide it
+            worlds=WORLDS if steps == 7 else ("2", "2 workers"),
+        )
+        for steps in (1, 2, 3, 7, 50)
+    ),
+    Case("run_eagerly", _pipeline(run_eagerly=True), data.plain, worlds=WORLDS),
+    Case(
+        name="jit_compile",
+        build=_pipeline(jit_compile=True),
+        data=data.plain,
+        worlds=WORLDS,
+    ),
+    Case(
+        name="jit_compile, embedding and regularizer",
+        build=models.bag_of_words(lambda: keras.optimizers.Adam(0.02), jit_compile=True),
+        data=data.words,
+    ),
+    Case(
+        name="jit_compile=auto",
+        build=_pipeline(jit_compile="auto"),
+        data=data.plain,
+        then=(),
+        worlds=("2",),
+    ),
+)

@@ -1,0 +1,157 @@
+"""Rows: layers that draw. N replicas draw what one device draws for the same examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from parity import data, models
+from parity.case import WORLDS, Case
+
+layers = keras.layers
+
+_DROPOUTS: dict[str, Callable[[], Any]] = {
+    "Dropout": lambda: layers.Dropout(0.4),
+    "Dropout with noise_shape": lambda: layers.Dropout(0.4, noise_shape=(None, 1)),
+    "AlphaDropout": lambda: layers.AlphaDropout(0.3),
+    "GaussianDropout": lambda: layers.GaussianDropout(0.3),
+    "GaussianNoise": lambda: layers.GaussianNoise(0.3),
+}
+_SPATIAL: dict[str, Callable[[], Any]] = {
+    "SpatialDropout2D": lambda: layers.SpatialDropout2D(0.4),
+    "SpatialDropout1D": lambda: keras.Sequential(
+        [layers.Reshape((64, 3)), layers.SpatialDropout1D(0.4)]
+    ),
+    "SpatialDropout3D": lambda: keras.Sequential(
+        [layers.Reshape((4, 4, 4, 3)), layers.SpatialDropout3D(0.4)]
+    ),
+    "Dropout of folded time": lambda: layers.TimeDistributed(layers.Dropout(0.4)),
+}
+
+
+class DrawnWithoutSeed(layers.Layer):
+    """Draws from Keras's global generator."""
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        noise = keras.random.normal(keras.ops.shape(x))
+        return x + 0.1 * noise if training else x
+
+
+class DrawnForWeights(layers.Layer):
+    """Draws one number for each feature, the same for all examples: noise on weights."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.seed = keras.random.SeedGenerator(3)
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        noise = keras.random.normal((x.shape[-1],), seed=self.seed)
+        return x * (1 + 0.1 * noise) if training else x
+
+
+class EveryDistribution(layers.Layer):
+    """Draws from each of Keras's distributions, one number an example and feature."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.seed = keras.random.SeedGenerator(3)
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        if not training:
+            return x
+        shape = keras.ops.shape(x)
+        drawn = [
+            keras.random.uniform(shape, -1, 2, seed=self.seed),
+            keras.random.normal(shape, 1.0, 0.5, seed=self.seed),
+            keras.random.truncated_normal(shape, seed=self.seed),
+            keras.random.gamma(shape, 2.0, seed=self.seed),
+            keras.random.beta(shape, 2.0, 3.0, seed=self.seed),
+            keras.random.binomial(shape, 5.0, 0.4, seed=self.seed),
+            keras.ops.cast(keras.random.randint(shape, 0, 9, seed=self.seed), x.dtype),
+            keras.ops.cast(keras.random.categorical(x, 4, seed=self.seed), x.dtype),
+        ]
+        return x + 0.01 * sum(drawn)
+
+
+# Augmentations, each with arguments that make it do something.
+_AUGMENTATIONS: dict[str, dict[str, Any]] = {
+    "RandomBrightness": {"factor": 0.3, "value_range": (0, 1)},
+    "RandomColorDegeneration": {"factor": 0.5, "value_range": (0, 1)},
+    "RandomColorJitter": {"brightness_factor": 0.3, "contrast_factor": 0.3, "value_range": (0, 1)},
+    "RandomContrast": {"factor": 0.5, "value_range": (0, 1)},
+    "RandomCrop": {"height": 6, "width": 5},
+    "RandomElasticTransform": {"factor": 1.0},
+    "RandomErasing": {"factor": 1.0, "value_range": (0, 1)},
+    "RandomFlip": {},
+    "RandomGaussianBlur": {"factor": 1.0, "value_range": (0, 1)},
+    "RandomGrayscale": {"factor": 0.5},
+    "RandomHue": {"factor": 0.5, "value_range": (0, 1)},
+    "RandomInvert": {"factor": 0.5, "value_range": (0, 1)},
+    "RandomPerspective": {"factor": 1.0},
+    "RandomPosterization": {"factor": 4, "value_range": (0, 1)},
+    "RandomRotation": {"factor": 0.3},
+    "RandomSaturation": {"factor": 0.9, "value_range": (0, 1)},
+    "RandomSharpness": {"factor": 0.9, "value_range": (0, 1)},
+    "RandomShear": {"x_factor": 0.3, "y_factor": 0.3},
+    "RandomTranslation": {"height_factor": 0.3, "width_factor": 0.3},
+    "RandomZoom": {"height_factor": 0.3},
+}
+
+
+def augmentations() -> dict[str, Callable[[], Any]]:
+    """Returns the augmentation layers of the installed Keras, found by listing."""
+    names = [name for name in dir(layers) if name.startswith("Random")]
+    return {
+        name: lambda name=name: getattr(layers, name)(**_AUGMENTATIONS.get(name, {}))
+        for name in names
+    }
+
+
+ROWS = (
+    *(
+        Case(
+            name=name,
+            build=models.mlp(models.momentum, make),
+            data=data.plain,
+            then=(),
+            worlds=WORLDS if name == "Dropout" else ("4", "2 workers"),
+            quick=name == "Dropout",
+        )
+        for name, make in _DROPOUTS.items()
+    ),
+    *(
+        Case(name, models.classifier_of_images(make), data.images, then=(), worlds=("4",))
+        for name, make in _SPATIAL.items()
+    ),
+    *(
+        Case(
+            name=f"augmentation {name}",
+            build=models.classifier_of_images(make),
+            data=data.images,
+            then=(),
+            worlds=("2 workers", "3 workers", "2") if name == "RandomFlip" else ("2",),
+        )
+        for name, make in augmentations().items()
+    ),
+    Case(
+        name="draws from every distribution",
+        build=models.mlp(models.momentum, EveryDistribution),
+        data=data.plain,
+        then=(),
+        worlds=WORLDS,
+    ),
+    Case(
+        name="draws of the size of weights",
+        build=models.mlp(models.momentum, DrawnForWeights),
+        data=data.plain,
+        then=(),
+    ),
+    Case(
+        name="draws without a seed",
+        build=models.mlp(models.momentum, DrawnWithoutSeed),
+        data=data.plain,
+        then=(),
+    ),
+)

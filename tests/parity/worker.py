@@ -1,0 +1,40 @@
+"""What does each worker process of the table do? All rows, one after the other."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import pickle
+import time
+
+
+def run_rows(names: list[str], folder: str) -> None:
+    """Runs rows of the table as one of several workers and writes each outcome to a file."""
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    import warnings
+
+    import tensorflow as tf
+
+    import tfdist
+
+    strategy = tfdist.get_strategy("cpu")
+    cluster = tfdist.detect_cluster()
+    assert isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    assert strategy.num_replicas_in_sync == cluster.size > 1
+
+    from parity import harness, table
+
+    warnings.simplefilter("ignore")
+    rows = {case.name: case for case in table.ROWS}
+    for index, name in enumerate(names):
+        start = time.monotonic()
+        outcome = harness.run(rows[name], harness.distributed(strategy))
+        print(f"{name}: {time.monotonic() - start:.1f} s {outcome.error[0]}", flush=True)
+        path = pathlib.Path(folder, file_name(index, cluster.rank))
+        path.with_suffix(".part").write_bytes(pickle.dumps(outcome))
+        path.with_suffix(".part").replace(path)
+
+
+def file_name(index: int, rank: int) -> str:
+    """Names the file of a row's outcome on a worker."""
+    return f"row{index}_worker{rank}.pickle"

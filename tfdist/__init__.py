@@ -1,0 +1,136 @@
+"""Trains Keras 3 models on many devices with the weights, losses and metrics that one device gives.
+
+Synopsis:
+
+    >>> import keras, tfdist
+    >>> strategy = tfdist.get_strategy("2xcpu")
+    >>> with strategy.scope():
+    ...     model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(10, "softmax")])
+    ...     model.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    >>> (x, y), (x_test, y_test) = tfdist.datasets.load_digits()
+    >>> history = tfdist.fit(model, x, y, batch_size=64, epochs=2, verbose=0)
+    >>> logs = tfdist.evaluate(model, x_test, y_test, return_dict=True, verbose=0)
+    >>> sorted(logs)
+    ['accuracy', 'loss']
+
+Glossary, with one meaning everywhere:
+
+- worker: one process of the job; a job on one machine without a launcher has one.
+- replica: one copy of the model on one device. A worker has one replica or more.
+- chief: worker 0, the one that shows progress and writes what is written once.
+- step: one update of the weights by the optimizer, the same one on all replicas.
+- global batch: the examples of one step, over all replicas of all workers; `batch_size` counts it.
+- per-replica batch: one replica's share of the global batch; it may be smaller than the others'.
+
+Read in this order, which is the order in which things happen; each file imports from those above
+it only:
+
+1. tf_config.py, hostlists.py, environments.py, cluster.py: who am I, and who are the others?
+2. messages.py, facts.py, roll_call.py, rendezvous.py, peers.py: is everybody there, and alike?
+3. launch/: how are the workers started and ended?
+4. keras_compat.py: which private names does all the rest lean on?
+5. devices.py, plan.py, tpu_system.py, bring_up.py, strategy.py: which strategy, and why that one?
+6. position.py, rows.py, py_batches.py, same_data.py, data.py, feed.py: which examples are in which
+   batch of which replica?
+7. agreement.py, exchange.py, own_share.py, inputs.py: what do the workers tell each other?
+8. randomness.py, reduction.py, losses_metrics.py, replicas.py, step.py: what is one update?
+9. rules.py, custom.py: what if the update is the user's own?
+10. loop.py, listeners.py, programs.py, prediction.py: how are many steps run at a time?
+11. state.py, streams.py, plain.py, callback_state.py: what is a run?
+12. claim.py, manifest.py, saved.py, checkpoint.py, identity.py, every.py, resume.py: how does it go
+    on after a stop?
+13. callbacks.py, trainer.py: epochs, validation and callbacks, as in Keras.
+14. recording.py, verification.py: does it all agree with one device?
+15. datasets/, testing.py: data to try it on, and workers to test it with.
+
+Importing tfdist does nothing else: TensorFlow is imported when a name that needs it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tfdist import datasets, launch, testing
+    from tfdist.checkpoint import Checkpointer
+    from tfdist.cluster import Cluster, detect_cluster
+    from tfdist.custom import (
+        apply_gradients,
+        average_loss,
+        distribute_dataset,
+        make_train_step,
+    )
+    from tfdist.strategy import describe, get_strategy
+    from tfdist.trainer import Trainer, evaluate, fit, predict
+    from tfdist.verification import verify
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Checkpointer",
+    "Cluster",
+    "Trainer",
+    "apply_gradients",
+    "average_loss",
+    "datasets",
+    "describe",
+    "detect_cluster",
+    "distribute_dataset",
+    "evaluate",
+    "fit",
+    "get_strategy",
+    "launch",
+    "make_train_step",
+    "predict",
+    "testing",
+    "verify",
+]
+
+_MODULE_OF_NAME = {
+    "Checkpointer": "tfdist.checkpoint",
+    "Cluster": "tfdist.cluster",
+    "Trainer": "tfdist.trainer",
+    "apply_gradients": "tfdist.custom",
+    "average_loss": "tfdist.custom",
+    "describe": "tfdist.strategy",
+    "detect_cluster": "tfdist.cluster",
+    "distribute_dataset": "tfdist.custom",
+    "evaluate": "tfdist.trainer",
+    "fit": "tfdist.trainer",
+    "get_strategy": "tfdist.strategy",
+    "make_train_step": "tfdist.custom",
+    "predict": "tfdist.trainer",
+    "verify": "tfdist.verification",
+}
+
+_SUBMODULES = ("datasets", "launch", "testing")
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what a public name stands for when the name is first used (PEP 562)."""
+    if name in _SUBMODULES:
+        return _import_module(f"tfdist.{name}", name=name)
+    if name not in _MODULE_OF_NAME:
+        raise AttributeError(f"module 'tfdist' has no attribute {name!r}; it has {__all__}")
+    value = getattr(_import_module(_MODULE_OF_NAME[name], name=name), name)
+    globals()[name] = value  # the next use finds it without coming here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _import_module(module: str, *, name: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("keras", "tensorflow"):
+            raise
+        raise ImportError(
+            f"tfdist.{name} needs the package {missing!r}, which is not installed. Install it with "
+            "exactly one of the extras: pip install 'tfdist[cpu]', 'tfdist[gpu]' or 'tfdist[tpu]'.",
+            name=missing,
+        ) from error

@@ -1,0 +1,98 @@
+"""What do the workers have to agree on between two calls of the traced loop?
+
+The seed, how many steps the next call runs, and whether to stop. On one worker there is nobody to
+ask, and nothing here costs anything.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+import numpy as np
+import tensorflow as tf
+
+from tfdist import keras_compat, same_data
+
+
+class Agreement:
+    """Exchanges a few integers between the workers of a strategy.
+
+    Args:
+        strategy: The strategy that the workers share. Every worker has to make the same calls in
+            the same order.
+        is_shared: Whether there are other workers.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy, *, is_shared: bool) -> None:
+        self._is_shared = is_shared
+
+        @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.int64)])
+        def gathered(values: tf.Tensor) -> tf.Tensor:
+            def row() -> tf.Tensor:
+                context = tf.distribute.get_replica_context()
+                return context.all_gather(values[tf.newaxis], axis=0)
+
+            rows = strategy.run(tf.autograph.experimental.do_not_convert(row))
+            return strategy.experimental_local_results(rows)[0]
+
+        self._gathered = gathered
+
+    def gather(self, *values: int) -> np.ndarray:
+        """Returns every replica's values, one row a replica in rank order, int64."""
+        mine = np.asarray(values, np.int64)
+        if not self._is_shared:
+            return mine[np.newaxis]
+        with keras_compat.default_replica_mode():
+            return self._gathered(tf.constant(mine)).numpy()
+
+    def seed(self) -> int:
+        """Returns the seed of `keras.utils.set_random_seed`, else one that the chief draws."""
+        given = keras_compat.random_seed()
+        drawn = secrets.randbelow(2**31) if given is None else int(given)
+        return int(self.gather(drawn)[0, 0])
+
+    def any(self, flag: bool) -> bool:
+        """Returns whether `flag` is true on any worker."""
+        return bool(self.gather(int(flag))[:, 0].any())
+
+    def boundary(
+        self, stop: bool, steps: int, witness: int = 0, *, is_due: bool = False
+    ) -> tuple[bool, int, bool]:
+        """Agrees on what comes after a call of the loop; ends where the workers have parted.
+
+        Args:
+            stop: Whether this worker wishes to stop; anyone's wish counts.
+            steps: Steps that this worker wants until the next event; the smallest number counts.
+            witness: What this worker has read, see `same_data.Witness`.
+            is_due: Whether it is time to save, by this worker's clock; the chief's counts.
+
+        Returns:
+            Whether to stop, the steps, and whether to save.
+
+        Raises:
+            RuntimeError: The workers have read different batches.
+        """
+        if not self._is_shared:
+            return stop, steps, is_due
+        rows = self.gather(int(stop), steps, witness, int(is_due))
+        same_data.refuse_other_batches(rows[:, 2])
+        return bool(rows[:, 0].any()), int(rows[:, 1].min()), bool(rows[0, 3])
+
+    def plan(
+        self, *, steps: int, event_steps: int | None, is_watched: bool
+    ) -> tuple[int, int, bool]:
+        """Agrees on how an epoch is cut into calls of the loop, whoever's callbacks want it.
+
+        Args:
+            steps: Steps of the first call; the smallest number counts.
+            event_steps: Steps that this worker's callbacks fixed, or None.
+            is_watched: Whether this worker's callbacks read the logs: reading is a collective, so
+                all take part in it or nobody does.
+
+        Returns:
+            The agreed values; 0 for `event_steps` where nobody fixed them.
+        """
+        rows = self.gather(steps, event_steps or 0, int(is_watched))
+        fixed = [int(wish) for wish in rows[:, 1] if wish]
+        steps = min(fixed) if fixed else int(rows[:, 0].min())
+        return steps, min(fixed, default=0), bool(rows[:, 2].any())

@@ -1,0 +1,81 @@
+"""What data do the workers go through together, and do they agree on it?"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfdist import keras_compat, own_share, same_data
+from tfdist.agreement import Agreement
+from tfdist.data import Share, Source, make_source
+from tfdist.exchange import Exchange
+from tfdist.feed import Feed
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """Makes feeds of what `fit`, `evaluate` and `predict` are given.
+
+    Attributes:
+        share: Which replicas this worker feeds.
+        agreement: Between the workers, who make the same calls in the same order.
+        exchange: Between the workers.
+    """
+
+    share: Share
+    agreement: Agreement
+    exchange: Exchange
+
+    def feed(
+        self,
+        x: Any,
+        y: Any = None,
+        *,
+        steps: int | None,
+        already_sharded: bool,
+        first_pass: int = 0,
+        is_alone: bool = False,
+        **kwargs: Any,
+    ) -> Feed:
+        """Makes the feed of some data, and sees that all workers go through it together.
+
+        Args:
+            x: As in `make_source`.
+            y: As in `make_source`.
+            steps: Steps of an epoch, or None for one pass.
+            already_sharded: Whether this worker is given its own examples alone.
+            first_pass: Number of the first pass over the data.
+            is_alone: Whether the worker may go through its own examples without the others.
+            **kwargs: As in `make_source`.
+
+        Raises:
+            ValueError: The workers were given different data, or data that cannot be used.
+        """
+        steps = keras_compat.limited(steps, "steps_per_epoch")
+        source = self._source(x, y, already_sharded=already_sharded, steps=steps, **kwargs)
+        if already_sharded and not is_alone:
+            source = own_share.agreed(source, self.agreement, self.share)
+        if not already_sharded and self.exchange.is_shared:
+            same_data.require(source.identity(), self.exchange)
+        return Feed(source, steps_per_epoch=steps, first_pass=first_pass)
+
+    def validation_feed(self, data: Any, **kwargs: Any) -> Feed | None:
+        """Makes the feed of `validation_data`; None for None."""
+        if data is None:
+            return None
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        return self.feed(x, y, sample_weight=sample_weight, **kwargs)
+
+    def _source(
+        self, x: Any, y: Any, *, already_sharded: bool, batch_size: int | None, **kwargs: Any
+    ) -> Source:
+        share = self.share
+        if already_sharded:
+            share = own_share.alone(share)
+            if keras_compat.is_arrays((x, y, kwargs.get("sample_weight"))):
+                batch_size = own_share.batch_size_of(self.share, batch_size)
+        with tf.init_scope(), keras_compat.default_replica_mode():
+            return make_source(x, y, share=share, batch_size=batch_size, **kwargs)

@@ -1,0 +1,81 @@
+"""Starts the workers of a job, gives each its place, and ends all of them together.
+
+Synopsis (the same for a program: `python -m tfdist.launch --workers=2 script.py ARGS`):
+
+    >>> import math
+    >>> from tfdist import launch
+    >>> launch.run(math.factorial, workers=2, args=(4,))
+    [24, 24]
+
+Read in this order: job.py (what is asked for), supervise.py (attempts and restarts), attempt.py
+(one attempt: place, roll call, wait, end), engine.py (what all engines have in common), local.py
+and guardian.py (workers on this machine), output.py (their lines), child.py (what runs first inside
+a worker), call.py (functions and values between processes), failures.py (who failed first, and how
+it is told), stop.py (signals to the launcher).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+__all__ = ["run"]
+
+
+def run(
+    fn: Callable[..., Any],
+    *,
+    workers: int = 2,
+    engine: str = "local",
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    threads: int | None = None,
+    timeout_secs: float | None = None,
+    roll_call_secs: float = 60.0,
+    max_restarts: int = 0,
+    log_dir: str | None = None,
+    env: Mapping[str, str] | None = None,
+) -> list[Any]:
+    """Calls a function in each of several new worker processes.
+
+    Each worker knows its place (`tfdist.detect_cluster()`, and TF_CONFIG where there are several),
+    and its lines appear in this process's output with `[worker 0] ` before them. When one worker
+    fails the others are ended; whatever happens, no process is left behind.
+
+    Args:
+        fn: A function that can be imported travels by name; any other (of a notebook, of
+            `__main__`, a closure, a lambda) by cloudpickle.
+        workers: Number of workers.
+        engine: What starts them; "local" starts processes on this machine.
+        args: Positional arguments of `fn`, the same for each worker.
+        kwargs: Keyword arguments of `fn`, the same for each worker.
+        threads: Computing threads of each worker; by default the cores of this machine, divided
+            by its workers.
+        timeout_secs: Longest time for the whole job, in seconds; None for no limit.
+        roll_call_secs: Longest time until all workers are there, in seconds.
+        max_restarts: How often all workers are started anew after one has failed.
+        log_dir: Folder for each worker's whole output, `worker_0.log` and so on; None for none.
+        env: Further environment variables of the workers.
+
+    Returns:
+        What `fn` returned on each worker, in rank order.
+
+    Raises:
+        ValueError: An argument is out of its range, or the engine is unknown.
+        RuntimeError: A worker failed; the message holds the traceback of the one that failed
+            first. Or a worker did not appear, the time was over, or a value cannot travel.
+    """
+    # Imported here: every worker imports this module, and needs none of that.
+    from tfdist.launch import call, job
+
+    asked = job.Job(
+        workers=workers,
+        engine=engine,
+        threads=threads,
+        timeout_secs=timeout_secs,
+        roll_call_secs=roll_call_secs,
+        max_restarts=max_restarts,
+        log_dir=log_dir,
+        env=dict(env or {}),
+    )
+    return call.run_function(asked, fn, tuple(args), dict(kwargs or {}))

@@ -1,0 +1,215 @@
+"""One attempt of a job: place the workers, call the roll, wait for the first failure, end all."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+import queue
+import signal
+import time
+
+from tfdist.facts import name_workers
+from tfdist.launch import failures
+from tfdist.launch.engine import Gang, load_engine
+from tfdist.launch.failures import Failure, Outcome
+from tfdist.launch.job import Job, make_environ
+from tfdist.launch.stop import StopRequest
+from tfdist.roll_call import RollCall
+
+SETTLE_SECS = 0.3  # after a failure: an earlier one may come to light late
+LAST_WORDS_SECS = 3.0  # from an exception's escape to the end of its process
+_TICK_SECS = 0.1
+TIMEOUT_EXIT_CODE = 124  # as the command `timeout` has it
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """A worker has ended."""
+
+    rank: int
+    exit_code: int
+    at: float  # seconds since the epoch
+
+
+@dataclasses.dataclass(frozen=True)
+class RollCalled:
+    """The roll call has ended, well or not."""
+
+
+Event = Ended | RollCalled
+
+
+class Watch:
+    """What is known of the workers of one attempt while it runs."""
+
+    def __init__(self, job: Job, roll_call: RollCall, run_dir: str) -> None:
+        self._job = job
+        self._roll_call = roll_call
+        self._run_dir = run_dir
+        self._exits: dict[int, Ended] = {}
+        self._deserters: set[int] = set()  # ended well before they had joined
+        self._escapes: dict[int, Failure] = {}  # exceptions that workers have written down
+        self.problem = ""
+        self.problem_code = 1
+        self.was_stopped = False
+
+    def take(self, event: Event) -> None:
+        """Learns what has happened."""
+        if isinstance(event, Ended):
+            self._exits[event.rank] = event
+            if event.exit_code == 0 and event.rank not in self._roll_call.present:
+                self._deserters.add(event.rank)
+        else:
+            try:
+                self._roll_call.result(timeout_secs=0)
+            except RuntimeError as error:
+                self.problem = self.problem or str(error)
+
+    def take_stop(self, number: int) -> None:
+        """Learns that the launcher was told to stop."""
+        self.problem = f"stopped by {signal.Signals(number).name}"
+        self.problem_code = 128 + number
+        self.was_stopped = True
+
+    def take_timeout(self, timeout_secs: float | None) -> None:
+        """Learns that the time of the job is over."""
+        self.problem = (
+            f"timeout_secs={timeout_secs!r} is over and {name_workers(self.running())} still ran"
+            " (stacks in the output); allow more time if that was no hang"
+        )
+        self.problem_code = TIMEOUT_EXIT_CODE
+
+    def look(self) -> None:
+        """Reads what the workers have written down."""
+        for rank in range(self._job.workers):
+            if rank not in self._escapes:
+                found = failures.read_failure(self._run_dir, rank)
+                self._escapes |= {rank: found} if found else {}
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing more to wait for."""
+        if self.problem or self._deserters or len(self._exits) == self._job.workers:
+            return True
+        # A process whose exception has escaped may wait for its peers for ever before it ends.
+        silent = [f for rank, f in self._escapes.items() if rank not in self._exits]
+        return any(ended.exit_code != 0 for ended in self._exits.values()) or any(
+            time.time() - failure.at > LAST_WORDS_SECS for failure in silent
+        )
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether some worker has failed so far."""
+        return bool(self.problem or self._failures())
+
+    def _failures(self) -> tuple[Failure, ...]:
+        found = dict(self._escapes)
+        for rank, ended in self._exits.items():
+            if rank in self._deserters:
+                cause = "it ended with exit code 0 before it had joined the roll call"
+                found[rank] = Failure(rank, ended.at, 1, cause)
+            elif ended.exit_code != 0 and rank not in found:
+                found[rank] = failures.find_failure(rank, at=ended.at, exit_code=ended.exit_code)
+        return failures.order(found.values())
+
+    def running(self) -> list[int]:
+        """Ranks of the workers that have not ended."""
+        return [rank for rank in range(self._job.workers) if rank not in self._exits]
+
+    def outcome(self) -> Outcome:
+        """Sums up."""
+        found = self._failures()
+        code = self.problem_code if self.problem else found[0].exit_code if found else 0
+        return Outcome(
+            failures=found,
+            problem=self.problem,
+            exit_code=failures.shell_exit_code(code),
+            was_started=self._roll_call.is_complete,
+            any_finished=any(e.exit_code == 0 for e in self._exits.values()),
+            was_stopped=self.was_stopped,
+            run_dir=self._run_dir,
+        )
+
+
+def run_attempt(
+    job: Job,
+    *,
+    run_dir: str,
+    restart_count: int,
+    is_restart: bool,
+    deadline: float,
+    stop: StopRequest,
+) -> Outcome:
+    """Runs the job's workers once.
+
+    Args:
+        job: What is asked for.
+        run_dir: Private folder of this attempt.
+        restart_count: Restarts so far.
+        is_restart: Whether log files of an earlier attempt go on.
+        deadline: End of the job's time, on the clock of time.monotonic.
+        stop: Whether the launcher was told to stop.
+    """
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    engine = load_engine(job.engine)
+    secret = os.urandom(32).hex()
+    with RollCall(
+        size=job.workers,
+        secret=secret.encode(),
+        host=engine.INTERFACE,
+        timeout_secs=job.roll_call_secs,
+        on_end=lambda: events.put(RollCalled()),
+    ) as roll_call:
+        watch = Watch(job, roll_call, run_dir)
+        gang = engine.place(
+            job,
+            environ_of=functools.partial(
+                make_environ,
+                job,
+                rendezvous=roll_call.address,
+                secret=secret,
+                run_dir=run_dir,
+                restart_count=restart_count,
+            ),
+            is_restart=is_restart,
+            on_end=lambda rank, code: events.put(Ended(rank, code, time.time())),
+        )
+        try:
+            _wait(watch, gang, events, stop, job=job, deadline=deadline)
+            return watch.outcome()
+        finally:
+            gang.end(grace_secs=job.grace_secs, is_urgent=lambda: stop.is_urgent)
+
+
+def _wait(
+    watch: Watch,
+    gang: Gang,
+    events: queue.SimpleQueue[Event],
+    stop: StopRequest,
+    *,
+    job: Job,
+    deadline: float,
+) -> None:
+    """Waits until all workers have ended well, or something has gone wrong."""
+    while not watch.is_over:
+        _take_next(watch, events, timeout_secs=_TICK_SECS)
+        if stop.number:
+            watch.take_stop(stop.number)
+        elif time.monotonic() > deadline and not watch.is_over:
+            gang.signal(signal.SIGUSR2)  # child.py: show the stacks of all threads
+            watch.take_timeout(job.timeout_secs)
+    settled = time.monotonic() + SETTLE_SECS
+    while watch.has_failed and not watch.was_stopped and watch.running():
+        if (left := settled - time.monotonic()) <= 0:
+            break
+        _take_next(watch, events, timeout_secs=left)
+
+
+def _take_next(watch: Watch, events: queue.SimpleQueue[Event], *, timeout_secs: float) -> None:
+    with contextlib.suppress(queue.Empty):
+        watch.take(events.get(timeout=timeout_secs))
+    while not events.empty():
+        watch.take(events.get())
+    watch.look()

@@ -1,0 +1,136 @@
+"""Who failed first, and how is it told?
+
+A worker whose peer has died often fails itself, seconds later, in a collective. So each worker
+writes down its exception at the moment when it escapes (child.py), and the earliest one counts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+from collections.abc import Iterable, Sequence
+
+# A killed process is seen to have ended only when the system has cleared it away, and its peers may
+# have noticed before. An abort is no such sign: TensorFlow itself aborts where a peer is lost.
+_CLEARING_SECS = 1.0
+_LONGEST_TRACEBACK = 20_000  # characters; the end says more than the beginning
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """How one worker failed."""
+
+    rank: int
+    at: float  # seconds since the epoch
+    exit_code: int  # negative for the number of the signal that killed it
+    cause: str  # "exit code 3", "killed by SIGKILL", ...
+    traceback: str = ""  # as Python prints it; "" where no exception escaped
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How one attempt of a job ended."""
+
+    failures: tuple[Failure, ...] = ()  # the one that came first is the first
+    problem: str = ""  # what went wrong where it was not one worker's failure
+    exit_code: int = 0  # for the launcher
+    was_started: bool = False  # whether all workers had joined the roll call
+    any_finished: bool = False  # whether a worker had ended well
+    was_stopped: bool = False  # by a signal to the launcher
+    run_dir: str = ""  # private folder of the attempt
+
+    @property
+    def is_success(self) -> bool:
+        """Whether every worker ended well."""
+        return not self.failures and not self.problem
+
+
+def write_failure(run_dir: str, *, rank: int, at: float, exit_code: int, traceback: str) -> None:
+    """Writes down, inside a worker, that an exception has escaped."""
+    text = json.dumps(
+        {"at": at, "exit_code": exit_code, "traceback": traceback[-_LONGEST_TRACEBACK:]}
+    )
+    path = _path(run_dir, rank)
+    with open(path + ".part", "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(path + ".part", path)  # whoever reads it finds the whole of it or nothing
+
+
+def read_failure(run_dir: str, rank: int) -> Failure | None:
+    """Reads what a worker has written down; None where no exception has escaped."""
+    try:
+        with open(_path(run_dir, rank), encoding="utf-8") as file:
+            record = json.load(file)
+    except FileNotFoundError:
+        return None
+    code = int(record["exit_code"])
+    return Failure(rank, float(record["at"]), code, f"exit code {code}", str(record["traceback"]))
+
+
+def find_failure(rank: int, *, at: float, exit_code: int) -> Failure:
+    """Judges the end of a process that has written nothing down.
+
+    Args:
+        rank: The worker.
+        at: When its end was seen, in seconds since the epoch.
+        exit_code: Negative for the number of the signal that killed it.
+    """
+    if exit_code < 0 and exit_code != -signal.SIGABRT:
+        at -= _CLEARING_SECS
+    return Failure(rank, at, exit_code, describe_exit(exit_code))
+
+
+def describe_exit(exit_code: int) -> str:
+    """Names an exit code as Python's subprocess gives it: negative for a signal."""
+    if exit_code >= 0:
+        return f"exit code {exit_code}"
+    try:
+        name = signal.Signals(-exit_code).name
+    except ValueError:
+        name = f"signal {-exit_code}"
+    hint = " (the system may have run out of memory)" if name == "SIGKILL" else ""
+    return f"killed by {name}{hint}"
+
+
+def shell_exit_code(exit_code: int) -> int:
+    """The exit code with which a shell would report this one: 128 + n for signal n."""
+    return exit_code if exit_code >= 0 else 128 - exit_code
+
+
+def order(failures: Iterable[Failure]) -> tuple[Failure, ...]:
+    """Puts failures in the order in which they happened."""
+    return tuple(sorted(failures, key=lambda failure: (failure.at, failure.rank)))
+
+
+def headline(outcome: Outcome) -> str:
+    """Says in one line why an attempt ended."""
+    if outcome.is_success:
+        return "all workers ended well"
+    if outcome.problem:
+        return outcome.problem
+    first = outcome.failures[0]
+    last_line = first.traceback.strip().rpartition("\n")[2]
+    return f"worker {first.rank} failed first: {first.cause}" + (
+        f": {last_line}" if last_line else ""
+    )
+
+
+def report(outcome: Outcome, *, earlier: Sequence[Outcome] = ()) -> str:
+    """Tells the whole story of a job, the root cause of each restart included."""
+    lines = [headline(outcome)]
+    later = list(outcome.failures)
+    if outcome.failures and not outcome.problem:
+        first, *later = outcome.failures
+        lines += [f"  {line}" for line in first.traceback.rstrip().splitlines()]
+    lines += [f"worker {failure.rank} failed after it: {failure.cause}" for failure in later]
+    lines += [
+        f"before restart {number}, {headline(attempt)}"
+        for number, attempt in enumerate(earlier, start=1)
+    ]
+    return "\n".join(lines)
+
+
+def _path(run_dir: str, rank: int) -> str:
+    return os.path.join(run_dir, f"failure_{rank}.json")

@@ -1,0 +1,131 @@
+"""What is asked for: how many workers run what, and with which environment?"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import site
+from collections.abc import Mapping
+
+from tfdist import cluster, environments
+
+# Each is a module of this package; engine.py says what is in it.
+ENGINES = ("local",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A job, as the user asked for it; the same on every engine."""
+
+    workers: int
+    command: tuple[str, ...] = ()  # what child.py runs: a kind, a target and its arguments
+    engine: str = "local"
+    threads: int | None = None  # of each worker; None divides the cores of its host
+    timeout_secs: float | None = None  # for the whole job
+    roll_call_secs: float = 60.0
+    grace_secs: float = 5.0  # between SIGTERM and SIGKILL when the workers are ended
+    max_restarts: int = 0
+    backoff_secs: float = 1.0  # before the first restart; twice as long before each next one
+    log_dir: str | None = None
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise ValueError(f"engine={self.engine!r} is unknown; use one of {ENGINES}.")
+        _check_number("workers", self.workers, at_least=1)
+        _check_number("threads", 1 if self.threads is None else self.threads, at_least=1)
+        _check_number("max_restarts", self.max_restarts, at_least=0)
+        for name in ("roll_call_secs", "grace_secs", "backoff_secs", "timeout_secs"):
+            secs = getattr(self, name)
+            if secs is not None and not (isinstance(secs, (int, float)) and secs > 0):
+                raise ValueError(f"{name}={secs!r} must be a number of seconds above 0.")
+        for name, value in self.env.items():
+            if not (isinstance(name, str) and isinstance(value, str)):
+                raise ValueError(f"env={{{name!r}: {value!r}}} must map texts to texts.")
+
+
+def _check_number(name: str, value: object, *, at_least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
+        raise ValueError(f"{name}={value!r} must be a whole number from {at_least}.")
+
+
+def make_environ(
+    job: Job,
+    rank: int,
+    *,
+    local_rank: int,
+    local_size: int,
+    rendezvous: str,
+    secret: str,
+    host: str,
+    run_dir: str,
+    restart_count: int,
+) -> dict[str, str]:
+    """Makes one worker's environment from this process's own.
+
+    Args:
+        job: What is asked for.
+        rank: The worker's, over all workers.
+        local_rank: The worker's, among those on its host.
+        local_size: Number of workers on its host.
+        rendezvous: "host:port" of the roll call.
+        secret: What the roll call demands.
+        host: Name or address under which the others reach the worker.
+        run_dir: Private folder for results and tracebacks.
+        restart_count: Restarts so far.
+    """
+    environ = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in foreign_variables() and not name.startswith("TFDIST_")
+    }
+    # A set of names has to have one order on all workers, or they would meet in different calls.
+    environ.setdefault("PYTHONHASHSEED", "0")
+    threads = str(job.threads or max(1, count_cores() // local_size))
+    environ |= {
+        "PYTHONPATH": _python_path(environ.get("PYTHONPATH", "")),
+        # TensorFlow reads its two when it starts; OMP's is read by what it and NumPy stand on.
+        "TF_NUM_INTRAOP_THREADS": threads,
+        "TF_NUM_INTEROP_THREADS": threads,
+        "OMP_NUM_THREADS": threads,
+        cluster.THREADS: threads,
+        cluster.RANK: str(rank),
+        cluster.SIZE: str(job.workers),
+        cluster.LOCAL_RANK: str(local_rank),
+        cluster.LOCAL_SIZE: str(local_size),
+        cluster.RENDEZVOUS: rendezvous,
+        cluster.SECRET: secret,
+        cluster.ROLL_CALL_SECS: str(job.roll_call_secs),
+        cluster.HOST: host,
+        cluster.RUN_DIR: run_dir,
+        cluster.RESTART_COUNT: str(restart_count),
+    }
+    return environ | dict(job.env)
+
+
+def foreign_variables() -> tuple[str, ...]:
+    """Names the variables of this process that describe its own place in another launcher's job.
+
+    Its workers must not inherit them: they have places of their own.
+    """
+    known = ("TF_CONFIG", *environments.RECOGNISED_BY)
+    return tuple(name for name in known if name in os.environ)
+
+
+def count_cores() -> int:
+    """Counts the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _python_path(inherited: str) -> str:
+    """PYTHONPATH with the folder that holds tfdist: it may be a checkout that is not installed.
+
+    A site-packages folder is found anyway, and would hide the standard library if it came first.
+    """
+    root = os.path.dirname(os.path.dirname(os.path.abspath(cluster.__file__)))
+    paths = inherited.split(os.pathsep) if inherited else []
+    if root in (*site.getsitepackages(), site.getusersitepackages(), *paths):
+        return inherited
+    return os.pathsep.join([root, *paths])

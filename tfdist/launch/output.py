@@ -1,0 +1,186 @@
+"""What do the workers say?  Their lines, each with the worker's name before it, and log files.
+
+No line is ever mixed with another one. A progress bar that rewrites its line (carriage returns)
+is shown about once a second; a line that is not finished yet is shown after a short wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import sys
+import threading
+import time
+from typing import IO, Any
+
+UPDATE_SECS = 1.0  # shortest time between two states of a progress bar
+IDLE_SECS = 2.0  # how long an unfinished line may keep its writer waiting for the rest
+LONGEST_LINE = 1 << 20  # bytes; a longer one is shown in pieces
+
+
+class LineSplitter:
+    """Cuts what comes from one stream into lines; the time is given, so that tests need no wait."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._heard = 0.0  # when the last piece came
+        self._shown = 0.0  # when the last state of a progress bar was given out
+
+    def feed(self, data: bytes, *, now: float) -> list[bytes]:
+        """Takes a piece of the stream; returns the lines to show now, without their ends."""
+        *whole, self._rest = (self._rest + data).split(b"\n")
+        self._heard = now
+        lines = [_visible(line) for line in whole]
+        # Of a line that is rewritten, only the newest states are of interest.
+        state, cr, newest = self._rest.rpartition(b"\r")
+        if cr and _visible(state) and now - self._shown >= UPDATE_SECS:
+            self._shown = now
+            lines.append(_visible(state))
+            self._rest = cr + newest
+        elif cr:
+            self._rest = b"\r" + _visible(state) + cr + newest
+        while len(self._rest) > LONGEST_LINE:
+            cut = _character_end(self._rest, LONGEST_LINE)
+            lines.append(_visible(self._rest[:cut]))
+            self._rest = self._rest[cut:]
+        return lines
+
+    def wait(self, *, now: float) -> list[bytes]:
+        """Returns the unfinished line, if it has waited long enough for its end."""
+        return self.finish() if now - self._heard >= IDLE_SECS else []
+
+    def finish(self) -> list[bytes]:
+        """Returns what is left at the end of the stream."""
+        rest, self._rest = self._rest, b""
+        return [_visible(rest)] if _visible(rest) else []
+
+
+def _visible(line: bytes) -> bytes:
+    """What a terminal shows of a line in which carriage returns went back to its beginning."""
+    return line.rstrip(b"\r").rpartition(b"\r")[2]
+
+
+def _character_end(data: bytes, limit: int) -> int:
+    """The last place up to `limit` where no UTF-8 character is cut in two."""
+    for cut in range(limit, limit - 4, -1):
+        if data[cut] & 0xC0 != 0x80:
+            return cut
+    return limit
+
+
+class Pump:
+    """Carries the workers' streams to this process's own, in one thread."""
+
+    def __init__(self, *, log_dir: str | None, is_restart: bool) -> None:
+        """Starts the thread.
+
+        Args:
+            log_dir: Folder for the whole, unchanged output of each worker; None for none.
+            is_restart: Whether the logs of an earlier attempt go on.
+
+        Raises:
+            ValueError: The folder cannot be made.
+        """
+        self._log_dir = log_dir
+        self._is_restart = is_restart
+        self._logs: dict[int, IO[bytes]] = {}
+        self._unfinished: dict[int, int] = {}  # the descriptor whose line a log ends with
+        self._selector = selectors.DefaultSelector()
+        self._splitters: dict[int, LineSplitter] = {}  # by file descriptor
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._carry, name="tfdist-output", daemon=True)
+        if log_dir is not None:
+            try:
+                os.makedirs(log_dir, exist_ok=True)
+            except OSError as error:
+                raise ValueError(
+                    f"log_dir={log_dir!r} cannot be made ({error}); name a folder that can."
+                ) from error
+
+    def add(self, rank: int, stream: IO[bytes], shown_at: Any) -> None:
+        """Takes on a stream of a worker; `shown_at` is where its lines are written."""
+        self._splitters[stream.fileno()] = LineSplitter()
+        if self._log_dir is not None and rank not in self._logs:
+            path = os.path.join(self._log_dir, f"worker_{rank}.log")
+            log = open(path, "ab" if self._is_restart else "wb", buffering=0)  # noqa: SIM115
+            self._logs[rank] = log
+            if self._is_restart:
+                log.write(b"--- restarted ---\n")
+        self._selector.register(stream, selectors.EVENT_READ, (rank, shown_at))
+
+    def start(self) -> None:
+        """Starts to carry; all streams have been added."""
+        self._thread.start()
+
+    def close(self, *, timeout_secs: float = 5.0) -> None:
+        """Waits until all that was written is shown, and lets go of the streams."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout_secs)  # a process that left its group may hold a stream open
+            self._closing.set()
+            self._thread.join(timeout_secs)
+        if self._thread.is_alive():
+            return  # whoever reads our output has stopped to; nothing more can be shown
+        for key in list(self._selector.get_map().values()):
+            key.fileobj.close()  # type: ignore[union-attr]
+        self._selector.close()
+        for log in self._logs.values():
+            log.close()
+
+    def _carry(self) -> None:
+        while self._selector.get_map() and not self._closing.is_set():
+            ready = {key.fd: key for key, _ in self._selector.select(0.5)}
+            for key in list(self._selector.get_map().values()):
+                splitter, (rank, shown_at) = self._splitters[key.fd], key.data
+                if key.fd not in ready:
+                    _show(rank, splitter.wait(now=time.monotonic()), shown_at)
+                elif data := os.read(key.fd, 1 << 16):
+                    self._log(rank, data, key.fd)
+                    _show(rank, splitter.feed(data, now=time.monotonic()), shown_at)
+                else:
+                    _show(rank, splitter.finish(), shown_at)
+                    self._selector.unregister(key.fileobj)
+                    key.fileobj.close()  # type: ignore[union-attr]
+
+    def _log(self, rank: int, data: bytes, descriptor: int) -> None:
+        if rank not in self._logs:
+            return
+        if self._unfinished.get(rank, descriptor) != descriptor:
+            data = b"\n" + data  # a line of the other stream is not finished: keep them apart
+        try:
+            self._logs[rank].write(data)
+        except OSError as error:  # a full disk must not stop the job
+            self._logs.pop(rank).close()
+            say(f"the log of worker {rank} in log_dir={self._log_dir!r} ends here: {error}")
+        if data.endswith(b"\n"):
+            self._unfinished.pop(rank, None)
+        else:
+            self._unfinished[rank] = descriptor
+
+
+def _show(rank: int, lines: list[bytes], shown_at: Any) -> None:
+    """Writes lines in one piece, so that nothing of another thread comes between."""
+    if not lines:
+        return
+    prefix = b"[worker %d] " % rank
+    data = b"".join(prefix + line + b"\n" for line in lines)
+    with contextlib.suppress(OSError, ValueError):  # a reader that has gone must not stop the job
+        write(data, shown_at)
+
+
+def write(data: bytes, stream: Any) -> None:
+    """Writes bytes to a text stream, as they are where it has an underlying one (no notebook)."""
+    if hasattr(stream, "buffer"):
+        stream.flush()
+        stream.buffer.write(data)
+        stream.buffer.flush()
+    else:
+        stream.write(data.decode("utf-8", "replace"))
+        stream.flush()
+
+
+def say(text: str) -> None:
+    """Writes what the launcher itself has to say to its standard error."""
+    data = "".join(f"tfdist.launch: {line}\n" for line in text.splitlines())
+    with contextlib.suppress(OSError, ValueError):
+        write(data.encode("utf-8", "backslashreplace"), sys.stderr)

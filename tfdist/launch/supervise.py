@@ -1,0 +1,104 @@
+"""How often is a job attempted?  Attempts, restarts of all workers together, and their causes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from tfdist.launch.attempt import run_attempt
+from tfdist.launch.failures import Outcome, headline
+from tfdist.launch.job import Job, foreign_variables
+from tfdist.launch.output import say
+from tfdist.launch.stop import StopRequest
+
+# A port is free when a worker chooses it, and may be taken when it is bound: by TensorFlow, which
+# says the first of these, or by peers.py before it.
+PORT_ATTEMPTS = 3
+_PORT_TAKEN = ("Could not start gRPC server", "cannot listen at its address")
+LONGEST_BACKOFF_SECS = 60.0
+
+
+def supervise(
+    job: Job,
+    *,
+    run_dir: str,
+    stop: StopRequest | None = None,
+) -> tuple[Outcome, ...]:
+    """Runs a job until it has succeeded, or failed for good.
+
+    All workers are started anew, in new processes and on new ports, after a failure of one:
+
+    - up to `job.max_restarts` times, if all had joined the roll call; a job that cannot even start
+      would fail in the same way again;
+    - besides, at once and up to PORT_ATTEMPTS attempts in all, where a worker found its port
+      taken and no worker has ended well: none of them can have got past that point.
+
+    Args:
+        job: What is asked for.
+        run_dir: Private folder; each attempt gets one of its own in it.
+        stop: Whether the launcher was told to stop.
+
+    Returns:
+        The outcomes of all attempts that count; the last one is the job's.
+    """
+    stop = stop or StopRequest()
+    deadline = time.monotonic() + (job.timeout_secs or float("inf"))
+    _tell_foreign_variables()
+    outcomes: list[Outcome] = []
+    port_attempts = 1
+    attempt = 0
+    while True:
+        attempt_dir = os.path.join(run_dir, f"attempt_{attempt}")
+        os.mkdir(attempt_dir, 0o700)
+        outcome = run_attempt(
+            job,
+            run_dir=attempt_dir,
+            restart_count=len(outcomes),
+            is_restart=attempt > 0,
+            deadline=deadline,
+            stop=stop,
+        )
+        attempt += 1
+        if _is_port_taken(outcome) and port_attempts < PORT_ATTEMPTS:
+            port_attempts += 1
+            say(f"{headline(outcome)}; a worker's port was taken, trying others")
+            continue
+        outcomes.append(outcome)
+        if not _may_restart(job, outcomes) or time.monotonic() > deadline:
+            return tuple(outcomes)
+        _pause(job, outcomes, stop)
+        if stop.number:
+            name = signal.Signals(stop.number).name
+            problem = f"stopped by {name} before a restart"
+            code = 128 + stop.number
+            return (*outcomes, Outcome(problem=problem, exit_code=code, was_stopped=True))
+
+
+def _is_port_taken(outcome: Outcome) -> bool:
+    if outcome.is_success or outcome.problem or outcome.any_finished:
+        return False
+    last_line = outcome.failures[0].traceback.rstrip().rpartition("\n")[2]
+    return any(text in last_line for text in _PORT_TAKEN)
+
+
+def _may_restart(job: Job, outcomes: list[Outcome]) -> bool:
+    last = outcomes[-1]
+    if last.is_success or last.was_stopped or not last.was_started:
+        return False
+    return len(outcomes) <= job.max_restarts
+
+
+def _pause(job: Job, outcomes: list[Outcome], stop: StopRequest) -> None:
+    """Waits before a restart, longer each time."""
+    number = len(outcomes)
+    secs = min(job.backoff_secs * 2 ** (number - 1), LONGEST_BACKOFF_SECS)
+    say(f"{headline(outcomes[-1])}; restart {number} of {job.max_restarts} in {secs:g} s")
+    until = time.monotonic() + secs
+    while not stop.number and (left := until - time.monotonic()) > 0:
+        time.sleep(min(left, 0.1))
+
+
+def _tell_foreign_variables() -> None:
+    if names := foreign_variables():
+        say(f"the workers get places of their own; not handed on to them: {', '.join(names)}")

@@ -1,0 +1,174 @@
+"""How are many steps run inside one traced function, and how many at a time?
+
+`make_loop` puts a step into a `tf.while_loop`, so that Python is left behind for as long as nobody
+has to see a single batch. `Pace` chooses how many steps that is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tfdist.replicas import Batch
+from tfdist.same_data import Witness
+
+Loop = Callable[[Any, int], int]
+
+
+def _batch_of(element: Any, witness: Witness | None) -> Batch:
+    """Makes a step's batch of an element of a source's stream."""
+    global_size, parts, *sample = element
+    if sample and witness is not None:
+        witness.note(*sample)
+    return Batch(global_size, parts)
+
+
+def make_loop(
+    step: Callable[[Batch], None],
+    *,
+    eager: bool = False,
+    goes_on: Callable[[], Any] = lambda: True,
+    witness: Witness | None = None,
+) -> Loop:
+    """Returns a function that runs a step on up to so many batches of an iterator.
+
+    Args:
+        step: Takes one global batch; runs in cross-replica context.
+        eager: Whether to run step by step in Python, as `run_eagerly` wants it.
+        goes_on: Tells after each step whether there may be another one; a boolean scalar.
+        witness: Takes note of what is read, where the stream carries samples of it.
+
+    Returns:
+        `loop(iterator, num_steps)`, which gives the number of steps that were run: fewer than
+        `num_steps` where the iterator ended, or `goes_on` said no. It is traced once for each
+        shape of batch, whatever `num_steps` is.
+    """
+    if eager:
+        return lambda iterator, num_steps: _eager_steps(
+            step, goes_on, witness, iterator, num_steps
+        )
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def traced(iterator: Any, num_steps: tf.Tensor) -> tf.Tensor:
+        def fetch(is_wanted: tf.Tensor) -> Any:
+            # Fetching past the last step would lose a batch to the next call.
+            empty = lambda: tf.experimental.Optional.empty(iterator.element_spec)  # noqa: E731
+            return tf.cond(is_wanted, iterator.get_next_as_optional, empty)
+
+        def body(done: tf.Tensor, batch: Any) -> tuple[tf.Tensor, Any]:
+            step(_batch_of(batch.get_value(), witness))
+            return done + 1, fetch(tf.logical_and(done + 1 < num_steps, goes_on()))
+
+        done, _ = tf.while_loop(
+            lambda done, batch: batch.has_value(),
+            body,
+            [tf.constant(0), fetch(num_steps > 0)],
+            parallel_iterations=1,
+        )
+        return done
+
+    return lambda iterator, num_steps: int(traced(iterator, tf.constant(num_steps)))
+
+
+def _eager_steps(
+    step: Callable[[Batch], None],
+    goes_on: Callable[[], Any],
+    witness: Witness | None,
+    iterator: Any,
+    num_steps: int,
+) -> int:
+    for done in range(num_steps):
+        batch = iterator.get_next_as_optional()
+        if not batch.has_value():
+            return done
+        step(_batch_of(batch.get_value(), witness))
+        if not goes_on():
+            return done + 1
+    return num_steps
+
+
+def make_shared_loop(
+    step: Callable[[Batch], None],
+    *,
+    sizes_of: Callable[[tf.Tensor], tf.Tensor],
+    eager: bool = False,
+    goes_on: Callable[[], Any] = lambda: True,
+) -> Loop:
+    """As `make_loop`, for workers of which each brings its own rows of the global batch.
+
+    Args:
+        step: As in `make_loop`.
+        sizes_of: Takes the rows of this worker's batch; gives those of each replica of all workers,
+            who call it together.
+        eager: As in `make_loop`.
+        goes_on: As in `make_loop`.
+
+    Returns:
+        As in `make_loop`. The iterator never ends; the step for which nobody has a row is the end.
+    """
+
+    def run(iterator: Any, num_steps: tf.Tensor) -> tf.Tensor:
+        def fetch(is_wanted: Any) -> tuple[tf.Tensor, Any]:
+            empty = lambda: tf.experimental.Optional.empty(iterator.element_spec)  # noqa: E731
+            batch = tf.cond(is_wanted, iterator.get_next_as_optional, empty)
+            own = tf.cond(batch.has_value(), lambda: batch.get_value()[0], lambda: tf.constant(0))
+            return sizes_of(own), batch  # asked in any case, so that all ask together
+
+        def body(done: tf.Tensor, sizes: tf.Tensor, batch: Any) -> tuple[tf.Tensor, Any, Any]:
+            step(Batch(tf.reduce_sum(sizes), batch.get_value()[1], sizes))
+            return done + 1, *fetch(tf.logical_and(done + 1 < num_steps, goes_on()))
+
+        done, _, _ = tf.while_loop(
+            lambda done, sizes, batch: tf.reduce_sum(sizes) > 0,
+            body,
+            [tf.constant(0), *fetch(num_steps > 0)],
+            parallel_iterations=1,
+        )
+        return done
+
+    traced = run if eager else tf.function(run, autograph=False, reduce_retracing=True)
+    return lambda iterator, num_steps: int(traced(iterator, tf.constant(num_steps)))
+
+
+@dataclasses.dataclass
+class Pace:
+    """Chooses how many steps to run at a time: about `target_secs` worth of them.
+
+    Attributes:
+        target_secs: How long one call of the loop should take, so that the progress bar,
+            checkpoints and signals stay timely.
+        most: Upper bound, in steps.
+        steps: The present choice.
+    """
+
+    target_secs: float = 0.2
+    most: int = 10_000
+    steps: int = 1
+    _calls: int = 0
+
+    def learn(self, steps: int, secs: float) -> None:
+        """Takes note that `steps` steps took `secs` seconds."""
+        self._calls += 1
+        if self._calls == 1 or steps < 1:
+            self.steps = 8  # the first call traced: its time says nothing
+            return
+        # No more than eightfold at once: the first steps after a trace are slow ones.
+        wanted = steps * self.target_secs / max(secs, 1e-6)
+        self.steps = int(min(max(wanted, 1), 8 * self.steps, self.most))
+
+
+class Stopwatch:
+    """Times a `with` block by a clock that never goes back."""
+
+    secs = 0.0
+
+    def __enter__(self) -> Stopwatch:
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.secs = time.perf_counter() - self._start

@@ -1,0 +1,127 @@
+"""What do Keras's losses and metrics mean when a replica sees only its rows of the global batch?
+
+A replica computes everything as if its rows were the whole batch, and its result then counts with
+the weight `local_size / global_size`. For every quantity that is a mean over examples, or the same
+whatever the examples (a regularizer, a constant), the weighted results of all replicas add up to
+exactly what one device gets. So Keras's own mean reductions are right as they stand, once they stop
+dividing by the number of replicas, and only three things have to be told about the other replicas:
+
+* a sum over the batch (`reduction="sum"`) is blown up to what it weighs after the weighting;
+* a denominator that is not the number of examples (valid steps of a mask, sum of the sample
+  weights) is the one of the global batch;
+* a scalar that arrives at a `Mean` metric counts `local_size / global_size`, not once a replica.
+
+`mean_of_rows` is the contribution of a replica's loss to the global one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+from keras import ops
+
+from tfdist import keras_compat
+from tfdist import position as position_lib
+
+_MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
+
+
+def global_reductions() -> dict[str, Callable[..., Any]]:
+    """Returns replacements for the reductions of Keras's losses and metrics.
+
+    Each calls the original outside of a step, that is where no replica has a position.
+    """
+    names = ("scale_loss_for_distribution", "unscale_loss_for_distribution")
+    scale, unscale = (keras_compat.original(name) for name in names)
+    reduce_values = keras_compat.original("reduce_values")
+    apply_mask = keras_compat.original("apply_mask")
+    samplewise = keras_compat.original("reduce_to_samplewise_values")
+
+    def scale_loss(value: Any) -> Any:
+        return scale(value) if position_lib.current() is None else value
+
+    def unscale_loss(value: Any) -> Any:
+        return unscale(value) if position_lib.current() is None else value
+
+    def reduce_rows(
+        values: Any, sample_weight: Any = None, reduction: str | None = "sum_over_batch_size"
+    ) -> Any:
+        place = position_lib.current()
+        weighted = reduction == "mean_with_sample_weight" and sample_weight is not None
+        reduced = tuple(values.shape) == () or reduction in (None, "none")
+        if place is None or reduced or not (weighted or reduction == "sum"):
+            return reduce_values(values, sample_weight, reduction)
+        total = ops.sum(values) / _safe(place.fraction(values.dtype))
+        if reduction == "sum":
+            return total
+        divisor = place.collectives.sum(ops.cast(ops.sum(sample_weight), total.dtype))
+        return ops.divide_no_nan(total, divisor)
+
+    def global_mask(sample_weight: Any, mask: Any, dtype: Any, reduction: str | None) -> Any:
+        place = position_lib.current()
+        if place is None or mask is None or reduction not in ("mean", "sum_over_batch_size"):
+            return apply_mask(sample_weight, mask, dtype=dtype, reduction=reduction)
+        # Keras weighs a valid step total / valid, so that a mean over all steps comes out as one
+        # over the valid ones; both counts are those of the global batch here.
+        valid = place.collectives.sum(ops.sum(ops.cast(mask, dtype)))
+        total = ops.cast(ops.size(mask), dtype) / _safe(place.fraction(dtype))
+        weight = ops.divide_no_nan(total, valid) * ops.cast(mask, dtype)
+        # As a sample weight of its own it is merged with the given one by Keras's rules.
+        if sample_weight is None:
+            return weight
+        return apply_mask(sample_weight, weight, dtype=dtype, reduction="sum")
+
+    def samplewise_values(values: Any, sample_weight: Any, reduce_fn: Any, dtype: Any) -> Any:
+        values, sample_weight = samplewise(values, sample_weight, reduce_fn, dtype)
+        place = position_lib.current()
+        if place is None or len(values.shape) > 0 or sample_weight is not None:
+            return values, sample_weight
+        fraction = place.fraction(values.dtype)
+        return values * fraction, fraction
+
+    return {
+        "scale_loss_for_distribution": scale_loss,
+        "unscale_loss_for_distribution": unscale_loss,
+        "reduce_values": reduce_rows,
+        "apply_mask": global_mask,
+        "reduce_to_samplewise_values": samplewise_values,
+    }
+
+
+def _safe(fraction: Any) -> Any:
+    # An empty replica has the fraction 0, and nothing that is divided by it counts.
+    return tf.where(fraction > 0, fraction, tf.ones_like(fraction))
+
+
+def mean_of_rows(loss: Any) -> Any:
+    """Weighs a replica's loss by its rows, so that those of all replicas sum to the global one.
+
+    Args:
+        loss: What `compute_loss` gave for this replica's rows: a scalar mean, or, where a
+            reduction of `None` left it so, one value a row.
+
+    Returns:
+        This replica's share of the global loss, of the shape and dtype of `loss`.
+    """
+    place = position_lib.current()
+    if place is None:
+        return loss
+    if len(loss.shape) > 0:  # the gradient sums unreduced losses: they are shares already
+        return loss * tf.cast(place.local_size > 0, loss.dtype)
+    return loss * place.fraction(loss.dtype)
+
+
+def track_loss(tracker: Any, loss: Any, local_size: Any) -> None:
+    """Adds a replica's loss to the `Mean` behind the reported loss, as Keras does on one device.
+
+    Args:
+        tracker: A `keras.metrics.Mean`; its states are summed over the replicas when it is read.
+        loss: The replica's loss, before `mean_of_rows`.
+        local_size: Rows of this replica that count; integer scalar.
+    """
+    if len(loss.shape) == 0:
+        tracker.update_state(loss, sample_weight=local_size)
+    else:
+        tracker.update_state(loss)  # one value a row: each counts once, and none of no rows

@@ -1,0 +1,150 @@
+"""Which traced functions does a model need, and for how long do they hold?
+
+One traced loop for training, one for testing, a traced step for predicting and a traced read of
+the results: each made when it is first asked for, and kept, over calls of `fit` too, until the
+model is compiled anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfdist import keras_compat, own_share, rules, step
+from tfdist.data import share_of
+from tfdist.loop import Loop, make_loop, make_shared_loop
+from tfdist.replicas import Batch
+from tfdist.same_data import Witness
+
+
+class Programs:
+    """The traced functions of one model.
+
+    Args:
+        model: The model.
+        strategy: The strategy that it was made under.
+        replica_step: A training rule of the user's own, or None for the model's.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        strategy: tf.distribute.Strategy,
+        *,
+        replica_step: Callable[[Any], dict[str, Any]] | None = None,
+    ) -> None:
+        self._model, self._strategy, self._replica_step = model, strategy, replica_step
+        self._share = share_of(strategy)
+        #: What the loops have read, where each worker reads the whole of it.
+        self.witness = Witness(is_needed=self._share.local_replicas < self._share.num_replicas)
+        self._made: dict[str, Any] = {}
+        self._compiled: tuple[Any, ...] = ()
+        self._returned: dict[str, rules.LastLogs] = {}
+
+    def train(self, *, is_share: bool = False, stops_at_nan: bool = False) -> Loop:
+        """Returns the traced loop over training steps.
+
+        Args:
+            is_share: Whether each worker's iterator holds its own rows alone.
+            stops_at_nan: Whether the loop ends after a step whose loss is not finite.
+        """
+
+        def make() -> Loop:
+            goes_on = self._is_loss_finite if stops_at_nan else lambda: True
+            return self._loop(
+                "train", rules.train_rule, self._replica_step, is_share=is_share, goes_on=goes_on
+            )
+
+        return self._kept(f"train {is_share} {stops_at_nan}", make)
+
+    def test(self, *, is_share: bool = False) -> Loop:
+        """Returns the traced loop over test steps; see `train`."""
+        return self._kept(
+            f"test {is_share}", lambda: self._loop("test", rules.test_rule, is_share=is_share)
+        )
+
+    def predict(self, *, is_share: bool = False) -> Callable[[Any], Any]:
+        """Returns a function of an iterator: the next batch's outputs, or None at its end.
+
+        Args:
+            is_share: Whether each worker's iterator holds its own rows alone; so do the outputs.
+        """
+        return self._kept(f"predict {is_share}", lambda: self._predict(is_share))
+
+    def logs(self, phase: str) -> dict[str, Any]:
+        """Returns the present loss, metrics and other logs; every worker has to ask together.
+
+        Args:
+            phase: "train" or "test": what a step of the user's own returned last is told apart.
+        """
+        returned = self._returned[phase].read() if phase in self._returned else {}
+        if phase == "train" and self._replica_step is not None:
+            return returned  # such a rule says everything by itself
+        return {**returned, **self._kept("logs", self._results)()}
+
+    def _loop(
+        self,
+        phase: str,
+        rule: Callable[..., rules.Rule],
+        *args: Any,
+        is_share: bool,
+        **options: Any,
+    ) -> Loop:
+        returned = self._returned.setdefault(phase, rules.LastLogs())
+        one_step = rule(self._model, self._strategy, returned, *args)
+        if not is_share:
+            return make_loop(one_step, eager=self._is_eager, witness=self.witness, **options)
+
+        def sizes_of(own_size: tf.Tensor) -> tf.Tensor:
+            return own_share.sizes_of_replicas(self._strategy, self._share, own_size)
+
+        return make_shared_loop(one_step, eager=self._is_eager, sizes_of=sizes_of, **options)
+
+    def _is_loss_finite(self) -> Any:
+        """Tells whether the loss that callbacks would be shown now is a number."""
+        loss = self._returned["train"].read().get("loss")
+        tracker = keras_compat.loss_tracker(self._model)
+        if loss is None and tracker is None:
+            return True
+        with self._strategy.scope():
+            return tf.math.is_finite(tracker.result() if loss is None else loss)
+
+    def _predict(self, is_share: bool) -> Callable[[Any], Any]:
+        def one_step(element: Any) -> Any:
+            global_size, parts, *_ = element
+            sizes = own_share.only_own(self._share, global_size) if is_share else None
+            batch = Batch(global_size, parts, sizes)
+            return step.predict_step(self._model, self._strategy, batch)
+
+        if not self._is_eager:
+            one_step = tf.function(one_step, autograph=False, reduce_retracing=True)
+
+        def next_outputs(iterator: Any) -> Any:
+            batch = iterator.get_next_as_optional()
+            return one_step(batch.get_value()) if batch.has_value() else None
+
+        return next_outputs
+
+    def _results(self) -> Callable[[], dict[str, Any]]:
+        def read() -> dict[str, Any]:
+            with self._strategy.scope():
+                return self._model.get_metrics_result()
+
+        return read if self._is_eager else tf.function(read, autograph=False)
+
+    @property
+    def _is_eager(self) -> bool:
+        return bool(self._model.compiled and self._model.run_eagerly)
+
+    def _kept(self, name: str, make: Callable[[], Any]) -> Any:
+        model = self._model
+        # `compile` makes a new loss tracker, also for an optimizer that it was given before.
+        compiled = (model.optimizer, keras_compat.loss_tracker(model)) if model.compiled else ()
+        if [id(part) for part in compiled] != [id(part) for part in self._compiled]:
+            self._compiled, self._made, self._returned = compiled, {}, {}
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]

@@ -1,0 +1,172 @@
+"""Where are the others?  A worker's side of the roll call, before TensorFlow starts.
+
+Synopsis (one process holds the roll call, every worker joins it):
+
+    >>> with RollCall(size=1, secret=b"secret") as roll_call:
+    ...     addresses = join(roll_call.address, rank=0, size=1, secret=b"secret")
+    >>> len(addresses)
+    1
+
+How it goes: the server greets with a nonce; the worker announces its rank, its address and the
+facts that have to be alike, signed together with both nonces; when all are there, each gets
+everybody's addresses, or the one error that all share, signed in the same way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tfdist import messages
+from tfdist.facts import Announcement
+from tfdist.roll_call import ANSWER_SECS, PROTOCOL, RollCall
+from tfdist.tf_config import shorten
+
+__all__ = ["RollCall", "join", "reserved_port"]
+
+# Below the range from which systems take the ports of outgoing connections, so that none of those
+# can take a worker's port between the roll call and TensorFlow's own bind.
+_FIRST_PORT, _NUM_PORTS = 20000, 10000
+
+
+def join(
+    server: str,
+    *,
+    rank: int,
+    size: int,
+    secret: bytes,
+    host: str = "127.0.0.1",
+    facts: Mapping[str, Any] | None = None,
+    timeout_secs: float = 60.0,
+) -> tuple[str, ...]:
+    """Announces this worker, and waits until all are there.
+
+    Args:
+        server: "host:port" of the roll call; it may start later than this worker.
+        rank: This worker's, over all workers.
+        size: Number of workers.
+        secret: The same on both sides.
+        host: Name or address under which the others reach this worker; its port is chosen here.
+        facts: What has to be alike on all workers, by name; values that JSON can hold.
+        timeout_secs: Longest wait, in seconds.
+
+    Returns:
+        "host:port" of each worker, in rank order; nothing listens at this worker's own yet.
+
+    Raises:
+        RuntimeError: Somebody is missing, differs, or has this rank already; or there is no roll
+            call at this address, or it knows another secret.
+    """
+    until = time.monotonic() + timeout_secs
+    with reserved_port() as port:
+        address = f"{host}:{port}"
+        announcement = Announcement(rank, size, address, dict(facts or {}))
+        body = messages.encode(dataclasses.asdict(announcement)).decode("ascii")
+        connection, nonce = _connect(server, deadline=until, timeout_secs=timeout_secs)
+        # The server's own limit comes first where both began together: it can say who is missing.
+        deadline = until + ANSWER_SECS
+        with connection:
+            answer = _ask(connection, nonce, body, server=server, secret=secret, deadline=deadline)
+    if "error" in answer:
+        raise RuntimeError(str(answer["error"]))
+    addresses = tuple(str(a) for a in answer.get("addresses", ()))
+    if len(addresses) != size or addresses[rank] != address:
+        raise RuntimeError(
+            f"The roll call at {server} answered with {shorten(addresses)}, where"
+            f" rank={rank} of size={size} is at {address}; start all workers of one job together."
+        )
+    return addresses
+
+
+def _connect(server: str, *, deadline: float, timeout_secs: float) -> tuple[socket.socket, str]:
+    """Connects, again and again until the deadline: the server may not be up yet, or be busy."""
+    host, _, port = server.rpartition(":")
+    pause = 0.02
+    while True:
+        try:
+            connection = socket.create_connection(
+                (host.strip("[]"), int(port)), timeout=max(0.1, deadline - time.monotonic())
+            )
+            greeting = messages.decode(messages.receive(connection, deadline=deadline))
+            if greeting.get("tfdist") == PROTOCOL:
+                return connection, messages.text_of(greeting, "nonce")
+            connection.close()
+            reason = f"it speaks {shorten(greeting)}, not protocol {PROTOCOL}"
+        except (OSError, ValueError) as error:  # TimeoutError is an OSError
+            reason = str(error) or type(error).__name__
+        if time.monotonic() + pause > deadline:
+            raise RuntimeError(
+                f"No roll call could be reached at {server} within timeout_secs={timeout_secs}"
+                f" ({reason}). Check that the first worker or the launcher is running and that no"
+                " firewall is between."
+            )
+        time.sleep(pause)
+        pause = min(2 * pause, 1.0)
+
+
+def _ask(
+    connection: socket.socket,
+    server_nonce: str,
+    body: str,
+    *,
+    server: str,
+    secret: bytes,
+    deadline: float,
+) -> dict[str, Any]:
+    nonce = messages.make_nonce()
+    mac = messages.sign(secret, "worker", server_nonce, nonce, body)
+    try:
+        connection.sendall(messages.encode({"nonce": nonce, "body": body, "mac": mac}))
+        answer = messages.decode(messages.receive(connection, deadline=deadline) or b"{}")
+    except (OSError, ValueError) as error:
+        reason = str(error) or type(error).__name__
+        raise RuntimeError(
+            f"The roll call at {server} broke off before all workers were there ({reason}). Look"
+            " for the first error in the output of the launcher and of the other workers."
+        ) from error
+    if answer.get("refused"):
+        raise RuntimeError(
+            f"The roll call at {server} refused this worker: {answer['refused']}. Give all workers"
+            " of a job the same TFDIST_SECRET."
+        )
+    if not answer:
+        raise RuntimeError(
+            f"The roll call at {server} was closed before all workers were there. Look for the"
+            " first error in the output of the launcher and of the other workers."
+        )
+    signed = messages.text_of(answer, "body")
+    parts = ("server", server_nonce, nonce, signed)
+    if not messages.is_signed(secret, messages.text_of(answer, "mac"), *parts):
+        raise RuntimeError(
+            f"The answer of the roll call at {server} is not signed with this job's secret;"
+            " another program may be listening there. Choose another port."
+        )
+    return messages.decode(signed)
+
+
+@contextlib.contextmanager
+def reserved_port() -> Iterator[int]:
+    """Yields a port that is free on all interfaces, and keeps it from others within the block."""
+    for attempt in range(200):
+        number = _FIRST_PORT + int.from_bytes(os.urandom(4), "big") % _NUM_PORTS
+        with contextlib.closing(_open_on_all_interfaces()) as holder:
+            try:
+                holder.bind(("", number if attempt < 199 else 0))
+            except OSError:
+                continue
+            yield holder.getsockname()[1]
+            return
+    raise RuntimeError("No free TCP port was found on this host; end what holds so many of them.")
+
+
+def _open_on_all_interfaces() -> socket.socket:
+    if socket.has_dualstack_ipv6():  # TensorFlow's server listens on [::], which includes IPv4
+        holder = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+        holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        return holder
+    return socket.socket(socket.AF_INET, socket.SOCK_STREAM)

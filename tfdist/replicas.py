@@ -1,0 +1,173 @@
+"""How does a function run on every replica's rows of a global batch, and how do rows come back?
+
+`run` hands each replica its rows and its `Position`, and puts the meaning of the global batch in
+force while the function is traced. Everything in here is called in cross-replica context, except
+`place_of` and `counted`, which a replica calls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfdist import keras_compat, losses_metrics, randomness, reduction
+from tfdist import position as position_lib
+from tfdist.position import Position
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """One global batch, as far as this worker holds it.
+
+    Attributes:
+        global_size: Rows of all replicas of all workers; int32 scalar.
+        parts: One structure of tensors a local replica. A replica that the batch leaves empty
+            holds one row that does not count.
+        sizes: Rows of each replica, int32 of shape `(num_replicas,)`, where the batch is not split
+            by `position.bounds`; else None.
+    """
+
+    global_size: tf.Tensor
+    parts: tuple[Any, ...]
+    sizes: tf.Tensor | None = None
+
+
+def run(
+    strategy: tf.distribute.Strategy,
+    replica_fn: Callable[[Any], Any],
+    batch: Batch,
+    *,
+    reduces_losses: bool = True,
+) -> Any:
+    """Runs `replica_fn` on each replica's rows.
+
+    Args:
+        strategy: The strategy whose replicas run it.
+        replica_fn: Takes one replica's structure of tensors; finds its `position.current()` set
+            where there are several replicas.
+        batch: One global batch.
+        reduces_losses: Whether Keras's losses and metrics take on the meaning of the global batch
+            (True), or only the random draws do, as in people's own rules (False).
+
+    Returns:
+        What `replica_fn` returns, per replica.
+    """
+    plain = tf.autograph.experimental.do_not_convert
+    if strategy.num_replicas_in_sync == 1:
+        return strategy.run(plain(replica_fn), batch.parts)
+
+    def placed(data: Any) -> Any:
+        with position_lib.at(place_of(batch.global_size, batch.sizes)):
+            return replica_fn(data)
+
+    with whole_batch_semantics(reduces_losses=reduces_losses):
+        return strategy.run(plain(placed), args=(per_replica(strategy, batch.parts),))
+
+
+@contextlib.contextmanager
+def whole_batch_semantics(*, reduces_losses: bool) -> Iterator[None]:
+    """Gives Keras's draws, losses and metrics the meaning of the global batch while tracing."""
+    functions = randomness.keyed_draws(keras_compat.random_functions())
+    if reduces_losses:
+        functions |= losses_metrics.global_reductions()
+    with keras_compat.replaced(functions):
+        yield
+
+
+def place_of(global_size: Any, sizes: Any = None) -> Position:
+    """Returns the current replica's position in a global batch that is split by `sizes`, or evenly.
+
+    Args:
+        global_size: Rows of the global batch.
+        sizes: As in `Batch`.
+    """
+    collectives = reduction.for_replica()
+    replica = collectives.replica_id
+    if sizes is None:
+        start, stop = position_lib.bounds(global_size, replica, collectives.num_replicas)
+    else:
+        start, stop = tf.reduce_sum(sizes[:replica]), tf.reduce_sum(sizes[: replica + 1])
+    return Position(
+        global_size=global_size, local_size=stop - start, offset=start, collectives=collectives
+    )
+
+
+def per_replica(strategy: tf.distribute.Strategy, parts: Sequence[Any]) -> Any:
+    """Hands each local replica its own one of `parts`."""
+    if len(parts) == 1:
+        return parts[0]
+    values = iter(parts)  # the strategy asks for its local replicas in their order
+    return strategy.experimental_distribute_values_from_function(lambda _: next(values))
+
+
+def gather_rows(
+    strategy: tf.distribute.Strategy, value: Any, *, only_own: bool = False
+) -> Any:
+    """Joins the replicas' rows, of all workers or of this one, in the order of the global batch."""
+    if strategy.num_replicas_in_sync == 1:
+        return value
+    local = strategy.experimental_local_results(value)
+    if len(local) < strategy.num_replicas_in_sync and not only_own:
+        return strategy.gather(value, axis=0)
+    return tf.concat(local, axis=0)
+
+
+def num_rows(data: Any) -> tf.Tensor:
+    """Returns the rows of the first tensor in a structure, as an int32 scalar."""
+    first = next(leaf for leaf in keras.tree.flatten(data) if leaf is not None)
+    if isinstance(first, tf.RaggedTensor):
+        return tf.cast(first.nrows(), tf.int32)
+    # A fixed size stays visible to whoever looks at it while tracing.
+    return tf.shape(first)[0] if first.shape[0] is None else tf.constant(first.shape[0])
+
+
+def undoing_filler(model: keras.Model, replica_fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Wraps a function that cannot cut the row of an empty replica: it is undone in the metrics.
+
+    XLA wants every shape fixed, and a model's own `train_step` sees its batch before anybody else.
+    The row's gradients need no undoing: they count with the weight 0.
+    """
+
+    def wrapped(data: Any) -> Any:
+        place = position_lib.current()
+        if place is None:
+            return replica_fn(data)
+        states = [variable.value for variable in model.metrics_variables]
+        before = [tf.identity(state) for state in states]
+        with position_lib.at(dataclasses.replace(place, keeps_filler=True)):
+            result = replica_fn(data)
+        for state, old in zip(states, before, strict=True):
+            state.assign(tf.where(place.local_size > 0, state, old))
+        return result
+
+    return wrapped
+
+
+def counted(structure: Any) -> Any:
+    """Cuts the row that an empty replica computes on, and that must not count."""
+    place = position_lib.current()
+    if place is None or place.keeps_filler:
+        return structure
+
+    def cut(value: Any) -> Any:
+        if value is None or len(value.shape) == 0:
+            return value
+        kept = _first_rows(value, place.local_size)
+        mask = getattr(value, "_keras_mask", None)
+        if mask is not None:
+            kept._keras_mask = mask[: place.local_size]
+        return kept
+
+    return keras.tree.map_structure(cut, structure)
+
+
+def _first_rows(value: Any, count: Any) -> Any:
+    if not isinstance(value, tf.SparseTensor):
+        return value[:count]
+    shape = tf.concat([[tf.cast(count, tf.int64)], value.dense_shape[1:]], 0)
+    return tf.sparse.slice(value, tf.zeros_like(shape), shape)

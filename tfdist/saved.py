@@ -1,0 +1,110 @@
+"""What does a checkpoint hold, and how is it read from disk and told to the other workers?"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+_TENSORS, _PLAIN = "tensors", "state.json"
+# Arrays of these names are no values of variables.
+OF_CALLBACKS, OF_STREAMS = "callbacks/", "random/"
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """A checkpoint that was read.
+
+    Attributes:
+        folder: Where the chief found it.
+        facts: Its manifest.
+        plain: What of it is JSON.
+        arrays: The rest, by name.
+    """
+
+    folder: str
+    facts: dict[str, Any]
+    plain: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+    def variables(self) -> dict[str, np.ndarray]:
+        """Returns those arrays that are values of variables."""
+        return {
+            name: value
+            for name, value in self.arrays.items()
+            if not name.startswith((OF_CALLBACKS, OF_STREAMS))
+        }
+
+    def refuse(self, differences: Sequence[str]) -> None:
+        """Raises a ValueError that names the differences to the present run, if there are any."""
+        if differences:
+            rest = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
+            raise ValueError(
+                f"The checkpoint {self.folder} is of another run: "
+                f"{'; '.join(differences[:3])}{rest}. Start the command that made it, or give "
+                "another checkpoint_dir."
+            )
+
+
+def write_files(folder: pathlib.Path, tensors: Mapping[str, Any], plain: str) -> None:
+    """Writes a checkpoint's files: tensors in TensorFlow's format, the rest in JSON.
+
+    Args:
+        folder: Where to.
+        tensors: On the host, by name.
+        plain: JSON text.
+    """
+    (folder / _PLAIN).write_text(plain, encoding="utf-8")
+    names = sorted(tensors)
+    with tf.device("/cpu:0"):
+        tf.raw_ops.SaveV2(
+            prefix=str(folder / _TENSORS),
+            tensor_names=names,
+            shape_and_slices=[""] * len(names),
+            tensors=[tensors[name] for name in names],
+        )
+
+
+def read_files(folder: pathlib.Path, facts: dict[str, Any]) -> Saved:
+    """Reads a checkpoint's files, which were found whole."""
+    plain = json.loads((folder / _PLAIN).read_text(encoding="utf-8"))
+    reader = tf.train.load_checkpoint(str(folder / _TENSORS))
+    names = sorted(reader.get_variable_to_shape_map())
+    arrays = {name: np.asarray(reader.get_tensor(name)) for name in names}
+    return Saved(str(folder), facts, plain, arrays)
+
+
+def pack(saved: Saved | None, error: Exception | None) -> bytes:
+    """Writes a checkpoint, or why there is none, as bytes: a line of JSON, then the arrays."""
+    header: dict[str, Any] = {"error": None if error is None else str(error)}
+    arrays = saved.arrays if saved else {}
+    if saved is not None:
+        header |= {"folder": saved.folder, "facts": saved.facts, "plain": saved.plain}
+        header["arrays"] = [[n, tf.as_dtype(a.dtype).name, a.shape] for n, a in arrays.items()]
+    return b"\n".join([json.dumps(header).encode(), b"".join(a.tobytes() for a in arrays.values())])
+
+
+def unpack(payload: bytes) -> Saved | None:
+    """Returns what was packed.
+
+    Raises:
+        RuntimeError: It was an error.
+    """
+    line, _, data = payload.partition(b"\n")
+    header = json.loads(line)
+    if header["error"] is not None:
+        raise RuntimeError(header["error"])
+    if "folder" not in header:
+        return None
+    arrays, start = {}, 0
+    for name, dtype, shape in header["arrays"]:
+        empty = np.empty(shape, tf.as_dtype(dtype).as_numpy_dtype)
+        content = np.frombuffer(data, np.uint8, empty.nbytes, start)
+        arrays[name] = content.copy().view(empty.dtype).reshape(shape)
+        start += empty.nbytes
+    return Saved(header["folder"], header["facts"], header["plain"], arrays)

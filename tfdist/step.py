@@ -1,0 +1,188 @@
+"""What is one update? Forward and backward on each replica, one reduction, one apply.
+
+No loop in here, only the arithmetic of a step: `train_step`, `test_step` and `predict_step` take a
+compiled Keras model through one global batch.
+
+The order inside an update: gradients of the replicas' shares are summed over all replicas of all
+workers, and only then checked for infinities, unscaled, clipped, accumulated and applied, by
+Keras's own optimizer, as on one device. Every replica then holds the same variables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfdist import keras_compat, losses_metrics, reduction, replicas
+from tfdist import position as position_lib
+from tfdist.replicas import Batch
+
+Logs = dict[str, Any]
+
+
+def train_step(model: keras.Model, strategy: tf.distribute.Strategy, batch: Batch) -> Logs:
+    """Updates a compiled model on one global batch, in cross-replica context.
+
+    Args:
+        model: A compiled model whose variables, and whose optimizer's, exist.
+        strategy: The strategy that the model was made under.
+        batch: One global batch.
+
+    Returns:
+        What an overridden `compute_metrics` returned besides the results of the model's metrics.
+    """
+    gradients, logs = replicas.run(strategy, _backward_of(model), batch)
+    update(strategy, model.optimizer, gradients, model.trainable_variables)
+    return sum_shares(strategy, logs)
+
+
+def test_step(model: keras.Model, strategy: tf.distribute.Strategy, batch: Batch) -> Logs:
+    """Adds one global batch to the model's loss and metrics; see `train_step`."""
+    logs = replicas.run(strategy, lambda data: _observe(model, data, training=False)[1], batch)
+    return sum_shares(strategy, logs)
+
+
+def predict_step(model: keras.Model, strategy: tf.distribute.Strategy, batch: Batch) -> Any:
+    """Returns the model's outputs for one global batch, in input order, on every worker.
+
+    Where the batch has `sizes` of its own, a worker gets the outputs for its own rows alone.
+    """
+    outputs = replicas.run(strategy, lambda d: replicas.counted(model.predict_step(d)), batch)
+    return keras.tree.map_structure(
+        lambda rows: replicas.gather_rows(strategy, rows, only_own=batch.sizes is not None), outputs
+    )
+
+
+def update(
+    strategy: tf.distribute.Strategy,
+    optimizer: keras.optimizers.Optimizer,
+    gradients: Sequence[Any],
+    variables: Sequence[Any],
+) -> None:
+    """Sums the replicas' gradients and applies them once, in cross-replica context."""
+    if not variables:
+        return
+    if not optimizer.built:
+        with tf.init_scope(), strategy.scope():
+            optimizer.build(variables)
+    summed = reduction.sum_gradients(strategy, gradients)
+    with keras_compat.default_replica_mode(), position_lib.at(None):
+        optimizer.apply(summed, variables)
+
+
+def apply_on_replica(
+    optimizer: keras.optimizers.Optimizer, gradients: Sequence[Any], variables: Sequence[Any]
+) -> None:
+    """Calls `update` for all replicas, from inside the function that each of them runs."""
+    gradients = list(gradients)
+
+    def in_cross_replica(strategy: tf.distribute.Strategy, *per_replica: Any) -> None:
+        present = iter(per_replica)
+        whole = [None if gradient is None else next(present) for gradient in gradients]
+        update(strategy, optimizer, whole, variables)
+
+    present = tuple(gradient for gradient in gradients if gradient is not None)
+    tf.distribute.get_replica_context().merge_call(
+        tf.autograph.experimental.do_not_convert(in_cross_replica), args=present
+    )
+
+
+def extra_logs(model: keras.Model, returned: Any) -> Logs:
+    """Returns the replica's shares of those logs that are not results of the model's metrics."""
+    if not isinstance(returned, dict):
+        return {}
+    results, flat = model.get_metrics_result(), _flat(returned)
+    extra = {name: tf.convert_to_tensor(flat[name]) for name in flat if name not in results}
+    for name, value in extra.items():
+        _refuse_local_result(model, name, value)
+    return {name: losses_metrics.mean_of_rows(value) for name, value in extra.items()}
+
+
+def _flat(logs: Logs) -> Logs:
+    flat: Logs = {}
+    for name, value in logs.items():
+        flat |= _flat(value) if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _refuse_local_result(model: keras.Model, name: str, value: tf.Tensor) -> None:
+    """Raises where a log is made from a metric's result, which in a step is a replica's own."""
+    if position_lib.current() is None or tf.executing_eagerly():
+        return
+    states = {id(v.value.handle): v.path for v in model.metrics_variables}
+    captured = {id(inner): states.get(id(outer)) for outer, inner in value.graph.captures}
+    seen, found = set(), [value]
+    while found:
+        tensor = found.pop()
+        if captured.get(id(tensor)):
+            raise ValueError(
+                f"The log {name!r} is computed from the metric state {captured[id(tensor)]!r}, "
+                "which inside a step holds one replica's part only. Return the metric's result "
+                "itself, or make a metric of the log."
+            )
+        if id(tensor.op) not in seen:
+            seen.add(id(tensor.op))
+            found += tensor.op.inputs
+
+
+def sum_shares(strategy: tf.distribute.Strategy, shares: Logs) -> Logs:
+    """Sums the replicas' shares of each log, in cross-replica context."""
+    if strategy.num_replicas_in_sync == 1:
+        return shares
+    return {n: strategy.reduce(tf.distribute.ReduceOp.SUM, v, axis=None) for n, v in shares.items()}
+
+
+def _observe(model: keras.Model, data: Any, *, training: bool) -> tuple[Any, Logs]:
+    """Computes the loss of a replica's rows; adds it and the rows to the model's metrics."""
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    y_pred = keras_compat.call(model, x, training=training)
+    x, y, y_pred, sample_weight = replicas.counted((x, y, y_pred, sample_weight))
+    loss = keras_compat.compute_loss(
+        model, x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training
+    )
+    tracker = keras_compat.loss_tracker(model)
+    if tracker is not None:
+        losses_metrics.track_loss(tracker, loss, replicas.num_rows(x))
+    returned = model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+    is_own = keras_compat.overrides(model, "compute_metrics")
+    return loss, extra_logs(model, returned) if is_own else {}
+
+
+def _backward(model: keras.Model, data: Any) -> tuple[list[Any], Logs]:
+    """Returns the gradients of this replica's share of the loss, scaled as its optimizer wants."""
+    variables = [variable.value for variable in model.trainable_variables]
+    with tf.GradientTape() as tape:
+        loss, logs = _observe(model, data, training=True)
+        scaled = model.optimizer.scale_loss(losses_metrics.mean_of_rows(loss))
+    return tape.gradient(scaled, variables), logs
+
+
+def _backward_of(model: keras.Model) -> Callable[[Any], tuple[list[Any], Logs]]:
+    """Returns `_backward`, compiled by XLA where `compile(jit_compile=True)` asked for it.
+
+    Each replica's forward and backward pass is compiled; the reduction stays outside of it.
+    """
+
+    def backward(data: Any) -> tuple[list[Any], Logs]:
+        return _backward(model, data)
+
+    if not model.jit_compile or model.run_eagerly:
+        return backward
+    _refuse_collectives(model)
+    compiled = tf.function(backward, autograph=False, jit_compile=True)
+    return replicas.undoing_filler(model, compiled)
+
+
+def _refuse_collectives(model: keras.Model) -> None:
+    strategy = model.distribute_strategy
+    layers = [layer for layer in keras_compat.flat_layers(model)
+              if getattr(layer, "synchronized", False)]
+    if layers and strategy.num_replicas_in_sync > 1:
+        raise ValueError(
+            f"jit_compile=True cannot compile {[layer.name for layer in layers]}, whose statistics "
+            f"are summed over {strategy.num_replicas_in_sync} replicas inside the step, where XLA "
+            "allows no collective. Compile with jit_compile=False, or use another normalization."
+        )

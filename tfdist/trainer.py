@@ -1,0 +1,354 @@
+"""Train, evaluate and predict as Keras does, on any strategy. The outer loop; no arithmetic.
+
+Synopsis:
+
+    >>> import keras, tfdist
+    >>> with tfdist.get_strategy("2xcpu").scope():
+    ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    ...     model.compile("adam", "mse")
+    >>> history = tfdist.fit(model, np.ones((5, 4)), np.ones(5), batch_size=3, epochs=2, verbose=0)
+    >>> sorted(history.history), history.epoch
+    (['loss'], [0, 1])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfdist import callbacks as callbacks_lib
+from tfdist import keras_compat
+from tfdist import strategy as strategy_lib
+from tfdist.agreement import Agreement
+from tfdist.data import share_of
+from tfdist.exchange import Exchange
+from tfdist.feed import Feed
+from tfdist.inputs import Inputs
+from tfdist.listeners import batches_between_events, stops_at_nan_of
+from tfdist.loop import Loop, Stopwatch
+from tfdist.prediction import predicted
+from tfdist.programs import Programs
+from tfdist.resume import Run
+
+
+class Trainer:
+    """The object behind `fit`, `evaluate` and `predict`: a model, its strategy, its traced loops.
+
+    Args:
+        model: A compiled Keras model. Where it is to train on several replicas, it was made and
+            compiled inside `strategy.scope()`.
+        replica_step: A training rule in the place of Keras's: `replica_step(batch) -> logs` runs on
+            each replica's rows, applies gradients with `tfdist.apply_gradients`, and returns a dict
+            of this replica's *shares* of each log, which are summed over all replicas. The model
+            need not be compiled then.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        replica_step: Callable[[Any], dict[str, Any]] | None = None,
+    ) -> None:
+        self.model = model
+        self.strategy = _strategy_of(model)
+        self._share = share_of(self.strategy)
+        self._agreement = Agreement(
+            self.strategy, is_shared=self._share.local_replicas < self._share.num_replicas
+        )
+        self._exchange = Exchange(self.strategy, self._share)
+        self._inputs = Inputs(self._share, self._agreement, self._exchange)
+        self._programs = Programs(model, self.strategy, replica_step=replica_step)
+        self._replica_step = replica_step
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process is the one that writes files and shows progress."""
+        return self._share.first_replica == 0
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        *,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool | str = True,
+        class_weight: dict[int, float] | None = None,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: Any = 1,
+        already_sharded: bool = False,
+        checkpoint_dir: Any = None,
+        save_every: Any = None,
+    ) -> keras.callbacks.History:
+        """Trains the model; see `tfdist.fit`."""
+        model = self.model
+        if self._replica_step is None:
+            keras_compat.assert_compiled(model, "fit")
+        epochs = keras_compat.limited(epochs, "epochs") or epochs
+        if validation_split and validation_data is None:
+            (x, y, sample_weight), validation_data = keras_compat.validation_split(
+                (x, y, sample_weight), validation_split
+            )
+        with Run(model, checkpoint_dir, save_every=save_every) as run:
+            seed = run.seed(self._agreement)
+            feed = self._inputs.feed(
+                x, y, sample_weight=sample_weight, class_weight=class_weight, batch_size=batch_size,
+                steps=steps_per_epoch, shuffle=shuffle, seed=seed, first_pass=initial_epoch,
+                already_sharded=already_sharded,
+            )
+            validation = self._inputs.validation_feed(
+                validation_data, batch_size=validation_batch_size or batch_size,
+                steps=validation_steps, already_sharded=already_sharded,
+            )
+            self._build(feed.source.spec)
+            feed.rewind()
+            run.note(shuffle=shuffle, class_weight=class_weight, initial_epoch=initial_epoch)
+            with callbacks_lib.files_of_chief_alone(callbacks, is_chief=self.is_chief):
+                events = self._events(
+                    callbacks, add_history=True, verbose=verbose, epochs=epochs,
+                    steps=feed.num_batches,
+                )
+                self._train(run, feed, validation, events, epochs, initial_epoch, validation_freq)
+        return model.history
+
+    def _train(
+        self, run: Run, feed: Feed, validation: Feed | None, events: Any, epochs: int,
+        initial_epoch: int, validation_freq: Any,
+    ) -> None:
+        model = self.model
+        model.stop_training = False
+        place = run.begin(events, feed=feed, validation=validation, epoch=initial_epoch)
+        restored = int(self._agreement.gather(keras_compat.restored_epoch(model))[0, 0])
+        if restored and not place.step:
+            place.epoch = restored
+            feed.seek(restored)
+        stops_at_nan = self._agreement.any(stops_at_nan_of(model, events))
+        loop = self._programs.train(is_share=feed.source.is_share, stops_at_nan=stops_at_nan)
+        for epoch in place.epochs(epochs):
+            if not place.done:  # else another process has begun the epoch
+                model.reset_metrics()
+                events.on_epoch_begin(epoch)
+            self._run_epoch(feed, loop, events, phase="train", run=run)
+            logs = dict(self._programs.logs("train"))
+            if validation and keras_compat.is_validation_epoch(model, epoch, validation_freq):
+                scores = self._evaluate(validation, events)
+                logs |= {f"val_{name}": value for name, value in scores.items()}
+            events.on_epoch_end(epoch, logs)
+            is_over = self._agreement.any(model.stop_training)
+            run.end_epoch(logs, is_over=is_over, is_last=epoch + 1 == epochs)
+            if is_over:
+                break
+        self._finalize(epochs)
+        events.on_train_end(place.logs or None)
+
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        *,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        sample_weight: Any = None,
+        steps: int | None = None,
+        callbacks: Any = None,
+        return_dict: bool = False,
+        already_sharded: bool = False,
+    ) -> Any:
+        """Returns the loss and metrics over the data; see `tfdist.evaluate`."""
+        keras_compat.assert_compiled(self.model, "evaluate")
+        feed = self._inputs.feed(
+            x, y, sample_weight=sample_weight, batch_size=batch_size, steps=steps,
+            already_sharded=already_sharded,
+        )
+        self._build(feed.source.spec)
+        with callbacks_lib.files_of_chief_alone(callbacks, is_chief=self.is_chief):
+            events = self._events(callbacks, verbose=verbose, epochs=1, steps=feed.num_batches)
+            logs = self._evaluate(feed, events)
+        return logs if return_dict else keras_compat.flat_results(self.model, logs)
+
+    def predict(
+        self,
+        x: Any,
+        *,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        steps: int | None = None,
+        callbacks: Any = None,
+        already_sharded: bool = False,
+    ) -> Any:
+        """Returns the outputs for `x` in input order; see `tfdist.predict`."""
+        feed = self._inputs.feed(
+            x, batch_size=batch_size, steps=steps, already_sharded=already_sharded, is_alone=True
+        )
+        predict_one = self._programs.predict(is_share=already_sharded)
+        with callbacks_lib.files_of_chief_alone(callbacks, is_chief=self.is_chief):
+            events = self._callbacks(callbacks, verbose=verbose, epochs=1, steps=feed.num_batches)
+            return predicted(self.model, feed, events, predict_one)
+
+    def _evaluate(self, feed: Feed, callbacks: Any) -> dict[str, Any]:
+        self.model.stop_evaluating = False
+        callbacks.on_test_begin()
+        self.model.reset_metrics()
+        feed.rewind()
+        self._run_epoch(feed, self._programs.test(), callbacks, phase="test")
+        logs = keras_compat.python_logs(self._programs.logs("test"))
+        callbacks.on_test_end(logs)
+        return logs
+
+    def _run_epoch(
+        self, feed: Feed, loop: Loop, events: Any, *, phase: str, run: Run | None = None
+    ) -> None:
+        """Runs one epoch's steps, with the events of each call of the traced loop around it."""
+        run = run or Run(self.model, None)
+        model, stop_flag = self.model, "stop_training" if phase == "train" else "stop_evaluating"
+        begin = getattr(events, f"on_{phase}_batch_begin")
+        end = getattr(events, f"on_{phase}_batch_end")
+        plan = batches_between_events(model, events, phase=phase).agreed(self._agreement)
+        planned, done, ended = feed.begin_epoch(), run.place.done, False
+        while not ended and (planned is None or done < planned):
+            wanted = run.bounded(plan.steps, plan)
+            wanted = wanted if planned is None else min(wanted, planned - done)
+            begin(done)
+            with Stopwatch() as watch:
+                ran = loop(feed.iterator, wanted)
+            ended = ran < wanted
+            if ran == 0:
+                break
+            logs = self._programs.logs(phase) if plan.is_watched else None
+            end(done + (plan.event_steps or ran) - 1, logs)
+            done += ran
+            stop, plan.steps, is_due = self._agreement.boundary(
+                bool(getattr(model, stop_flag)),
+                plan.after(ran, watch.secs, done=done),
+                self._programs.witness.value(),
+                is_due=run.advance(ran),
+            )
+            if stop:
+                setattr(model, stop_flag, True)
+                ended = False  # the loop itself may have stopped
+                break
+            if is_due:
+                run.save()
+        feed.end_epoch(done, ended=ended)
+
+    def _build(self, spec: Any) -> None:
+        if not self.model.compiled:
+            return  # a rule of the user's own brings what it needs
+        with self.strategy.scope():
+            keras_compat.symbolic_build(self.model, spec)
+
+    def _callbacks(
+        self, callbacks: Any, *, verbose: Any, add_history: bool = False, **params: Any
+    ) -> Any:
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            return callbacks
+        verbose = verbose if self.is_chief else 0
+        return keras.callbacks.CallbackList(
+            callbacks, add_history=add_history, add_progbar=verbose != 0, model=self.model,
+            verbose=verbose, **params,
+        )
+
+    def _events(self, callbacks: Any, **params: Any) -> Any:
+        """Returns what tells the callbacks of events, and keeps the workers together."""
+        inner = self._callbacks(callbacks, **params)
+        if not self._exchange.is_shared:
+            return inner
+        callbacks_lib.refuse_unable(inner)
+        return callbacks_lib.SharedEvents(
+            inner, model=self.model, agreement=self._agreement, exchange=self._exchange,
+            strategy=self.strategy,
+        )
+
+    def _finalize(self, epochs: int) -> None:
+        optimizer = self.model.optimizer
+        if isinstance(optimizer, keras.optimizers.Optimizer) and epochs > 0:
+            with keras_compat.default_replica_mode():
+                optimizer.finalize_variable_values(self.model.trainable_weights)
+
+
+def fit(model: keras.Model, x: Any = None, y: Any = None, **kwargs: Any) -> keras.callbacks.History:
+    """Trains a compiled Keras model, with the result that one device gives.
+
+    Works inside and outside `strategy.scope()`. Takes what `keras.Model.fit` takes, by name, with
+    the same defaults.
+
+    Args:
+        model: A compiled model; made inside `strategy.scope()` where it trains on several replicas.
+        x: Inputs: arrays, a `tf.data.Dataset` of *global* batches, a `PyDataset`, a generator, ...
+        y: Targets, where `x` is arrays.
+        **kwargs: As in `keras.Model.fit`. `batch_size` is the *global* batch: examples per step,
+            summed over all replicas of all workers. And `checkpoint_dir`: a folder, or a
+            `Checkpointer`, from which training goes on where it ended, in the midst of an epoch
+            too, and to which it is saved at the end of each epoch, or, with `save_every`, after so
+            many steps (100) or so much time ("10m"), and at the end.
+
+    Returns:
+        The `History` of the whole run, the same on every worker.
+
+    Raises:
+        ValueError: The model was not compiled, or the data cannot be used.
+        RuntimeError: The model was made outside the scope of the strategy it is to train on.
+    """
+    return trainer_of(model).fit(x, y, **kwargs)
+
+
+def evaluate(model: keras.Model, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
+    """Returns the loss and metrics over all examples, each once, the same on every worker.
+
+    Args:
+        model: A compiled model.
+        x: As in `fit`.
+        y: As in `fit`.
+        **kwargs: As in `keras.Model.evaluate`; `batch_size` is global.
+
+    Returns:
+        What `keras.Model.evaluate` returns: a scalar, a list, or with `return_dict=True` a dict.
+    """
+    return trainer_of(model).evaluate(x, y, **kwargs)
+
+
+def predict(model: keras.Model, x: Any, **kwargs: Any) -> Any:
+    """Returns the model's outputs for `x`, in input order, on every worker.
+
+    Args:
+        model: A Keras model; it need not be compiled.
+        x: As in `fit`.
+        **kwargs: As in `keras.Model.predict`; `batch_size` is global.
+
+    Returns:
+        NumPy arrays of the model's output structure, with one row an example.
+    """
+    return trainer_of(model).predict(x, **kwargs)
+
+
+def trainer_of(model: keras.Model) -> Trainer:
+    """Returns the model's trainer, which keeps its traces from one call to the next."""
+    if not isinstance(model, keras.Model):
+        raise ValueError(
+            f"A keras.Model is needed, but model={model!r} was given. Pass the compiled model "
+            "first, then the data: tfdist.fit(model, x, y)."
+        )
+    trainer = vars(model).get("_tfdist_trainer")
+    if trainer is None:
+        trainer = Trainer(model)
+        vars(model)["_tfdist_trainer"] = trainer  # past Keras's tracking of attributes
+    return trainer
+
+
+def _strategy_of(model: keras.Model) -> tf.distribute.Strategy:
+    made_under = keras_compat.made_under(model)
+    if made_under is None:
+        strategy_lib.refuse_outside_scope()
+        return tf.distribute.get_strategy()
+    return made_under
