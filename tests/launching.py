@@ -35,7 +35,7 @@ def environ_with(**variables):
     return {**environ, "PYTHONPATH": str(CHECKOUT), **variables}
 
 
-def launch(*arguments, cwd=None, env=None):
+def launch(*arguments, cwd=None, env=None, limit_secs=LIMIT_SECS):
     """Runs the launcher to its end."""
     return subprocess.run(
         [sys.executable, "-m", "tfdist.launch", *map(str, arguments)],
@@ -43,7 +43,7 @@ def launch(*arguments, cwd=None, env=None):
         env=env or environ_with(),
         capture_output=True,
         text=True,
-        timeout=LIMIT_SECS,
+        timeout=limit_secs,
         check=False,
     )
 

@@ -24,7 +24,8 @@ _RNG = np.random.default_rng(0)
 X = _RNG.normal(size=(ROWS, FEATURES))
 Y = _RNG.integers(0, CLASSES, size=ROWS)
 FIT = {"batch_size": 5, "shuffle": False, "verbose": 0, "validation_data": (X[:9], Y[:9])}
-LIMIT_SECS = 240.0
+LIMIT_SECS = 400.0
+pytestmark = pytest.mark.timeout(500)  # of the pair of workers, who go through all scenarios
 
 
 # ---- the scenarios, run by each worker, and by stock Keras --------------------------------------
@@ -389,6 +390,7 @@ def test_weights_set_between_batches_on_one_worker_end_the_run(workers):
         assert "dense/kernel" in text
 
 
+@pytest.mark.slow
 def test_a_worker_whose_callback_fails_ends_the_job():
     with pytest.raises(RuntimeError, match=r"(?s)worker 1.*ZeroDivisionError: in a callback"):
         testing.run_workers(failing_on_one_worker, timeout_secs=LIMIT_SECS)

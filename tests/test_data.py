@@ -31,7 +31,7 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(ROWS, 3)).astype("float32")
 Y = RNG.integers(0, 2, size=ROWS)
 WEIGHTS = RNG.uniform(size=ROWS)
-EVERY_WORLD = [(1, 1), (1, 2), (1, 4), (2, 1), (3, 1), (2, 2)]  # workers, replicas of each
+EVERY_WORLD = [(1, 1), (1, 4), (3, 1), (2, 2)]  # workers, replicas of each
 WORLDS = {"numpy": EVERY_WORLD, "dataset": EVERY_WORLD, "py dataset, processes": [(2, 1)]}
 
 
@@ -102,6 +102,10 @@ KINDS = {
     "generator, no targets": lambda: {"x": generator(lambda r: (X[r], None))},
     "generator, no weights": lambda: {"x": generator(lambda r: (X[r], Y[r], None))},
 }
+QUICK = (
+    "numpy", "numpy, weights", "scipy sparse", "tf sparse", "nested", "dataset", "dataset, ragged",
+    "dataset of no known size", "py dataset, threads", "generator, no targets",
+)
 # A worker's loading processes are forked, and TensorFlow's threads do not survive that safely.
 PROCESSES = {"py dataset, processes": lambda: {"x": Batches(workers=2, use_multiprocessing=True)}}
 
@@ -173,7 +177,13 @@ def assert_same(found, wanted):
             assert one.dtype == other.dtype
 
 
-@pytest.mark.parametrize("kind", {**KINDS, **PROCESSES})
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=() if kind in QUICK else pytest.mark.slow)
+        for kind in {**KINDS, **PROCESSES}
+    ],
+)
 def test_replicas_get_the_batches_of_keras(kind):
     make = {**KINDS, **PROCESSES}[kind]
     with warnings.catch_warnings():
@@ -343,7 +353,7 @@ def elements(arguments, count, *, local=1, **kwargs):
 @pytest.mark.parametrize(
     "kind", ["numpy", "dataset", "dataset, ragged", "dataset, sparse", "dataset of texts", "nested"]
 )
-@pytest.mark.parametrize("local", [1, 2])
+@pytest.mark.parametrize("local", [2, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_share_goes_on_with_empty_batches(kind, local):
     arguments = KINDS[kind]()
     size = None if "dataset" in kind else 4

@@ -311,3 +311,38 @@ def test_taken_port_is_tried_again(program, tmp_path, failures, secs, text, code
     assert len({row[0] for row in shown}) == len(shown) == attempts
     assert {row[1] for row in shown} == {"0"}  # it does not count as a restart
     assert done.stderr.count("a worker's port was taken, trying others") == attempts - 1
+
+
+# ---------------------------------------------------------------------------------------- stalls
+
+_STALLS = """
+import os, time
+from tfdist.progress import Progress
+def stuck_here():
+    time.sleep(60)
+is_first = os.environ["TFDIST_RESTART_COUNT"] == "0"
+with Progress() as progress:
+    for step in range(10):
+        if os.environ["TFDIST_RANK"] == "1" and step == 3 and is_first:
+            stuck_here()
+        progress.tick()
+    if os.environ["TFDIST_RANK"] == "0" and is_first:
+        time.sleep(60)  # it waits for the other one
+print("done")
+"""
+
+
+def test_one_that_makes_no_step_is_found_and_all_are_restarted(program):
+    began = time.monotonic()
+    done = launching.launch("--stall_secs=1", "--max_restarts=1", program(_STALLS))
+    assert time.monotonic() - began < 30
+    assert done.returncode == 0
+    assert [launching.lines_of(done, rank) for rank in (0, 1)] == [["done"], ["done"]]
+    assert done.stderr.count("in stuck_here") == 1
+    cause = "no step for stall_secs=1.0: worker 1 held up the others"
+    assert f"before restart 1, {cause}" in done.stderr
+
+
+def test_one_that_is_outside_of_a_run_may_take_its_time(program):
+    done = launching.launch("--stall_secs=0.5", program("import time; time.sleep(2)"))
+    assert done.returncode == 0

@@ -55,7 +55,7 @@ def outcomes_of_workers(
     return outcomes
 
 
-@pytest.mark.parametrize(("case", "world"), _selection())
+@pytest.mark.parametrize(("case", "world"), list(_selection()))
 def test_row(case: Case, world: str, request: pytest.FixtureRequest) -> None:
     if world.endswith("workers"):
         first, *others = request.getfixturevalue("outcomes_of_workers")(case, world)

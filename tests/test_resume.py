@@ -6,8 +6,9 @@ are in test_kills.py.
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import itertools
-import json
 import logging
 import pathlib
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ import pytest
 import tensorflow as tf
 
 import tfdist
-from tfdist import manifest
+from tfdist import keras_compat, manifest
 
 _X = np.random.default_rng(0).normal(size=(11, 6)).astype(np.float32)
 _Y = np.random.default_rng(1).integers(0, 3, size=11)
@@ -98,7 +99,7 @@ def _fit(model: keras.Model, folder: pathlib.Path | None = None, *stops: Any, **
     return tfdist.fit(model, callbacks=[*callbacks, *stops], **kwargs)
 
 
-def _stopped(build: Callable[[], keras.Model], folder: pathlib.Path, stop: StopAt, **kwargs) -> None:
+def _stopped(build: Callable[[], Any], folder: pathlib.Path, stop: StopAt, **kwargs: Any) -> None:
     with pytest.raises(Stop):
         _fit(build(), folder, stop, **{name: _made(value) for name, value in kwargs.items()})
 
@@ -148,7 +149,7 @@ _CALLBACKS = (
 def test_stopped_in_mid_epoch_and_between(tmp_path, replicas):
     _check(
         tmp_path,
-        [StopAt(batch=3), StopAt(batch=4), StopAt(epoch=2)],
+        [StopAt(batch=5), StopAt(epoch=2)],
         build=lambda: _build(replicas=replicas, run_eagerly=False),
         save_every=2,
         epochs=4,
@@ -230,6 +231,12 @@ def _dataset() -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices((_X, _Y))
 
 
+def _unordered() -> tf.data.Dataset:
+    options = tf.data.Options()
+    options.deterministic = False  # so that its buffers are saved; there is nothing to reorder
+    return _dataset().shuffle(11, seed=3).batch(4).with_options(options)
+
+
 class _Batches(keras.utils.PyDataset):
     """Counts which batches were made."""
 
@@ -260,6 +267,8 @@ _STREAMS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "cut into epochs": (
         lambda: _dataset().shuffle(11, seed=3).batch(4).repeat(), {"steps_per_epoch": 4},
     ),
+    "read in no fixed order": (_unordered, {}),
+    "cut into epochs, in no fixed order": (lambda: _unordered().repeat(), {"steps_per_epoch": 2}),
     "of unknown size": (lambda: _dataset().filter(lambda x, y: y < 2).batch(4), {}),
     "PyDataset": (_Batches, {}),
     "PyDataset in order": (_Batches, {"shuffle": False}),
@@ -271,7 +280,7 @@ _STREAMS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
 @pytest.mark.filterwarnings("ignore:The data ended")
 def test_streams(tmp_path, make, kwargs):
     _check(
-        tmp_path, [StopAt(epoch=1), StopAt(batch=3)], save_every=2,
+        tmp_path, [StopAt(epoch=1), StopAt(batch=2)], save_every=2,
         x=_maker(lambda: make()), **kwargs,
     )
 
@@ -292,3 +301,284 @@ def test_validation_that_goes_on_where_it_was(tmp_path):
     )
 
 
+class Seen(keras.callbacks.Callback):
+    """Counts what happens in this process; what happened before it is no part of that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[Any] = []
+
+    def get_state(self) -> None:
+        return None
+
+    def set_state(self, state: None) -> None:
+        pass
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.events.append(f"begin {epoch}")
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.events.append(batch)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self.events.append(sorted(logs))
+
+
+def test_a_finished_run_gives_its_weights_and_history_at_once(tmp_path):
+    whole = _build(optimizer=lambda: _adam(use_ema=True))
+    expected = _fit(whole, tmp_path, make_callbacks=_CALLBACKS, validation_data=(_X, _Y))
+    again, seen = _build(optimizer=lambda: _adam(use_ema=True)), Seen()
+    found = _fit(again, tmp_path, seen, make_callbacks=_CALLBACKS, validation_data=(_X, _Y))
+    _assert_same_bits(whole, expected, again, found)
+    (logs,) = seen.events
+    assert logs == ["accuracy", "loss", "val_accuracy", "val_loss"]
+
+
+def test_more_epochs_go_on_from_there(tmp_path):
+    whole = _build(optimizer=lambda: _adam(use_ema=True))
+    expected = _fit(whole, epochs=4)
+    _fit(_build(optimizer=lambda: _adam(use_ema=True)), tmp_path, epochs=2)
+    longer = _build(optimizer=lambda: _adam(use_ema=True))
+    _assert_same_bits(whole, expected, longer, _fit(longer, tmp_path, epochs=4))
+
+
+def test_a_run_that_ended_early_stays_ended(tmp_path):
+    stopping = [
+        lambda: keras.callbacks.EarlyStopping(monitor="loss", patience=1, min_delta=100.0)
+    ]
+    whole = _build()
+    expected = _fit(whole, tmp_path, epochs=9, make_callbacks=stopping)
+    assert len(expected.epoch) == 2
+    again, seen = _build(), Seen()
+    found = _fit(again, tmp_path, seen, epochs=20, make_callbacks=stopping)
+    _assert_same_bits(whole, expected, again, found)
+    assert seen.events == [["accuracy", "loss"]]
+
+
+def test_events_of_an_epoch_that_goes_on(tmp_path):
+    _stopped(_build, tmp_path, StopAt(batch=5), save_every=2)
+    seen = Seen()
+    _fit(_build(), tmp_path, seen, save_every=2)
+    assert seen.events == ["begin 1", 1, 2, "begin 2", 0, 1, 2, ["accuracy", "loss"]]
+
+
+def _saved_steps(folder: pathlib.Path) -> list[int]:
+    return [manifest.peek(path)["step"] for path in manifest.list_checkpoints(folder)]
+
+
+@pytest.mark.parametrize(
+    ("save_every", "eager", "steps"),
+    [
+        (None, True, [3, 6]),
+        (2, True, [2, 4, 6, 6]),
+        (2, False, [2, 4, 6, 6]),
+        (4, False, [4, 6]),
+        (100, True, [6]),
+        ("1h", True, [6]),
+        (datetime.timedelta(microseconds=1), True, [1, 2, 3, 4, 5, 6, 6]),
+    ],
+    ids=str,
+)
+def test_when_it_is_saved(tmp_path, save_every, eager, steps):
+    checkpointer = tfdist.Checkpointer(tmp_path, keep=20)
+    with checkpointer:
+        _fit(_build(run_eagerly=eager), checkpointer, epochs=2, save_every=save_every)
+    assert _saved_steps(tmp_path) == steps
+
+
+def test_the_best_epoch_is_kept_and_can_be_had(tmp_path):
+    model = _build()
+    with tfdist.Checkpointer(tmp_path, keep=1, best="max loss") as checkpointer:
+        history = _fit(model, checkpointer, save_every=2, epochs=4)
+        worst = int(np.argmax(history.history["loss"]))
+        assert _saved_steps(tmp_path) == [3 * worst + 3, 12]
+        progress = checkpointer.restore(model, which="best")
+    assert int(np.asarray(model.optimizer.iterations)) == 3 * worst + 3
+    assert progress is None
+
+
+def test_a_damaged_newest_one_costs_some_steps_alone(tmp_path, caplog):
+    whole = _build()
+    expected = _fit(whole)
+    _stopped(_build, tmp_path, StopAt(batch=6), save_every=2)
+    newest = manifest.list_checkpoints(tmp_path)[-1]
+    with open(newest / "tensors.data-00000-of-00001", "r+b") as file:
+        file.seek(100)
+        file.write(b"damage")
+    resumed = _build()
+    with caplog.at_level(logging.WARNING, "tfdist"):
+        found = _fit(resumed, tmp_path, save_every=2)
+    assert f"{newest} is damaged: the content of tensors.data" in caplog.text
+    _assert_same_bits(whole, expected, resumed, found)
+
+
+def test_a_seed_that_was_drawn_is_that_of_the_run(tmp_path):
+    keras.utils.set_random_seed(1)
+    seeds = []
+    for stop in ([StopAt(batch=4)], []):
+        keras_compat.module("keras.src.backend.common.global_state").set_global_attribute(
+            "random_seed", None
+        )
+        model = _build(seed=None)
+        with pytest.raises(Stop) if stop else contextlib.nullcontext():
+            _fit(model, tmp_path, *stop, save_every=2)
+        found = [manifest.peek(path)["run"] for path in manifest.list_checkpoints(tmp_path)]
+        seeds += [run["seed"] for run in found]
+    assert len(set(seeds)) == 1
+
+
+_OTHER_RUNS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "units": ({"units": 6}, {}, r"model\.config.*units: 5 in the checkpoint, 6 here"),
+    "rate": ({"rate": 0.1}, {}, r"model\.config.*rate: 0\.4 in the checkpoint, 0\.1 here"),
+    "optimizer": (
+        {"optimizer": keras.optimizers.SGD}, {},
+        "model.optimizer.class_name: 'Adam' in the checkpoint, 'SGD' here",
+    ),
+    "clipping": (
+        {"optimizer": lambda: _adam(clipnorm=1.0)}, {},
+        r"model.optimizer.config.clipnorm: None in the checkpoint, 1\.0 here",
+    ),
+    "metrics": (
+        {"weighted_metrics": ["mae"]}, {}, "model.weighted_metrics: None in the checkpoint"
+    ),
+    "seed": ({"seed": 8}, {}, "seed: 7 in the checkpoint, 8 here"),
+    "batch size": ({}, {"batch_size": 5}, "data.batch size: 4 in the checkpoint, 5 here"),
+    "examples": ({}, {"x": _X[:9], "y": _Y[:9]}, "data.number of examples: 11 in the ch.*, 9 here"),
+    "content": ({}, {"x": _X + 1}, "data.contents: '.*' in the checkpoint, '.*' here"),
+    "kind": (
+        {}, {"x": _maker(lambda: _dataset().batch(4))},
+        r"data\.arrays: 'float32\(11, 6\), int64\(11,\)' in the checkpoint, 'absent' here",
+    ),
+    "shuffle": ({}, {"shuffle": False}, "shuffle: True in the checkpoint, False here"),
+    "steps": ({}, {"steps_per_epoch": 2}, "steps_per_epoch: None in the checkpoint, 2 here"),
+    "weights": ({}, {"class_weight": {0: 2.0}}, "class_weight: None in the checkpoint, {'0': 2.0}"),
+}
+
+
+@pytest.fixture(scope="module")
+def other_run(tmp_path_factory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("other")
+    _fit(_build(), folder, epochs=1)
+    return folder
+
+
+@pytest.mark.parametrize(("of_model", "of_fit", "said"), _OTHER_RUNS.values(), ids=_OTHER_RUNS)
+def test_another_run_is_refused_by_the_difference(other_run, of_model, of_fit, said):
+    before = _saved_steps(other_run)
+    with pytest.raises(ValueError, match=f"is of another run: (.*; )?{said}"):
+        _fit(_build(**of_model), other_run, **{n: _made(v) for n, v in of_fit.items()})
+    assert _saved_steps(other_run) == before
+    _fit(_build(), other_run, epochs=1)  # and the right one goes on
+
+
+def test_another_learning_rate_is_told(other_run, caplog):
+    model = _build(optimizer=lambda: keras.optimizers.Adam(0.01))
+    with caplog.at_level(logging.WARNING, "tfdist"):
+        _fit(model, other_run, epochs=1)
+    assert "The learning rate is 0.00999" in caplog.text
+    assert "and was 0.05000000074505806 when the run began" in caplog.text
+    assert float(np.asarray(model.optimizer.learning_rate)) == np.float32(0.05)
+
+
+def test_another_number_of_threads_is_told(tmp_path, caplog, monkeypatch):
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "3")
+    _fit(_build(), tmp_path, epochs=1)
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "4")
+    with caplog.at_level(logging.WARNING, "tfdist"):
+        _fit(_build(), tmp_path, epochs=2)
+    assert "to rounding only: threads: 3 in the checkpoint, 4 here." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "said"),
+    [
+        ({"save_every": 5}, ValueError, "save_every=5 was given without a checkpoint_dir"),
+        ({"save_every": 0, "checkpoint_dir": "runs"}, ValueError, "save_every=0 must be"),
+        ({"checkpoint_dir": __file__}, ValueError, "is a file, or lies below one"),
+        ({"checkpoint_dir": "/proc/tfdist"}, RuntimeError, "cannot be written to"),
+        ({"checkpoint_dir": "s3://bucket/run"}, ValueError, "is an address"),
+    ],
+)
+def test_arguments_that_cannot_be(kwargs, error, said):
+    with pytest.raises(error, match=said):
+        _fit(_build(), **kwargs)
+
+
+def test_a_model_whose_optimizer_nobody_knows(tmp_path):
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)])
+    trainer = tfdist.Trainer(model, replica_step=lambda batch: {})
+    with pytest.raises(ValueError, match="the model has no optimizer that could be saved"):
+        trainer.fit(_X, _Y, checkpoint_dir=tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file", "ignore:Exception ignored in")
+def test_rows_of_a_csv_log(tmp_path):
+    def log(name: str) -> list[Callable[[], Any]]:
+        return [lambda: keras.callbacks.CSVLogger(str(tmp_path / name))]
+
+    _fit(_build(), make_callbacks=log("whole"))
+    _stopped(_build, tmp_path / "run", StopAt(epoch=1), save_every=2, make_callbacks=log("parts"))
+    _fit(_build(), tmp_path / "run", save_every=2, make_callbacks=log("parts"))
+    assert (tmp_path / "parts").read_text() == (tmp_path / "whole").read_text()
+
+
+def test_draws_of_the_process_go_on(tmp_path):
+    class Draws(keras.callbacks.Callback):
+        def __init__(self) -> None:
+            super().__init__()
+            self.drawn: list[float] = []
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            self.drawn.append(float(np.random.rand()))
+
+    draws = [Draws(), Draws(), Draws()]
+    _fit(_build(), None, draws[0])
+    with pytest.raises(Stop):
+        _fit(_build(), tmp_path, draws[1], StopAt(epoch=1), save_every=2)
+    _fit(_build(), tmp_path, draws[2], save_every=2)
+    assert draws[2].drawn == draws[0].drawn
+
+
+def test_the_place_in_data_of_no_order_is_saved(tmp_path):
+    _stopped(_build, tmp_path, StopAt(batch=3), save_every=2, x=_maker(_unordered))
+    (folder,) = manifest.list_checkpoints(tmp_path)
+    names = [name for name, _ in tf.train.list_variables(str(folder / "tensors"))]
+    assert [name for name in names if name.startswith("buffers/")] == ["buffers/train"]
+
+
+def test_data_whose_place_cannot_be_saved_is_told_of(tmp_path, caplog):
+    def generated() -> tf.data.Dataset:
+        spec = (tf.TensorSpec([None, 6]), tf.TensorSpec([None], tf.int64))
+        options = tf.data.Options()
+        options.deterministic = False
+        made = tf.data.Dataset.from_generator(_generated, output_signature=spec)
+        return made.take(_STEPS).with_options(options)
+
+    with caplog.at_level(logging.WARNING, "tfdist"):
+        _fit(_build(), tmp_path, x=generated(), save_every=2, epochs=2)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 1
+    assert "TensorFlow cannot save its place: " in told[0]
+
+
+@keras.saving.register_keras_serializable()
+class Noise(keras.layers.Layer):
+    """Draws from the generator that belongs to nobody."""
+
+    def call(self, inputs: Any) -> Any:
+        return inputs + keras.random.normal(keras.ops.shape(inputs), stddev=0.3)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_draws_without_a_seed_go_on(tmp_path, replicas):
+    def build() -> keras.Model:
+        keras.utils.set_random_seed(7)
+        state = keras_compat.module("keras.src.backend.common.global_state")
+        state.set_global_attribute("global_seed_generator", None)  # as in a new process
+        with _strategy(replicas).scope():
+            model = keras.Sequential([keras.Input((6,)), Noise(), keras.layers.Dense(3)])
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            model.compile(_adam(), loss, run_eagerly=replicas == 1)
+        return model
+
+    _check(tmp_path, [StopAt(epoch=1)], build=build, save_every=2)

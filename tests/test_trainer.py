@@ -136,7 +136,12 @@ def unknown(**kwargs):
 FITS = {
     "plain": {"epochs": 2},
     "validation": {"epochs": 3, "validation_data": (X[:7], Y[:7]), "validation_freq": 2},
-    "validation at": {"epochs": 3, "validation_data": (X[:7], Y[:7]), "validation_freq": [1, 3]},
+    "validation at": {
+        "epochs": 4,
+        "initial_epoch": 1,
+        "validation_data": (X[:7], Y[:7]),
+        "validation_freq": [2, 4],
+    },
     "validation split": {"epochs": 2, "validation_split": 0.3, "validation_batch_size": 3},
     "initial epoch": {"epochs": 4, "initial_epoch": 2},
     "no epoch": {"epochs": 2, "initial_epoch": 2},
@@ -144,6 +149,14 @@ FITS = {
     "steps without a batch size": {"epochs": 2, "steps_per_epoch": 4, "batch_size": None},
     "validation steps": {"epochs": 2, "validation_data": (X, Y), "validation_steps": 2},
 }
+QUICK = ("validation at", "fewer steps", "unknown")
+
+
+def rows_of(table):
+    """The names of a table, most of them for `make test-all`."""
+    return [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in table]
+
+
 STREAMS = {
     "dataset": (dataset, {"epochs": 2}),
     "endless": (lambda: dataset().repeat(), {"epochs": 3, "steps_per_epoch": 4}),
@@ -153,18 +166,19 @@ STREAMS = {
 }
 
 
-@pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("name", FITS)
-def test_fit_on_arrays_tells_callbacks_what_keras_tells(name, world):
+@pytest.mark.parametrize("name", rows_of(FITS))
+def test_fit_on_arrays_tells_callbacks_what_keras_tells(name):
     arguments = {"batch_size": 8, "shuffle": False, "verbose": 0, **FITS[name]}
 
     def action(api, model, recorder):
         return api.fit(model, X, Y, callbacks=[recorder], **arguments).history
 
-    assert_same(run(world, action), run("stock", action))
+    wanted = run("stock", action)
+    for world in WORLDS:
+        assert_same(run(world, action), wanted)
 
 
-@pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.parametrize("name", rows_of(STREAMS))
 def test_fit_on_datasets_tells_callbacks_what_keras_tells(name):
     make, arguments = STREAMS[name]
 
@@ -178,7 +192,7 @@ def test_fit_on_datasets_tells_callbacks_what_keras_tells(name):
         assert found[3] == wanted[3]
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("world", ["2xcpu", pytest.param("cpu", marks=pytest.mark.slow)])
 def test_steps_per_execution_is_obeyed(world):
     def action(api, model, recorder):
         arguments = {"batch_size": 5, "epochs": 2, "shuffle": False, "verbose": 0}
@@ -190,7 +204,7 @@ def test_steps_per_execution_is_obeyed(world):
     )
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("world", ["2xcpu", pytest.param("cpu", marks=pytest.mark.slow)])
 def test_without_batch_listeners_the_rest_is_the_same(world):
     def action(api, model, recorder):
         arguments = {"batch_size": 2, "epochs": 3, "shuffle": False, "verbose": 0}
@@ -201,8 +215,15 @@ def test_without_batch_listeners_the_rest_is_the_same(world):
     assert_same(run(world, action, batches=False), run("stock", action, batches=False))
 
 
-@pytest.mark.parametrize("return_dict", [True, False])
-@pytest.mark.parametrize("metrics", [["accuracy"], []])
+@pytest.mark.parametrize(
+    ("metrics", "return_dict"),
+    [
+        (["accuracy"], True),
+        pytest.param(["accuracy"], False, marks=pytest.mark.slow),
+        ([], False),
+        pytest.param([], True, marks=pytest.mark.slow),
+    ],
+)
 def test_evaluate_tells_and_returns_what_keras_does(return_dict, metrics):
     def action(api, model, recorder):
         arguments = {"batch_size": 8, "verbose": 0, "return_dict": return_dict}
@@ -256,6 +277,7 @@ def test_progress_bar_is_the_one_of_keras(capsys):
     assert [line[-4:] for line in found] == [line[-4:] for line in wanted]
 
 
+@pytest.mark.slow
 def test_callback_list_is_used_as_it_is():
     def action(api, model, recorder):
         callbacks = keras.callbacks.CallbackList(
@@ -268,7 +290,14 @@ def test_callback_list_is_used_as_it_is():
     assert_same(found[0].history, wanted[0].history)
 
 
-@pytest.mark.parametrize("hook", ["on_train_batch_end", "on_epoch_end", "on_test_batch_end"])
+@pytest.mark.parametrize(
+    "hook",
+    [
+        "on_train_batch_end",
+        pytest.param("on_epoch_end", marks=pytest.mark.slow),
+        pytest.param("on_test_batch_end", marks=pytest.mark.slow),
+    ],
+)
 def test_a_callback_can_stop(hook):
     def action(api, model, recorder):
         def stop(number, logs=None):
@@ -285,6 +314,7 @@ def test_a_callback_can_stop(hook):
     assert_same(run("2xcpu", action), run("stock", action))
 
 
+@pytest.mark.slow
 def test_debugging_limits_of_keras_are_obeyed():
     if not hasattr(keras.config, "set_max_epochs"):
         pytest.skip(f"Keras {keras.__version__} has no such limits.")

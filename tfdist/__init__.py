@@ -26,22 +26,26 @@ Read in this order, which is the order in which things happen; each file imports
 it only:
 
 1. tf_config.py, hostlists.py, environments.py, cluster.py: who am I, and who are the others?
-2. messages.py, facts.py, roll_call.py, rendezvous.py, peers.py: is everybody there, and alike?
+2. messages.py, facts.py, roll_call.py, rendezvous.py, peers.py, progress.py, side_channel.py,
+   heartbeat.py: is everybody there, and alike, alive and at work?
 3. launch/: how are the workers started and ended?
 4. keras_compat.py: which private names does all the rest lean on?
 5. devices.py, plan.py, tpu_system.py, bring_up.py, strategy.py: which strategy, and why that one?
 6. position.py, rows.py, py_batches.py, same_data.py, data.py, feed.py: which examples are in which
    batch of which replica?
-7. agreement.py, exchange.py, own_share.py, inputs.py: what do the workers tell each other?
+7. agreement.py, exchange.py, presence.py, own_share.py, inputs.py: what do the workers tell each
+   other?
 8. randomness.py, reduction.py, losses_metrics.py, replicas.py, step.py: what is one update?
-9. rules.py, custom.py: what if the update is the user's own?
+9. state.py, finite.py, rules.py, custom.py: which variables are there, and what if an update is no
+   number, or the user's own?
 10. loop.py, listeners.py, programs.py, prediction.py: how are many steps run at a time?
-11. state.py, streams.py, plain.py, callback_state.py: what is a run?
-12. claim.py, manifest.py, saved.py, checkpoint.py, identity.py, every.py, resume.py: how does it go
-    on after a stop?
-13. callbacks.py, trainer.py: epochs, validation and callbacks, as in Keras.
-14. recording.py, verification.py: does it all agree with one device?
-15. datasets/, testing.py: data to try it on, and workers to test it with.
+11. streams.py, plain.py, callback_state.py: what is a run?
+12. claim.py, manifest.py, saved.py, checkpoint.py, identity.py, every.py, preemption.py, resume.py:
+    how does it go on after a stop?
+13. link_check.py, fingerprint.py, guard.py: does hardware, or a NaN, spoil it?
+14. callbacks.py, trainer.py: epochs, validation and callbacks, as in Keras.
+15. recording.py, verification.py: does it all agree with one device?
+16. datasets/, testing.py: data to try it on, and workers to test it with.
 
 Importing tfdist does nothing else: TensorFlow is imported when a name that needs it is first used.
 """

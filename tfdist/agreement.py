@@ -56,8 +56,14 @@ class Agreement:
         return bool(self.gather(int(flag))[:, 0].any())
 
     def boundary(
-        self, stop: bool, steps: int, witness: int = 0, *, is_due: bool = False
-    ) -> tuple[bool, int, bool]:
+        self,
+        stop: bool,
+        steps: int,
+        witness: int = 0,
+        *,
+        is_due: bool = False,
+        leaves: bool = False,
+    ) -> tuple[bool, int, bool, bool]:
         """Agrees on what comes after a call of the loop; ends where the workers have parted.
 
         Args:
@@ -65,18 +71,20 @@ class Agreement:
             steps: Steps that this worker wants until the next event; the smallest number counts.
             witness: What this worker has read, see `same_data.Witness`.
             is_due: Whether it is time to save, by this worker's clock; the chief's counts.
+            leaves: Whether this worker was told to leave; if anyone was, all leave.
 
         Returns:
-            Whether to stop, the steps, and whether to save.
+            Whether to stop, the steps, whether to save, and whether to leave.
 
         Raises:
             RuntimeError: The workers have read different batches.
         """
         if not self._is_shared:
-            return stop, steps, is_due
-        rows = self.gather(int(stop), steps, witness, int(is_due))
+            return stop, steps, is_due, leaves
+        rows = self.gather(int(stop), steps, witness, int(is_due), int(leaves))
         same_data.refuse_other_batches(rows[:, 2])
-        return bool(rows[:, 0].any()), int(rows[:, 1].min()), bool(rows[0, 3])
+        stops, leave = bool(rows[:, 0].any()), bool(rows[:, 4].any())
+        return stops, int(rows[:, 1].min()), bool(rows[0, 3]), leave
 
     def plan(
         self, *, steps: int, event_steps: int | None, is_watched: bool

@@ -113,6 +113,46 @@ def _flat(callbacks: Any) -> Sequence[Any]:
 # ---- what callbacks did to the run -----------------------------------------------------------
 
 
+def events_of(
+    callbacks: Any,
+    *,
+    model: keras.Model,
+    agreement: Agreement,
+    exchange: Exchange,
+    strategy: tf.distribute.Strategy,
+    verbose: Any,
+    add_history: bool = False,
+    is_alone: bool = False,
+    **params: Any,
+) -> Any:
+    """Returns what tells callbacks of events: Keras's list of them, or one that is shared.
+
+    Args:
+        callbacks: As given to `fit`.
+        model: The model that they act on.
+        agreement: Between the workers.
+        exchange: Between the workers.
+        strategy: The strategy that the model was made under.
+        verbose: As in `fit`; only the chief speaks.
+        add_history: Whether to add a `History`.
+        is_alone: Whether the workers need not come to the same events.
+        **params: What Keras tells each callback: `epochs` and `steps`.
+    """
+    inner = callbacks
+    if not isinstance(callbacks, keras.callbacks.CallbackList):
+        verbose = verbose if exchange.is_chief else 0
+        inner = keras.callbacks.CallbackList(
+            callbacks, add_history=add_history, add_progbar=verbose != 0, model=model,
+            verbose=verbose, **params,
+        )
+    if is_alone or not exchange.is_shared:
+        return inner
+    refuse_unable(inner)
+    return SharedEvents(
+        inner, model=model, agreement=agreement, exchange=exchange, strategy=strategy
+    )
+
+
 class SharedEvents:
     """A `CallbackList` after whose events the workers hold the same learning rates and weights.
 

@@ -36,6 +36,7 @@ SECRET = "TFDIST_SECRET"  # what both sides of it have to know
 ROLL_CALL_SECS = "TFDIST_ROLL_CALL_SECS"  # how long a worker waits for the others, in seconds
 HOST = "TFDIST_HOST"  # the name or address under which the others reach this worker
 # How to run.
+HEARTBEAT_SECS = "TFDIST_HEARTBEAT_SECS"  # silence after which a worker is lost; 0 for no heartbeat
 THREADS = "TFDIST_THREADS"  # computing threads of this worker
 RESTART_COUNT = "TFDIST_RESTART_COUNT"  # 0 in the first attempt, 1 after the first restart
 RUN_DIR = "TFDIST_RUN_DIR"  # private folder of the launcher: function, results, tracebacks

@@ -256,9 +256,17 @@ def _array_source(adapter: Any, *, share: Share, shuffle: bool | str, seed: int)
 
         passes = tf.data.Dataset.range(first_pass, np.iinfo(np.int64).max)
         indices = passes.flat_map(_plain(batches_of))
-        return indices.map(_plain(parts_of), num_parallel_calls=2).prefetch(tf.data.AUTOTUNE)
+        batches = indices.map(_plain(parts_of), num_parallel_calls=2).prefetch(tf.data.AUTOTUNE)
+        # Rewriting so small a pipeline takes longer than running it, and copies the arrays.
+        options = tf.data.Options()
+        options.experimental_optimization.apply_default_optimizations = False
+        return batches.with_options(options)
 
-    spec = rows.open_spec(stream(0, 0).element_spec[1][0])
+    one_row = keras_compat.take_rows(arrays, tf.zeros([1], tf.int64))
+    spec = keras.tree.map_structure(tf.type_spec_from_value, one_row, none_is_leaf=False)
+    if any(not isinstance(leaf, tf.TensorSpec) for leaf in keras.tree.flatten(spec)):
+        spec = stream(0, 0).element_spec[1][0]  # of sparse and ragged rows TensorFlow knows best
+    spec = rows.open_spec(spec)
     facts = {"number of examples": examples, "batch size": size}
     return Source(
         steps, examples, spec, stream, endless=True, is_seekable=True,

@@ -10,6 +10,9 @@ import logging
 import warnings
 from typing import Any
 
+import tensorflow as tf
+
+from tfdist import keras_compat
 from tfdist.data import Source
 
 _LOG = logging.getLogger("tfdist")
@@ -69,19 +72,43 @@ class Feed:
         number, batch = self.position
         if rewinds and batch and self.iterator is not None:
             number, batch = number + 1, 0
-        return {"pass": number, "batch": batch, "ends": self._ends, "longest": self._longest}
+        found = {"pass": number, "batch": batch, "skips": self._skips}
+        return found | {"ends": self._ends, "longest": self._longest}
 
-    def restore(self, state: dict[str, int], *, done: int = 0) -> None:
-        """Makes the next epoch the one that began at a `state`, `done` steps further on."""
+    def buffers(self) -> Any:
+        """Returns all that the iterator holds, as a tensor that a checkpoint can hold.
+
+        Raises:
+            tf.errors.OpError: Something in the dataset cannot tell where it is.
+        """
+        resource = keras_compat.iterator_resource(self.iterator)
+        ignore = 1  # what random operations and Python functions hold themselves cannot be had
+        return tf.raw_ops.SerializeIterator(resource_handle=resource, external_state_policy=ignore)
+
+    def restore(self, state: dict[str, int], *, done: int = 0, buffers: Any = None) -> None:
+        """Makes the next epoch the one that began at a `state`, `done` steps further on.
+
+        Args:
+            state: What `state` returned.
+            done: Steps that were done since.
+            buffers: What `buffers` returned, where it did.
+        """
         self.seek(state["pass"], state["batch"])
         while self._ends < state["ends"]:
             self._tell_end()
         self._longest, self._ahead = state["longest"], done
-        if self.source.begin_with is not None and self.steps_per_epoch is None:
+        if buffers is not None:
+            self._skips, self._ahead = state["skips"], 0
+            self._dataset = self.source.stream(self._pass, self._skips)
+            self.iterator = iter(self._dataset)
+            resource = keras_compat.iterator_resource(self.iterator)
+            tf.raw_ops.DeserializeIterator(resource_handle=resource, serialized=buffers)
+        elif self.source.begin_with is not None and self.steps_per_epoch is None:
             self.source.begin_with(done)
             self._ahead = 0
         elif done and not self.source.is_seekable:
-            _LOG.info("%d batches are read again to come to where the run was.", state["batch"] + done)
+            skipped = state["batch"] + done
+            _LOG.info("%d batches are read again to come to where the run was.", skipped)
 
     def rewind(self) -> None:
         """Makes the next epoch start with the first batch of a pass."""

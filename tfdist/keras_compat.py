@@ -14,6 +14,7 @@ import importlib
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from concurrent import futures
 from typing import Any
 
 import keras
@@ -27,7 +28,13 @@ _PLACES = {
     "unscale_loss_for_distribution": "keras.src.losses.loss",
     "reduce_values": "keras.src.losses.loss",
     "apply_mask": "keras.src.losses.loss",
+    "Loss.__call__": "keras.src.losses.loss",
+    "reduce_weighted_values": "keras.src.losses.loss",
     "reduce_to_samplewise_values": "keras.src.metrics.reduction_metrics",
+    "MeanMetricWrapper.update_state": "keras.src.metrics.reduction_metrics",
+    # The statistics of a synchronized BatchNormalization.
+    "_compute_moments_sync": "keras.src.backend.tensorflow.nn",
+    "BatchNormalization._moments": "keras.src.layers.normalization.batch_normalization",
     # The drawing functions of the TensorFlow backend, and what they ask for a seed.
     "draw_seed": "keras.src.backend.tensorflow.random",
     "categorical": "keras.src.backend.tensorflow.random",
@@ -53,10 +60,21 @@ def module(name: str) -> Any:
 
 def original(name: str) -> Callable[..., Any]:
     """Returns Keras's own function of one of the replaceable names."""
-    home = module(_PLACES[name])
-    if not hasattr(home, name):
+    home, attribute = _home(name)
+    if not hasattr(home, attribute):
         raise ImportError(_moved(f"{_PLACES[name]}.{name}"))
-    return getattr(home, name)
+    return getattr(home, attribute)
+
+
+def _home(name: str) -> tuple[Any, str]:
+    """Returns the module or class that a replaceable name stands in, and its last part."""
+    *classes, attribute = name.split(".")
+    home = module(_PLACES[name])
+    for part in classes:
+        if not hasattr(home, part):
+            raise ImportError(_moved(f"{_PLACES[name]}.{part}"))
+        home = getattr(home, part)
+    return home, attribute
 
 
 def _moved(name: str) -> str:
@@ -77,8 +95,8 @@ def replaced(functions: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
     """
     with _replacing, contextlib.ExitStack() as stack:
         for name, function in functions.items():
-            stack.callback(setattr, module(_PLACES[name]), name, original(name))
-            setattr(module(_PLACES[name]), name, function)
+            stack.callback(setattr, *_home(name), original(name))
+            setattr(*_home(name), function)
         for attribute, make in (("_losses", list), ("_loss_ids", set)):
             stack.callback(delattr, keras.layers.Layer, attribute)
             setattr(keras.layers.Layer, attribute, _per_thread(attribute, make))
@@ -153,6 +171,11 @@ def plain_batch_normalizations(model: keras.Model) -> list[str]:
         and layer.trainable
         and not layer.synchronized
     ]
+
+
+def reduction_axes(layer: Any) -> Any:
+    """Returns the axes over which a BatchNormalization takes its moments."""
+    return layer._reduction_axes
 
 
 def made_under(model: keras.Model) -> tf.distribute.Strategy | None:
@@ -269,12 +292,28 @@ def global_seed_generator() -> Any:
     return module("keras.src.backend.common.global_state").get_global_attribute(name)
 
 
+def make_global_seed_generator() -> Any:
+    """Returns this thread's generator for draws without a seed; a new one where there is none."""
+    return module("keras.src.random.seed_generator").global_seed_generator()
+
+
 def random_functions() -> Any:
     """Returns the module of the TensorFlow backend's drawing functions."""
     return module("keras.src.backend.tensorflow.random")
 
 
-# ---- TensorFlow: applying in cross-replica context -------------------------------------------
+# ---- TensorFlow: where variables are made, and applying in cross-replica context --------------
+
+
+def outside_of_steps(function: Callable[[], Any]) -> Any:
+    """Calls a function as if no step were traced and no strategy in scope, and returns its value.
+
+    TensorFlow makes no variables inside a step, and a strategy's scope counts twice where it is
+    entered once more under `default_replica_mode`. Both are known to the thread alone.
+    """
+    with futures.ThreadPoolExecutor(1) as thread:
+        return thread.submit(function).result()
+
 
 
 @contextlib.contextmanager
@@ -334,3 +373,8 @@ def dataset_parts(dataset: tf.data.Dataset) -> Iterator[Any]:
         waiting += getattr(part, "_inputs", list)()
         for function in getattr(part, "_functions", list)():
             yield function.function.graph.as_graph_def()
+
+
+def iterator_resource(iterator: Any) -> tf.Tensor:
+    """Returns the handle by which TensorFlow's operations know an iterator."""
+    return iterator._iterator_resource

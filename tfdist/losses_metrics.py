@@ -11,7 +11,8 @@ dividing by the number of replicas, and only three things have to be told about 
   weights) is the one of the global batch;
 * a scalar that arrives at a `Mean` metric counts `local_size / global_size`, not once a replica.
 
-`mean_of_rows` is the contribution of a replica's loss to the global one.
+`mean_of_rows` is the contribution of a replica's loss to the global one. A loss or metric function
+that gives one number for a batch is handed the rows of all replicas: see whole_batch.py.
 """
 
 from __future__ import annotations
@@ -22,10 +23,8 @@ from typing import Any
 import tensorflow as tf
 from keras import ops
 
-from tfdist import keras_compat
+from tfdist import keras_compat, whole_batch
 from tfdist import position as position_lib
-
-_MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
 
 
 def global_reductions() -> dict[str, Callable[..., Any]]:
@@ -56,7 +55,8 @@ def global_reductions() -> dict[str, Callable[..., Any]]:
         total = ops.sum(values) / _safe(place.fraction(values.dtype))
         if reduction == "sum":
             return total
-        divisor = place.collectives.sum(ops.cast(ops.sum(sample_weight), total.dtype))
+        weight = ops.cast(ops.sum(sample_weight), total.dtype)
+        divisor = place.collectives.sum(_of_counted_rows(weight, place))
         return ops.divide_no_nan(total, divisor)
 
     def global_mask(sample_weight: Any, mask: Any, dtype: Any, reduction: str | None) -> Any:
@@ -65,7 +65,7 @@ def global_reductions() -> dict[str, Callable[..., Any]]:
             return apply_mask(sample_weight, mask, dtype=dtype, reduction=reduction)
         # Keras weighs a valid step total / valid, so that a mean over all steps comes out as one
         # over the valid ones; both counts are those of the global batch here.
-        valid = place.collectives.sum(ops.sum(ops.cast(mask, dtype)))
+        valid = place.collectives.sum(_of_counted_rows(ops.sum(ops.cast(mask, dtype)), place))
         total = ops.cast(ops.size(mask), dtype) / _safe(place.fraction(dtype))
         weight = ops.divide_no_nan(total, valid) * ops.cast(mask, dtype)
         # As a sample weight of its own it is merged with the given one by Keras's rules.
@@ -74,12 +74,14 @@ def global_reductions() -> dict[str, Callable[..., Any]]:
         return apply_mask(sample_weight, weight, dtype=dtype, reduction="sum")
 
     def samplewise_values(values: Any, sample_weight: Any, reduce_fn: Any, dtype: Any) -> Any:
-        values, sample_weight = samplewise(values, sample_weight, reduce_fn, dtype)
         place = position_lib.current()
+        values, sample_weight = samplewise(
+            whole_batch.value_of_metric(values), sample_weight, reduce_fn, dtype
+        )
         if place is None or len(values.shape) > 0 or sample_weight is not None:
             return values, sample_weight
         fraction = place.fraction(values.dtype)
-        return values * fraction, fraction
+        return _of_counted_rows(values, place) * fraction, fraction
 
     return {
         "scale_loss_for_distribution": scale_loss,
@@ -87,12 +89,19 @@ def global_reductions() -> dict[str, Callable[..., Any]]:
         "reduce_values": reduce_rows,
         "apply_mask": global_mask,
         "reduce_to_samplewise_values": samplewise_values,
+        **whole_batch.functions(),
     }
 
 
 def _safe(fraction: Any) -> Any:
     # An empty replica has the fraction 0, and nothing that is divided by it counts.
     return tf.where(fraction > 0, fraction, tf.ones_like(fraction))
+
+
+def _of_counted_rows(value: Any, place: position_lib.Position) -> Any:
+    # What an empty replica makes of the row that does not count, or of no row at all: it may be
+    # NaN, which times 0 is NaN.
+    return tf.where(place.local_size > 0, value, tf.zeros_like(value))
 
 
 def mean_of_rows(loss: Any) -> Any:
@@ -108,8 +117,9 @@ def mean_of_rows(loss: Any) -> Any:
     place = position_lib.current()
     if place is None:
         return loss
-    if len(loss.shape) > 0:  # the gradient sums unreduced losses: they are shares already
-        return loss * tf.cast(place.local_size > 0, loss.dtype)
+    loss = _of_counted_rows(loss, place)
+    if len(loss.shape) > 0:
+        return loss  # the gradient sums unreduced losses: they are shares already
     return loss * place.fraction(loss.dtype)
 
 
@@ -121,6 +131,9 @@ def track_loss(tracker: Any, loss: Any, local_size: Any) -> None:
         loss: The replica's loss, before `mean_of_rows`.
         local_size: Rows of this replica that count; integer scalar.
     """
+    place = position_lib.current()
+    if place is not None:
+        loss = _of_counted_rows(loss, place)
     if len(loss.shape) == 0:
         tracker.update_state(loss, sample_weight=local_size)
     else:

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from tfdist import keras_compat, own_share, rules, step
 from tfdist.data import share_of
+from tfdist.finite import FiniteWatch
 from tfdist.loop import Loop, make_loop, make_shared_loop
 from tfdist.replicas import Batch
 from tfdist.same_data import Witness
@@ -44,21 +45,36 @@ class Programs:
         self._compiled: tuple[Any, ...] = ()
         self._returned: dict[str, rules.LastLogs] = {}
 
-    def train(self, *, is_share: bool = False, stops_at_nan: bool = False) -> Loop:
+    def train(
+        self, *, is_share: bool = False, stops_at_nan: bool = False, on_nan: str = "warn"
+    ) -> Loop:
         """Returns the traced loop over training steps.
 
         Args:
             is_share: Whether each worker's iterator holds its own rows alone.
             stops_at_nan: Whether the loop ends after a step whose loss is not finite.
+            on_nan: What is done where a gradient is not finite; one of guard.POLICIES.
         """
+        watch = self.watch(on_nan)
+
+        def goes_on() -> Any:
+            is_well = watch.is_well() if watch and on_nan == "raise" else True
+            return tf.logical_and(is_well, self._is_loss_finite() if stops_at_nan else True)
 
         def make() -> Loop:
-            goes_on = self._is_loss_finite if stops_at_nan else lambda: True
+            undoing = watch.undoing if watch and on_nan == "skip" else None
             return self._loop(
-                "train", rules.train_rule, self._replica_step, is_share=is_share, goes_on=goes_on
+                "train", rules.train_rule, self._replica_step, watch, undoing=undoing,
+                is_share=is_share, goes_on=goes_on,
             )
 
-        return self._kept(f"train {is_share} {stops_at_nan}", make)
+        return self._kept(f"train {is_share} {stops_at_nan} {on_nan}", make)
+
+    def watch(self, on_nan: str) -> FiniteWatch | None:
+        """Returns what sees the gradients of the training loop, where the policy needs it."""
+        if on_nan not in ("raise", "skip"):
+            return None
+        return self._kept("watch", FiniteWatch)
 
     def test(self, *, is_share: bool = False) -> Loop:
         """Returns the traced loop over test steps; see `train`."""
@@ -91,10 +107,13 @@ class Programs:
         rule: Callable[..., rules.Rule],
         *args: Any,
         is_share: bool,
+        undoing: Callable[..., Any] | None = None,
         **options: Any,
     ) -> Loop:
         returned = self._returned.setdefault(phase, rules.LastLogs())
         one_step = rule(self._model, self._strategy, returned, *args)
+        if undoing is not None:
+            one_step = undoing(self._model, self._strategy, one_step)
         if not is_share:
             return make_loop(one_step, eager=self._is_eager, witness=self.witness, **options)
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent import futures
 from typing import Any
 
 import keras
@@ -159,9 +158,7 @@ def _draw_seed_once(draw_seed: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
     def generator_of(seed: Any) -> Any:
         if seed is None and unseeded[0] is None:
-            # TensorFlow cannot make its state inside the step; a new thread is outside of it.
-            with futures.ThreadPoolExecutor(1) as outside:
-                unseeded[0] = outside.submit(keras.random.SeedGenerator).result()
+            unseeded[0] = keras_compat.outside_of_steps(keras.random.SeedGenerator)
         return unseeded[0] if seed is None else seed
 
     def draw(seed: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist import keras_compat, losses_metrics, randomness, reduction
+from tfdist import batch_statistics, keras_compat, losses_metrics, randomness, reduction
 from tfdist import position as position_lib
 from tfdist.position import Position
 
@@ -73,6 +73,7 @@ def run(
 def whole_batch_semantics(*, reduces_losses: bool) -> Iterator[None]:
     """Gives Keras's draws, losses and metrics the meaning of the global batch while tracing."""
     functions = randomness.keyed_draws(keras_compat.random_functions())
+    functions |= batch_statistics.global_moments()
     if reduces_losses:
         functions |= losses_metrics.global_reductions()
     with keras_compat.replaced(functions):
@@ -135,7 +136,7 @@ def undoing_filler(model: keras.Model, replica_fn: Callable[[Any], Any]) -> Call
 
     def wrapped(data: Any) -> Any:
         place = position_lib.current()
-        if place is None:
+        if place is None or place.keeps_filler:
             return replica_fn(data)
         states = [variable.value for variable in model.metrics_variables]
         before = [tf.identity(state) for state in states]

@@ -7,26 +7,34 @@ saved has the same methods, which then do nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
+import signal
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-from tfdist import identity, keras_compat, plain, state, streams
+from tfdist import identity, keras_compat, plain, preemption, state, streams
 from tfdist.agreement import Agreement
 from tfdist.callback_state import CallbackState
 from tfdist.checkpoint import Checkpointer
 from tfdist.every import parse_every
 from tfdist.feed import Feed
+from tfdist.launch.failures import PREEMPTED
 from tfdist.listeners import Plan
-from tfdist.saved import OF_CALLBACKS, Saved
+from tfdist.saved import OF_BUFFERS, OF_CALLBACKS, Saved
 
 _LOG = logging.getLogger("tfdist")
+_IN_NO_ORDER = (
+    "After a stop in mid-epoch some examples are used twice and others not at all: the data comes "
+    "in another order each time it is read. Give every random part of it a seed."
+)
 
 
 @dataclasses.dataclass
@@ -79,12 +87,20 @@ class Run:
         self._saved: Saved | None = None
         self._facts: dict[str, Any] = {}
         self._feeds: dict[str, Feed] = {}
+        self._notice = preemption.Notice()
+        self._stack = contextlib.ExitStack()
         self.place = Place(0)
 
     def __enter__(self) -> Run:
+        is_wanted = self._checkpointer is not None
+        self._notice = self._stack.enter_context(preemption.notices(is_wanted=is_wanted))
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        with self._stack:  # signals last: a write that has begun is finished first
+            self._close(error)
+
+    def _close(self, error: Any) -> None:
         checkpointer = self._checkpointer
         if checkpointer is None:
             return
@@ -155,6 +171,9 @@ class Run:
             callbacks.on_train_begin()
             return self.place
         strategy, exchange = self._checkpointer.bind(self._model)
+        # One of several workers holds its own rows in its buffers, and they read in one order.
+        self._keeps_buffers = not exchange.is_shared
+        streams.settle(strategy)
         self._world = identity.of_world(exchange.share)
         self._rate = identity.learning_rate(self._model)
         described = {"data": _identity_of(feed), "model": identity.of_model(self._model)}
@@ -225,7 +244,7 @@ class Run:
             "callbacks": self._callbacks.take(arrays),
         }
         tensors = state.snapshot(state.entries_of(self._model), strategy, exchange)
-        tensors |= arrays | streams.take(exchange)
+        tensors |= arrays | streams.take(exchange) | self._buffers()
         checkpointer.store(
             tensors,
             content,
@@ -234,6 +253,57 @@ class Run:
             logs=logs,
         )
         self._every.restart(self.place.step, now=time.monotonic())
+
+    def _buffers(self) -> dict[str, Any]:
+        """Returns where the training data is, if reading it again would not lead to that place."""
+        feed, data = self._feeds["train"], self._facts["data"]
+        is_in_order = isinstance(data, dict) and data.get("deterministic", True)
+        if is_in_order or not self._keeps_buffers or feed.iterator is None:
+            return {}
+        try:
+            return {f"{OF_BUFFERS}train": feed.buffers()}
+        except tf.errors.OpError as error:
+            self._keeps_buffers = False
+            _LOG.warning("%s TensorFlow cannot save its place: %s", _IN_NO_ORDER, error.message)
+            return {}
+
+    def _usable_buffers(self, saved: Saved, name: str) -> Any:
+        buffers = saved.arrays.get(OF_BUFFERS + name)
+        before = saved.facts["world"]
+        is_other = any(before[key] != self._world[key] for key in ("workers", "replicas"))
+        if buffers is not None and is_other:
+            _LOG.warning("%s Its place was saved for another number of replicas.", _IN_NO_ORDER)
+            return None
+        return buffers
+
+    @property
+    def is_told_to_leave(self) -> bool:
+        """Whether this worker was sent SIGTERM, or SIGUSR1."""
+        return self._notice.number != 0
+
+    def leave_if_told(self, agreement: Agreement) -> None:
+        """Does as `leave` if any worker was told to leave. Every worker has to call it."""
+        if self._checkpointer is not None and agreement.any(self.is_told_to_leave):
+            self.leave(agreement)
+
+    def leave(self, agreement: Agreement) -> None:
+        """Saves everything and ends this process. Every worker has to call it.
+
+        Raises:
+            SystemExit: Always, with the exit code `failures.PREEMPTED`; see preemption.py.
+        """
+        if self._checkpointer is None:
+            return
+        told = agreement.gather(self._notice.number)[:, 0]
+        self.save()
+        self._checkpointer.wait()
+        agreement.gather(0)  # who ends first may take the others along: the chief has written
+        _LOG.warning(
+            "%s has come: the run is saved at step %d and ends with exit code %d. The same command "
+            "goes on from there.",
+            signal.Signals(int(told.max())).name, self.place.step, PREEMPTED,
+        )
+        raise SystemExit(PREEMPTED)
 
     def _refuse_other(self, saved: Saved) -> None:
         found = identity.differences(saved.facts["run"], self._facts)
@@ -258,8 +328,11 @@ class Run:
         )
         for name, feed in self._feeds.items():
             if name in saved.plain["feeds"]:
-                done = place.done if name == "train" else 0
-                feed.restore(saved.plain["feeds"][name], done=done)
+                feed.restore(
+                    saved.plain["feeds"][name],
+                    done=place.done if name == "train" else 0,
+                    buffers=self._usable_buffers(saved, name),
+                )
         if place.done:
             callbacks.on_epoch_begin(place.epoch)
         self._model.stop_training = place.is_over
@@ -270,6 +343,5 @@ def _identity_of(feed: Feed) -> Any:
         return "each worker's own share"
     try:
         return feed.source.identity()
-    except ValueError as error:
-        _LOG.warning("After a stop the data would come in another order: %s", error)
-        return "unknown"
+    except ValueError:  # it draws random numbers without a seed
+        return "of no order"

@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from tfdist import keras_compat, replicas, step
 from tfdist import position as position_lib
+from tfdist.finite import FiniteWatch
 from tfdist.replicas import Batch
 
 Rule = Callable[[Batch], None]
@@ -46,14 +47,19 @@ class LastLogs:
 
 
 def train_rule(
-    model: keras.Model, strategy: tf.distribute.Strategy, logs: LastLogs, replica_step: Any = None
+    model: keras.Model,
+    strategy: tf.distribute.Strategy,
+    logs: LastLogs,
+    replica_step: Any = None,
+    watch: FiniteWatch | None = None,
 ) -> Rule:
     """Returns the function that takes the model through one global batch of training."""
     if replica_step is not None:
         return lambda batch: _replica_step(replica_step, strategy, batch, logs)
     if keras_compat.overrides(model, "train_step"):
         return lambda batch: _own_step(model, model.train_step, strategy, batch, logs)
-    return lambda batch: logs.keep(step.train_step(model, strategy, batch))
+    apply = watch.apply if watch else None
+    return lambda batch: logs.keep(step.train_step(model, strategy, batch, apply=apply))
 
 
 def test_rule(model: keras.Model, strategy: tf.distribute.Strategy, logs: LastLogs) -> Rule:

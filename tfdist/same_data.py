@@ -72,6 +72,7 @@ def of_dataset(dataset: tf.data.Dataset) -> dict[str, Any]:
     return {
         "number of batches": int(dataset.cardinality()),
         "element_spec": repr(dataset.element_spec),
+        "deterministic": dataset.options().deterministic is not False,
         "seeds": repr([seed for _, seed in seeds]),
     }
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 _TENSORS, _PLAIN = "tensors", "state.json"
 # Arrays of these names are no values of variables.
-OF_CALLBACKS, OF_STREAMS = "callbacks/", "random/"
+OF_CALLBACKS, OF_STREAMS, OF_BUFFERS = "callbacks/", "random/", "buffers/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,20 +24,20 @@ class Saved:
         folder: Where the chief found it.
         facts: Its manifest.
         plain: What of it is JSON.
-        arrays: The rest, by name.
+        arrays: The rest, by name: NumPy's, or tensors of what NumPy cannot hold.
     """
 
     folder: str
     facts: dict[str, Any]
     plain: dict[str, Any]
-    arrays: dict[str, np.ndarray]
+    arrays: dict[str, Any]
 
     def variables(self) -> dict[str, np.ndarray]:
         """Returns those arrays that are values of variables."""
         return {
             name: value
             for name, value in self.arrays.items()
-            if not name.startswith((OF_CALLBACKS, OF_STREAMS))
+            if not name.startswith((OF_CALLBACKS, OF_STREAMS, OF_BUFFERS))
         }
 
     def refuse(self, differences: Sequence[str]) -> None:
@@ -73,9 +73,16 @@ def write_files(folder: pathlib.Path, tensors: Mapping[str, Any], plain: str) ->
 def read_files(folder: pathlib.Path, facts: dict[str, Any]) -> Saved:
     """Reads a checkpoint's files, which were found whole."""
     plain = json.loads((folder / _PLAIN).read_text(encoding="utf-8"))
-    reader = tf.train.load_checkpoint(str(folder / _TENSORS))
-    names = sorted(reader.get_variable_to_shape_map())
-    arrays = {name: np.asarray(reader.get_tensor(name)) for name in names}
+    prefix = str(folder / _TENSORS)
+    reader = tf.train.load_checkpoint(prefix)
+    arrays: dict[str, Any] = {}
+    for name, dtype in sorted(reader.get_variable_to_dtype_map().items()):
+        if dtype == tf.variant:  # no array: only TensorFlow can look inside
+            (arrays[name],) = tf.raw_ops.RestoreV2(
+                prefix=prefix, tensor_names=[name], shape_and_slices=[""], dtypes=[dtype]
+            )
+        else:
+            arrays[name] = np.asarray(reader.get_tensor(name))
     return Saved(str(folder), facts, plain, arrays)
 
 

@@ -162,19 +162,20 @@ def _path(variable: Any) -> str:
 
 
 def _per_replica(variable: Any, group: str) -> str:
-    value = _value(variable)
+    value = value_of(variable)
     if value.synchronization == tf.VariableSynchronization.ON_READ:
         return "sum" if value.aggregation == tf.VariableAggregation.SUM else "own"
     return "own" if group == "model" and not variable.trainable else ""
 
 
-def _value(variable: Any) -> Any:
+def value_of(variable: Any) -> Any:
+    """Returns TensorFlow's variable of one of Keras's; any other as it is."""
     return variable.value if isinstance(variable, keras.Variable) else variable
 
 
 def _components(strategy: tf.distribute.Strategy, entry: Entry) -> Sequence[Any]:
     """Returns TensorFlow's variables of this worker's replicas."""
-    return strategy.experimental_local_results(_value(entry.variable))
+    return strategy.experimental_local_results(value_of(entry.variable))
 
 
 def _of_replicas(

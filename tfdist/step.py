@@ -21,21 +21,29 @@ from tfdist import position as position_lib
 from tfdist.replicas import Batch
 
 Logs = dict[str, Any]
+Apply = Callable[[Any, Sequence[Any], Sequence[Any]], None]  # takes what `optimizer.apply` does
 
 
-def train_step(model: keras.Model, strategy: tf.distribute.Strategy, batch: Batch) -> Logs:
+def train_step(
+    model: keras.Model,
+    strategy: tf.distribute.Strategy,
+    batch: Batch,
+    *,
+    apply: Apply | None = None,
+) -> Logs:
     """Updates a compiled model on one global batch, in cross-replica context.
 
     Args:
         model: A compiled model whose variables, and whose optimizer's, exist.
         strategy: The strategy that the model was made under.
         batch: One global batch.
+        apply: Applies gradients with an optimizer, in the place of `optimizer.apply`.
 
     Returns:
         What an overridden `compute_metrics` returned besides the results of the model's metrics.
     """
     gradients, logs = replicas.run(strategy, _backward_of(model), batch)
-    update(strategy, model.optimizer, gradients, model.trainable_variables)
+    update(strategy, model.optimizer, gradients, model.trainable_variables, apply=apply)
     return sum_shares(strategy, logs)
 
 
@@ -61,16 +69,25 @@ def update(
     optimizer: keras.optimizers.Optimizer,
     gradients: Sequence[Any],
     variables: Sequence[Any],
+    *,
+    apply: Apply | None = None,
 ) -> None:
     """Sums the replicas' gradients and applies them once, in cross-replica context."""
     if not variables:
         return
     if not optimizer.built:
-        with tf.init_scope(), strategy.scope():
-            optimizer.build(variables)
+        keras_compat.outside_of_steps(lambda: _build(strategy, optimizer, variables))
     summed = reduction.sum_gradients(strategy, gradients)
     with keras_compat.default_replica_mode(), position_lib.at(None):
-        optimizer.apply(summed, variables)
+        if apply is None:
+            optimizer.apply(summed, variables)
+        else:
+            apply(optimizer, summed, variables)
+
+
+def _build(strategy: tf.distribute.Strategy, optimizer: Any, variables: Sequence[Any]) -> None:
+    with strategy.scope():
+        optimizer.build(variables)
 
 
 def apply_on_replica(
@@ -137,6 +154,17 @@ def sum_shares(strategy: tf.distribute.Strategy, shares: Logs) -> Logs:
 
 def _observe(model: keras.Model, data: Any, *, training: bool) -> tuple[Any, Logs]:
     """Computes the loss of a replica's rows; adds it and the rows to the model's metrics."""
+
+    def observe(data: Any) -> tuple[Any, Logs]:
+        return _loss_and_metrics(model, data, training=training)
+
+    if any(keras_compat.overrides(model, name) for name in ("compute_loss", "compute_metrics")):
+        # What people write themselves may be NaN for no rows, in its value or its gradient.
+        observe = replicas.undoing_filler(model, observe)
+    return observe(data)
+
+
+def _loss_and_metrics(model: keras.Model, data: Any, *, training: bool) -> tuple[Any, Logs]:
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     y_pred = keras_compat.call(model, x, training=training)
     x, y, y_pred, sample_weight = replicas.counted((x, y, y_pred, sample_weight))

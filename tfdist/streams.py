@@ -23,14 +23,21 @@ _WORDS = 624 + 1  # of a Mersenne Twister, and its place in them
 _NO_PLACE = 9999
 
 
+def settle(strategy: tf.distribute.Strategy) -> None:
+    """Makes Keras's generator where there is none yet, so that a step finds it, and it is saved."""
+    if keras_compat.global_seed_generator() is None:
+        before = random.getstate()  # its seed comes from there, whenever it is made
+        with strategy.scope():
+            keras_compat.make_global_seed_generator()
+        random.setstate(before)
+
+
 def take(exchange: Exchange) -> dict[str, np.ndarray]:
     """Returns the states of all generators on all workers; every worker has to call it."""
     local = exchange.share.local_replicas
     rows = exchange.rows(np.tile(_own_row(), (local, 1)))[::local]
-    of_keras = keras_compat.global_seed_generator(create=False)
-    if of_keras is None:
-        return {_OF_WORKERS: rows}
-    return {_OF_WORKERS: rows, _OF_KERAS: np.asarray(of_keras.state)}
+    of_keras = keras_compat.global_seed_generator()
+    return {_OF_WORKERS: rows} | ({_OF_KERAS: np.asarray(of_keras.state)} if of_keras else {})
 
 
 def give(
@@ -42,7 +49,7 @@ def give(
     _put(rows[worker if worker < len(rows) else 0])
     if _OF_KERAS in arrays:
         with strategy.scope():
-            of_keras = keras_compat.global_seed_generator(create=True)
+            of_keras = keras_compat.make_global_seed_generator()
         with keras_compat.default_replica_mode():
             of_keras.state.assign(arrays[_OF_KERAS])
 

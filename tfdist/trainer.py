@@ -13,25 +13,46 @@ Synopsis:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import keras
 import tensorflow as tf
 
+from tfdist import batch_statistics, keras_compat
 from tfdist import callbacks as callbacks_lib
-from tfdist import keras_compat
 from tfdist import strategy as strategy_lib
 from tfdist.agreement import Agreement
 from tfdist.data import share_of
 from tfdist.exchange import Exchange
 from tfdist.feed import Feed
+from tfdist.guard import Guard, parse_on_nan
 from tfdist.inputs import Inputs
+from tfdist.link_check import check_links
 from tfdist.listeners import batches_between_events, stops_at_nan_of
 from tfdist.loop import Loop, Stopwatch
 from tfdist.prediction import predicted
+from tfdist.presence import Presence
 from tfdist.programs import Programs
 from tfdist.resume import Run
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _seen(
+    method: Callable[Concatenate[Trainer, _P], _T],
+) -> Callable[Concatenate[Trainer, _P], _T]:
+    """Lets the launcher and the other workers see a method of a trainer while it runs."""
+
+    @functools.wraps(method)
+    def seen(self: Trainer, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        is_alone = method.__name__ == "predict" and kwargs.get("already_sharded")
+        with self._presence.run(is_shared=not is_alone):
+            return method(self, *args, **kwargs)
+
+    return seen
 
 
 class Trainer:
@@ -62,12 +83,14 @@ class Trainer:
         self._inputs = Inputs(self._share, self._agreement, self._exchange)
         self._programs = Programs(model, self.strategy, replica_step=replica_step)
         self._replica_step = replica_step
+        self._presence = Presence(self.strategy, self._agreement, self._exchange)
 
     @property
     def is_chief(self) -> bool:
         """Whether this process is the one that writes files and shows progress."""
         return self._share.first_replica == 0
 
+    @_seen
     def fit(
         self,
         x: Any = None,
@@ -90,9 +113,13 @@ class Trainer:
         already_sharded: bool = False,
         checkpoint_dir: Any = None,
         save_every: Any = None,
+        fingerprint_every: int | None = None,
+        on_nan: str = "warn",
     ) -> keras.callbacks.History:
         """Trains the model; see `tfdist.fit`."""
         model = self.model
+        is_own_rule = self._replica_step is not None or keras_compat.overrides(model, "train_step")
+        on_nan = parse_on_nan(on_nan, is_own_rule=is_own_rule)
         if self._replica_step is None:
             keras_compat.assert_compiled(model, "fit")
         epochs = keras_compat.limited(epochs, "epochs") or epochs
@@ -101,6 +128,11 @@ class Trainer:
                 (x, y, sample_weight), validation_split
             )
         with Run(model, checkpoint_dir, save_every=save_every) as run:
+            check_links(self.strategy, self._share)
+            guard = Guard(
+                model, self.strategy, self._agreement, fingerprint_every=fingerprint_every,
+                on_nan=on_nan, watch=self._programs.watch(on_nan),
+            )
             seed = run.seed(self._agreement)
             feed = self._inputs.feed(
                 x, y, sample_weight=sample_weight, class_weight=class_weight, batch_size=batch_size,
@@ -112,6 +144,7 @@ class Trainer:
                 steps=validation_steps, already_sharded=already_sharded,
             )
             self._build(feed.source.spec)
+            batch_statistics.warn_of_plain(model, self._share.num_replicas)
             feed.rewind()
             run.note(shuffle=shuffle, class_weight=class_weight, initial_epoch=initial_epoch)
             with callbacks_lib.files_of_chief_alone(callbacks, is_chief=self.is_chief):
@@ -119,12 +152,14 @@ class Trainer:
                     callbacks, add_history=True, verbose=verbose, epochs=epochs,
                     steps=feed.num_batches,
                 )
-                self._train(run, feed, validation, events, epochs, initial_epoch, validation_freq)
+                self._train(
+                    run, feed, validation, events, epochs, initial_epoch, validation_freq, guard
+                )
         return model.history
 
     def _train(
         self, run: Run, feed: Feed, validation: Feed | None, events: Any, epochs: int,
-        initial_epoch: int, validation_freq: Any,
+        initial_epoch: int, validation_freq: Any, guard: Guard,
     ) -> None:
         model = self.model
         model.stop_training = False
@@ -134,12 +169,16 @@ class Trainer:
             place.epoch = restored
             feed.seek(restored)
         stops_at_nan = self._agreement.any(stops_at_nan_of(model, events))
-        loop = self._programs.train(is_share=feed.source.is_share, stops_at_nan=stops_at_nan)
+        loop = self._programs.train(
+            is_share=feed.source.is_share, stops_at_nan=stops_at_nan, on_nan=guard.on_nan
+        )
+        guard.begin(place.step)
         for epoch in place.epochs(epochs):
+            run.leave_if_told(self._agreement)
             if not place.done:  # else another process has begun the epoch
                 model.reset_metrics()
                 events.on_epoch_begin(epoch)
-            self._run_epoch(feed, loop, events, phase="train", run=run)
+            self._run_epoch(feed, loop, events, phase="train", run=run, guard=guard)
             logs = dict(self._programs.logs("train"))
             if validation and keras_compat.is_validation_epoch(model, epoch, validation_freq):
                 scores = self._evaluate(validation, events)
@@ -152,6 +191,7 @@ class Trainer:
         self._finalize(epochs)
         events.on_train_end(place.logs or None)
 
+    @_seen
     def evaluate(
         self,
         x: Any = None,
@@ -177,6 +217,7 @@ class Trainer:
             logs = self._evaluate(feed, events)
         return logs if return_dict else keras_compat.flat_results(self.model, logs)
 
+    @_seen
     def predict(
         self,
         x: Any,
@@ -192,8 +233,11 @@ class Trainer:
             x, batch_size=batch_size, steps=steps, already_sharded=already_sharded, is_alone=True
         )
         predict_one = self._programs.predict(is_share=already_sharded)
+        predict_one = self._presence.progress.ticking(predict_one)
         with callbacks_lib.files_of_chief_alone(callbacks, is_chief=self.is_chief):
-            events = self._callbacks(callbacks, verbose=verbose, epochs=1, steps=feed.num_batches)
+            events = self._events(
+                callbacks, verbose=verbose, epochs=1, steps=feed.num_batches, is_alone=True
+            )
             return predicted(self.model, feed, events, predict_one)
 
     def _evaluate(self, feed: Feed, callbacks: Any) -> dict[str, Any]:
@@ -201,13 +245,15 @@ class Trainer:
         callbacks.on_test_begin()
         self.model.reset_metrics()
         feed.rewind()
-        self._run_epoch(feed, self._programs.test(), callbacks, phase="test")
+        loop = self._programs.test(is_share=feed.source.is_share)
+        self._run_epoch(feed, loop, callbacks, phase="test")
         logs = keras_compat.python_logs(self._programs.logs("test"))
         callbacks.on_test_end(logs)
         return logs
 
     def _run_epoch(
-        self, feed: Feed, loop: Loop, events: Any, *, phase: str, run: Run | None = None
+        self, feed: Feed, loop: Loop, events: Any, *, phase: str, run: Run | None = None,
+        guard: Guard | None = None,
     ) -> None:
         """Runs one epoch's steps, with the events of each call of the traced loop around it."""
         run = run or Run(self.model, None)
@@ -216,8 +262,11 @@ class Trainer:
         end = getattr(events, f"on_{phase}_batch_end")
         plan = batches_between_events(model, events, phase=phase).agreed(self._agreement)
         planned, done, ended = feed.begin_epoch(), run.place.done, False
+        loop = self._presence.progress.ticking(loop)
         while not ended and (planned is None or done < planned):
             wanted = run.bounded(plan.steps, plan)
+            if guard:
+                wanted = guard.bounded(wanted, plan, step=run.place.step)
             wanted = wanted if planned is None else min(wanted, planned - done)
             begin(done)
             with Stopwatch() as watch:
@@ -228,16 +277,21 @@ class Trainer:
             logs = self._programs.logs(phase) if plan.is_watched else None
             end(done + (plan.event_steps or ran) - 1, logs)
             done += ran
-            stop, plan.steps, is_due = self._agreement.boundary(
+            stop, plan.steps, is_due, leaves = self._agreement.boundary(
                 bool(getattr(model, stop_flag)),
                 plan.after(ran, watch.secs, done=done),
                 self._programs.witness.value(),
                 is_due=run.advance(ran),
+                leaves=run.is_told_to_leave,
             )
+            if guard:
+                guard.look(run.place.step)
             if stop:
                 setattr(model, stop_flag, True)
                 ended = False  # the loop itself may have stopped
                 break
+            if leaves:
+                run.leave(self._agreement)
             if is_due:
                 run.save()
         feed.end_epoch(done, ended=ended)
@@ -248,26 +302,10 @@ class Trainer:
         with self.strategy.scope():
             keras_compat.symbolic_build(self.model, spec)
 
-    def _callbacks(
-        self, callbacks: Any, *, verbose: Any, add_history: bool = False, **params: Any
-    ) -> Any:
-        if isinstance(callbacks, keras.callbacks.CallbackList):
-            return callbacks
-        verbose = verbose if self.is_chief else 0
-        return keras.callbacks.CallbackList(
-            callbacks, add_history=add_history, add_progbar=verbose != 0, model=self.model,
-            verbose=verbose, **params,
-        )
-
     def _events(self, callbacks: Any, **params: Any) -> Any:
-        """Returns what tells the callbacks of events, and keeps the workers together."""
-        inner = self._callbacks(callbacks, **params)
-        if not self._exchange.is_shared:
-            return inner
-        callbacks_lib.refuse_unable(inner)
-        return callbacks_lib.SharedEvents(
-            inner, model=self.model, agreement=self._agreement, exchange=self._exchange,
-            strategy=self.strategy,
+        return callbacks_lib.events_of(
+            callbacks, model=self.model, agreement=self._agreement, exchange=self._exchange,
+            strategy=self.strategy, **params,
         )
 
     def _finalize(self, epochs: int) -> None:
@@ -291,7 +329,14 @@ def fit(model: keras.Model, x: Any = None, y: Any = None, **kwargs: Any) -> kera
             summed over all replicas of all workers. And `checkpoint_dir`: a folder, or a
             `Checkpointer`, from which training goes on where it ended, in the midst of an epoch
             too, and to which it is saved at the end of each epoch, or, with `save_every`, after so
-            many steps (100) or so much time ("10m"), and at the end.
+            many steps (100) or so much time ("10m"), and at the end. SIGTERM, or SIGUSR1, to any
+            worker then makes all of them save, and leave with exit code 75.
+            `fingerprint_every`: after so many steps, compare the weights over the replicas.
+            `on_nan`: where the loss or a gradient is infinite or not a number, "warn" (the default)
+            trains on as Keras does, and says once where that began; "raise" ends at the step, and
+            names the gradient; "skip" leaves the step out, and its batch out of the metrics;
+            "ignore" does not look. `already_sharded=True`: each worker gives its own examples
+            alone, for validation too; what they give in a step is the global batch.
 
     Returns:
         The `History` of the whole run, the same on every worker.
@@ -310,7 +355,7 @@ def evaluate(model: keras.Model, x: Any = None, y: Any = None, **kwargs: Any) ->
         model: A compiled model.
         x: As in `fit`.
         y: As in `fit`.
-        **kwargs: As in `keras.Model.evaluate`; `batch_size` is global.
+        **kwargs: As in `keras.Model.evaluate`; `batch_size` is global. And `already_sharded`.
 
     Returns:
         What `keras.Model.evaluate` returns: a scalar, a list, or with `return_dict=True` a dict.
@@ -324,7 +369,8 @@ def predict(model: keras.Model, x: Any, **kwargs: Any) -> Any:
     Args:
         model: A Keras model; it need not be compiled.
         x: As in `fit`.
-        **kwargs: As in `keras.Model.predict`; `batch_size` is global.
+        **kwargs: As in `keras.Model.predict`; `batch_size` is global. With `already_sharded=True` a
+            worker gives its own inputs, and gets their outputs alone.
 
     Returns:
         NumPy arrays of the model's output structure, with one row an example.

@@ -30,7 +30,7 @@ def _lengths() -> dict[str, Any]:
         tf.TensorSpec([None, None], tokens.dtype),
         tf.TensorSpec([None, None], labels.dtype),
     )
-    return {"x": tf.data.Dataset.from_generator(batches, output_signature=signature)}
+    return {"x": data.of_known_length(batches, signature, len(cuts))}
 
 
 def _with_masking() -> keras.Model:

@@ -106,13 +106,17 @@ def differences(outcome: Outcome, oracle: Outcome, tolerance: float) -> list[str
         # By order: the names of some states depend on the strategy that made them.
         ("", _by_order(outcome.variables, oracle.variables), _by_order(oracle.variables)),
         ("evaluate: ", outcome.evaluated, oracle.evaluated),
-        ("predict: ", dict(enumerate(outcome.predicted)), dict(enumerate(oracle.predicted))),
+        ("predict: ", _by_number(outcome.predicted), _by_number(oracle.predicted)),
     ]
     for number, (mine, theirs) in enumerate(zip(outcome.histories, oracle.histories, strict=True)):
         pairs.append((f"history {number}: ", mine, theirs))
     for prefix, mine, theirs in pairs:
         found += _different_entries(prefix, mine, theirs, tolerance)
     return found
+
+
+def _by_number(values: list[Any]) -> dict[str, Any]:
+    return {str(number): value for number, value in enumerate(values)}
 
 
 def _by_order(variables: list[Any], named: list[Any] | None = None) -> dict[str, Any]:

@@ -35,6 +35,12 @@ def _scalar_loss(y_true: Any, y_pred: Any) -> Any:
     return keras.ops.mean(keras.ops.square(y_true - y_pred))
 
 
+def _ratio(y_true: Any, y_pred: Any) -> Any:
+    """One number that is not made of means of rows."""
+    ops = keras.ops
+    return ops.sum(ops.square(y_true - y_pred)) / (1 + ops.sum(ops.abs(y_pred))) + ops.max(y_pred)
+
+
 def _rowwise_loss(y_true: Any, y_pred: Any) -> Any:
     return keras.ops.mean(keras.ops.abs(y_true - y_pred), axis=-1)
 
@@ -138,14 +144,24 @@ _functions = [
         worlds=WORLDS,
     ),
     Case(
-        name="loss function that returns a scalar, sample weights",
-        build=models.regressor(loss=_scalar_loss),
-        data=lambda: data.regression(sample_weight=data.weights()),
+        name="loss function that is no mean of rows",
+        build=models.regressor(loss=_ratio, metrics=[_ratio, _scalar_loss]),
+        data=data.regression,
+        worlds=WORLDS,
+    ),
+    *(
+        Case(
+            name=f"loss {name} of the whole batch",
+            build=models.mlp(made=lambda name=name: {"loss": getattr(L, name)()}),
+            data=lambda: {"x": data.features(), "y": np.eye(data.CLASSES)[data.labels()]},
+        )
+        for name in ("Dice", "Tversky")
     ),
     Case(
         name="loss class of its own with sum",
         build=models.regressor(
-            made=lambda: {"loss": PowerLoss(reduction="sum"), "metrics": [PowerLoss()]}
+            lambda: keras.optimizers.SGD(0.01),
+            made=lambda: {"loss": PowerLoss(reduction="sum"), "metrics": [PowerLoss()]},
         ),
         data=data.regression,
     ),

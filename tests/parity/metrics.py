@@ -16,8 +16,8 @@ ops = keras.ops
 
 # What a metric is measured on, and the arguments it cannot do without.
 # Outputs: bits (three independent probabilities), classes (a softmax, integer targets), one_hot (a
-# softmax, one-hot targets), numbers (three numbers), positive (three positive ones), scalar (a
-# value for each example that itself is measured).
+# softmax, one-hot targets), numbers (three numbers), positive (three positive ones), rounded (zeros
+# and ones). TensorFlow's top-k takes float32 alone, so it has outputs of its own.
 _NEEDS: dict[str, tuple[str, dict[str, Any]]] = {
     "AUC": ("bits", {"num_thresholds": 20}),
     "Accuracy": ("rounded", {}),
@@ -34,7 +34,6 @@ _NEEDS: dict[str, tuple[str, dict[str, Any]]] = {
     "Hinge": ("bits", {}),
     "IoU": ("classes", {"num_classes": 3, "target_class_ids": [0, 2], "sparse_y_pred": False}),
     "KLDivergence": ("one_hot", {}),
-    "Mean": ("fn", {}),
     "MeanAbsolutePercentageError": ("positive", {}),
     "MeanIoU": ("classes", {"num_classes": 3, "sparse_y_pred": False}),
     "MeanMetricWrapper": ("numbers", {"fn": lambda y, p: ops.mean(ops.abs(y - p) ** 3, axis=-1)}),
@@ -49,10 +48,10 @@ _NEEDS: dict[str, tuple[str, dict[str, Any]]] = {
     "SensitivityAtSpecificity": ("bits", {"specificity": 0.5, "num_thresholds": 20}),
     "SparseCategoricalAccuracy": ("classes", {}),
     "SparseCategoricalCrossentropy": ("classes", {}),
-    "SparseTopKCategoricalAccuracy": ("classes", {"k": 2}),
+    "SparseTopKCategoricalAccuracy": ("classes_32", {"k": 2}),
     "SpecificityAtSensitivity": ("bits", {"sensitivity": 0.5, "num_thresholds": 20}),
     "SquaredHinge": ("bits", {}),
-    "TopKCategoricalAccuracy": ("one_hot", {"k": 2}),
+    "TopKCategoricalAccuracy": ("one_hot_32", {"k": 2}),
     "TrueNegatives": ("bits", {"thresholds": [0.3, 0.6]}),
     "TruePositives": ("bits", {}),
 }
@@ -63,6 +62,8 @@ _ACTIVATIONS = {
     "numbers": None,
     "positive": "softplus",
     "rounded": "sigmoid",
+    "classes_32": "softmax",
+    "one_hot_32": "softmax",
 }
 # `Metric` is what the others are made of; `Mean` and `Sum` take values, no targets: rows of their
 # own below.
@@ -97,6 +98,8 @@ def _targets() -> dict[str, np.ndarray]:
         "numbers": numbers,
         "positive": np.abs(numbers) + 0.1,
         "rounded": (numbers > 0).astype("float64"),
+        "classes_32": classes,
+        "one_hot_32": np.eye(data.CLASSES)[classes],
     }
 
 
@@ -111,7 +114,8 @@ def _measured(*, weighted: bool = False, steps_per_execution: int = 1) -> models
             output = keras.layers.Dense(data.CLASSES, activation=activation)(hidden)
             if name == "rounded":
                 output = keras.layers.Lambda(ops.round)(output)
-            outputs[name] = keras.layers.Identity(name=name)(output)
+            dtype = "float32" if name.endswith("_32") else "float64"
+            outputs[name] = keras.layers.Identity(name=name, dtype=dtype)(output)
         model = keras.Model(inputs, outputs)
         metrics = {name: _metrics_of(name) for name in outputs}
         model.compile(

@@ -135,7 +135,13 @@ ROWS = (
         data=data.plain,
         program=twice,
     ),
-    Case("compiled anew between fits", models.mlp(), data.plain, program=recompiled),
+    Case(
+        name="compiled anew between fits",
+        build=models.mlp(),
+        data=data.plain,
+        program=recompiled,
+        then=(),
+    ),
     Case("frozen, then thawed", models.mlp(), data.plain, program=thawed),
     Case(
         name="saved, loaded and trained on",

@@ -8,10 +8,10 @@ Synopsis (the same for a program: `python -m tfdist.launch --workers=2 script.py
     [24, 24]
 
 Read in this order: job.py (what is asked for), supervise.py (attempts and restarts), attempt.py
-(one attempt: place, roll call, wait, end), engine.py (what all engines have in common), local.py
-and guardian.py (workers on this machine), output.py (their lines), child.py (what runs first inside
-a worker), call.py (functions and values between processes), failures.py (who failed first, and how
-it is told), stop.py (signals to the launcher).
+(one attempt: place, roll call, wait, end), stalls.py (does each worker make steps?), engine.py
+(what all engines have in common), local.py and guardian.py (workers on this machine), output.py
+(their lines), child.py (what runs first inside a worker), call.py (functions and values between
+processes), failures.py (who failed first, and how it is told), stop.py (signals to the launcher).
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def run(
     timeout_secs: float | None = None,
     roll_call_secs: float = 60.0,
     max_restarts: int = 0,
+    stall_secs: float | None = None,
     log_dir: str | None = None,
     env: Mapping[str, str] | None = None,
 ) -> list[Any]:
@@ -54,6 +55,8 @@ def run(
         timeout_secs: Longest time for the whole job, in seconds; None for no limit.
         roll_call_secs: Longest time until all workers are there, in seconds.
         max_restarts: How often all workers are started anew after one has failed.
+        stall_secs: Longest time in which a worker in `tfdist.fit`, `evaluate` or `predict` makes
+            no step, in seconds; None for no limit. The first step, with its tracing, counts too.
         log_dir: Folder for each worker's whole output, `worker_0.log` and so on; None for none.
         env: Further environment variables of the workers.
 
@@ -75,6 +78,7 @@ def run(
         timeout_secs=timeout_secs,
         roll_call_secs=roll_call_secs,
         max_restarts=max_restarts,
+        stall_secs=stall_secs,
         log_dir=log_dir,
         env=dict(env or {}),
     )

@@ -6,6 +6,12 @@
 
 Everything after the script's name belongs to the script. The exit code is that of the worker that
 failed first: 128 + n where signal n killed it, 124 where the time was over, 2 for wrong flags.
+
+Told to stop (SIGTERM, SIGUSR1, SIGHUP, Ctrl-C), the launcher hands SIGTERM on to the workers. A
+worker in `tfdist.fit(..., checkpoint_dir=...)` saves, with all others, and leaves with exit code
+75; so does the launcher then, and the same command goes on from there. All workers leave also when
+one alone is told to; that is no end of the job, and with --max_restarts they are started anew. Told
+to stop once more, the launcher ends them at once.
 """
 
 from __future__ import annotations
@@ -44,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             timeout_secs=flags.timeout_secs,
             roll_call_secs=flags.roll_call_secs,
             grace_secs=flags.grace_secs,
+            save_secs=flags.save_secs,
+            stall_secs=flags.stall_secs,
             max_restarts=flags.max_restarts,
             log_dir=flags.log_dir,
         )
@@ -109,11 +117,26 @@ def _make_parser() -> argparse.ArgumentParser:
         help="longest time for the whole job, in seconds (default: no limit)",
     )
     add(
+        "--stall_secs",
+        type=float,
+        metavar="SECS",
+        help="longest time in which a worker in tfdist.fit, evaluate or predict makes no step, the"
+        " first one with its tracing included, in seconds (default: no limit)",
+    )
+    add(
         "--grace_secs",
         type=float,
         default=5.0,
         metavar="SECS",
         help="time between SIGTERM and SIGKILL for workers that are ended, in seconds (default: 5)",
+    )
+    add(
+        "--save_secs",
+        type=float,
+        default=25.0,
+        metavar="SECS",
+        help="time for the workers to save and leave when the launcher is told to stop, in seconds"
+        " (default: 25)",
     )
     add("-m", action="store_true", help="the program is a module, as in `python -m`")
     add("script", help="Python program that each worker runs")

@@ -15,6 +15,7 @@ from tfdist.launch import failures
 from tfdist.launch.engine import Gang, load_engine
 from tfdist.launch.failures import Failure, Outcome
 from tfdist.launch.job import Job, make_environ
+from tfdist.launch.stalls import StallWatch
 from tfdist.launch.stop import StopRequest
 from tfdist.roll_call import RollCall
 
@@ -47,7 +48,7 @@ class Watch:
     def __init__(self, job: Job, roll_call: RollCall, run_dir: str) -> None:
         self._job = job
         self._roll_call = roll_call
-        self._run_dir = run_dir
+        self.run_dir = run_dir
         self._exits: dict[int, Ended] = {}
         self._deserters: set[int] = set()  # ended well before they had joined
         self._escapes: dict[int, Failure] = {}  # exceptions that workers have written down
@@ -68,7 +69,7 @@ class Watch:
                 self.problem = self.problem or str(error)
 
     def take_stop(self, number: int) -> None:
-        """Learns that the launcher was told to stop."""
+        """Learns that the launcher was told to stop, and the workers with it."""
         self.problem = f"stopped by {signal.Signals(number).name}"
         self.problem_code = 128 + number
         self.was_stopped = True
@@ -81,11 +82,19 @@ class Watch:
         )
         self.problem_code = TIMEOUT_EXIT_CODE
 
+    def take_stall(self, ranks: list[int], stall_secs: float | None) -> None:
+        """Learns that workers have made no step for too long."""
+        self.problem = (
+            f"no step for stall_secs={stall_secs!r}: {name_workers(ranks)} held up the others"
+            " (stacks in the output); allow more time if that was no hang"
+        )
+        self.problem_code = TIMEOUT_EXIT_CODE
+
     def look(self) -> None:
         """Reads what the workers have written down."""
         for rank in range(self._job.workers):
             if rank not in self._escapes:
-                found = failures.read_failure(self._run_dir, rank)
+                found = failures.read_failure(self.run_dir, rank)
                 self._escapes |= {rank: found} if found else {}
 
     @property
@@ -94,9 +103,10 @@ class Watch:
         if self.problem or self._deserters or len(self._exits) == self._job.workers:
             return True
         # A process whose exception has escaped may wait for its peers for ever before it ends.
-        silent = [f for rank, f in self._escapes.items() if rank not in self._exits]
-        return any(ended.exit_code != 0 for ended in self._exits.values()) or any(
-            time.time() - failure.at > LAST_WORDS_SECS for failure in silent
+        silent = [f.at for rank, f in self._escapes.items() if rank not in self._exits]
+        left = [e.at for e in self._exits.values() if e.exit_code == failures.PREEMPTED]
+        return any(e.exit_code not in (0, failures.PREEMPTED) for e in self._exits.values()) or any(
+            time.time() - at > LAST_WORDS_SECS for at in silent + left
         )
 
     @property
@@ -110,6 +120,8 @@ class Watch:
             if rank in self._deserters:
                 cause = "it ended with exit code 0 before it had joined the roll call"
                 found[rank] = Failure(rank, ended.at, 1, cause)
+            elif self.was_stopped and ended.exit_code == -signal.SIGTERM:
+                continue  # as it was told
             elif ended.exit_code != 0 and rank not in found:
                 found[rank] = failures.find_failure(rank, at=ended.at, exit_code=ended.exit_code)
         return failures.order(found.values())
@@ -121,7 +133,10 @@ class Watch:
     def outcome(self) -> Outcome:
         """Sums up."""
         found = self._failures()
-        code = self.problem_code if self.problem else found[0].exit_code if found else 0
+        was_preempted = bool(found) and found[0].exit_code == failures.PREEMPTED
+        code = found[0].exit_code if found else 0
+        if self.problem and not was_preempted:
+            code = self.problem_code
         return Outcome(
             failures=found,
             problem=self.problem,
@@ -129,7 +144,7 @@ class Watch:
             was_started=self._roll_call.is_complete,
             any_finished=any(e.exit_code == 0 for e in self._exits.values()),
             was_stopped=self.was_stopped,
-            run_dir=self._run_dir,
+            run_dir=self.run_dir,
         )
 
 
@@ -193,6 +208,7 @@ def _wait(
     deadline: float,
 ) -> None:
     """Waits until all workers have ended well, or something has gone wrong."""
+    stalls = StallWatch(watch.run_dir, workers=job.workers, stall_secs=job.stall_secs)
     while not watch.is_over:
         _take_next(watch, events, timeout_secs=_TICK_SECS)
         if stop.number:
@@ -200,11 +216,28 @@ def _wait(
         elif time.monotonic() > deadline and not watch.is_over:
             gang.signal(signal.SIGUSR2)  # child.py: show the stacks of all threads
             watch.take_timeout(job.timeout_secs)
+        elif (late := stalls.stalled(now=time.monotonic())) and not watch.is_over:
+            gang.signal(signal.SIGUSR2)
+            watch.take_stall(late, job.stall_secs)
+    if watch.was_stopped:
+        _let_leave(watch, gang, events, stop, secs=job.save_secs)
+        return
     settled = time.monotonic() + SETTLE_SECS
-    while watch.has_failed and not watch.was_stopped and watch.running():
+    while watch.has_failed and watch.running():
         if (left := settled - time.monotonic()) <= 0:
             break
         _take_next(watch, events, timeout_secs=left)
+
+
+def _let_leave(
+    watch: Watch, gang: Gang, events: queue.SimpleQueue[Event], stop: StopRequest, *, secs: float
+) -> None:
+    """Hands on to the workers what the launcher was told, and gives them time to save."""
+    gang.signal(signal.SIGTERM)
+    gang.signal(signal.SIGCONT)  # one that was stopped could not hear the other
+    deadline = time.monotonic() + secs
+    while watch.running() and not stop.is_urgent and time.monotonic() < deadline:
+        _take_next(watch, events, timeout_secs=_TICK_SECS)
 
 
 def _take_next(watch: Watch, events: queue.SimpleQueue[Event], *, timeout_secs: float) -> None:

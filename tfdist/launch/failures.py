@@ -12,6 +12,10 @@ import os
 import signal
 from collections.abc import Iterable, Sequence
 
+# Exit codes of a worker, from the BSD list that sysexits.h has.
+PREEMPTED = 75  # EX_TEMPFAIL: it was told to leave, and has saved; the same command goes on
+PEER_LOST = 69  # EX_UNAVAILABLE: another worker has gone, or is silent
+
 # A killed process is seen to have ended only when the system has cleared it away, and its peers may
 # have noticed before. An abort is no such sign: TensorFlow itself aborts where a peer is lost.
 _CLEARING_SECS = 1.0
@@ -45,6 +49,11 @@ class Outcome:
     def is_success(self) -> bool:
         """Whether every worker ended well."""
         return not self.failures and not self.problem
+
+    @property
+    def was_preempted(self) -> bool:
+        """Whether the workers were told to leave, and have saved before they did."""
+        return bool(self.failures) and self.failures[0].exit_code == PREEMPTED
 
 
 def write_failure(run_dir: str, *, rank: int, at: float, exit_code: int, traceback: str) -> None:
@@ -100,14 +109,24 @@ def shell_exit_code(exit_code: int) -> int:
 
 
 def order(failures: Iterable[Failure]) -> tuple[Failure, ...]:
-    """Puts failures in the order in which they happened."""
-    return tuple(sorted(failures, key=lambda failure: (failure.at, failure.rank)))
+    """Puts failures in the order in which they happened; the loss of a peer is never the first."""
+
+    def place(failure: Failure) -> tuple[bool, float, int]:
+        return failure.exit_code == PEER_LOST, failure.at, failure.rank
+
+    return tuple(sorted(failures, key=place))
 
 
 def headline(outcome: Outcome) -> str:
     """Says in one line why an attempt ended."""
     if outcome.is_success:
         return "all workers ended well"
+    if outcome.was_preempted:
+        why = outcome.problem or "a worker was told to leave"
+        return (
+            f"preempted: {why}; the run is saved, the workers have left with exit code"
+            f" {PREEMPTED}, and the same command goes on"
+        )
     if outcome.problem:
         return outcome.problem
     first = outcome.failures[0]
@@ -120,10 +139,11 @@ def headline(outcome: Outcome) -> str:
 def report(outcome: Outcome, *, earlier: Sequence[Outcome] = ()) -> str:
     """Tells the whole story of a job, the root cause of each restart included."""
     lines = [headline(outcome)]
-    later = list(outcome.failures)
-    if outcome.failures and not outcome.problem:
-        first, *later = outcome.failures
-        lines += [f"  {line}" for line in first.traceback.rstrip().splitlines()]
+    later = [failure for failure in outcome.failures if failure.exit_code != PREEMPTED]
+    if later and not outcome.problem and not outcome.was_preempted:
+        first, *later = later
+        whole = first.traceback.rstrip().splitlines()
+        lines += [f"  {line}" for line in whole if len(whole) > 1]  # else the headline has it
     lines += [f"worker {failure.rank} failed after it: {failure.cause}" for failure in later]
     lines += [
         f"before restart {number}, {headline(attempt)}"

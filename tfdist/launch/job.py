@@ -12,6 +12,10 @@ from tfdist import cluster, environments
 # Each is a module of this package; engine.py says what is in it.
 ENGINES = ("local",)
 
+_TIMES = (
+    "roll_call_secs", "grace_secs", "save_secs", "stall_secs", "backoff_secs", "timeout_secs"
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
@@ -24,6 +28,8 @@ class Job:
     timeout_secs: float | None = None  # for the whole job
     roll_call_secs: float = 60.0
     grace_secs: float = 5.0  # between SIGTERM and SIGKILL when the workers are ended
+    save_secs: float = 25.0  # between SIGTERM and the end when the job itself is told to stop
+    stall_secs: float | None = None  # longest time without a step
     max_restarts: int = 0
     backoff_secs: float = 1.0  # before the first restart; twice as long before each next one
     log_dir: str | None = None
@@ -35,7 +41,7 @@ class Job:
         _check_number("workers", self.workers, at_least=1)
         _check_number("threads", 1 if self.threads is None else self.threads, at_least=1)
         _check_number("max_restarts", self.max_restarts, at_least=0)
-        for name in ("roll_call_secs", "grace_secs", "backoff_secs", "timeout_secs"):
+        for name in _TIMES:
             secs = getattr(self, name)
             if secs is not None and not (isinstance(secs, (int, float)) and secs > 0):
                 raise ValueError(f"{name}={secs!r} must be a number of seconds above 0.")
@@ -77,7 +83,8 @@ def make_environ(
     environ = {
         name: value
         for name, value in os.environ.items()
-        if name not in foreign_variables() and not name.startswith("TFDIST_")
+        if name not in foreign_variables()
+        and (name == cluster.HEARTBEAT_SECS or not name.startswith("TFDIST_"))
     }
     # A set of names has to have one order on all workers, or they would meet in different calls.
     environ.setdefault("PYTHONHASHSEED", "0")

@@ -1,4 +1,7 @@
-"""Was the launcher told to stop?  Ctrl-C, SIGTERM and SIGHUP, remembered until somebody looks."""
+"""Was the launcher told to stop?  Signals, remembered until somebody looks.
+
+Ctrl-C, SIGTERM, SIGHUP, and SIGUSR1, which Slurm sends where `--signal=USR1@60` asks for it.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
     """Turns signals to this process into a StopRequest within the block; main thread only."""
     request = StopRequest()
     before = {}
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup, which means it
             before[number] = signal.signal(number, request.add)
     try:

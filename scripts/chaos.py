@@ -1,0 +1,202 @@
+"""Kills workers at random moments, again and again, and looks whether training comes to no harm.
+
+    python scripts/chaos.py --kills=5 --workers=2
+    python scripts/chaos.py --kills=50 --workers=2 --epochs=20
+    python scripts/chaos.py --kills=5 --workers=1 --seed=3
+
+It trains a small CNN with dropout and Adam on handwritten digits, once undisturbed, and once with a
+checkpoint after every step and a random worker killed (SIGKILL) at a random moment of each attempt:
+while it starts, in the midst of a step or of an epoch, while a checkpoint is written. In the end
+all weights and the history have to be equal to the last bit, and a ledger, which is kept by a
+metric inside the model, has to show that every epoch used each example exactly once.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+from typing import Any
+
+from absl import app, flags
+
+from tfdist import launch
+
+_KILLS = flags.DEFINE_integer("kills", 5, "workers to kill, one an attempt", lower_bound=0)
+_WORKERS = flags.DEFINE_integer("workers", 2, "worker processes", lower_bound=1)
+_EPOCHS = flags.DEFINE_integer("epochs", 6, "epochs of 23 steps", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", 0, "seed of the moments at which workers are killed")
+_MOST_SECS = flags.DEFINE_float(
+    "most_secs", 1.5, "longest life of a worker that is to be killed, after it began to train"
+)
+
+_PATIENCE_SECS = 300.0  # for one attempt
+
+
+def train(folder: str | None, attempt: int, epochs: int) -> tuple[list[str], dict[str, Any]]:
+    """Trains on one worker; returns a digest of each variable, and the history."""
+    import hashlib
+
+    import keras
+    import numpy as np
+    from keras import ops
+
+    import tfdist
+
+    class Ledger(keras.metrics.Metric):  # type: ignore[misc]  # as Keras wants a metric made
+        """Counts how often an epoch used each example; its result is the largest error of that."""
+
+        def __init__(self, num_examples: int, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.uses = self.add_variable((num_examples,), "zeros", name="uses")
+
+        def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+            used = ops.one_hot(ops.cast(y_true[:, 1], "int32"), self.uses.shape[0])
+            self.uses.assign_add(ops.sum(used, axis=0))
+
+        def result(self) -> Any:
+            return ops.max(ops.abs(self.uses - 1.0))
+
+    cluster = tfdist.detect_cluster()
+    rank = cluster.rank if cluster else 0
+    if folder is not None:
+        pathlib.Path(folder, f"worker-{attempt}-{rank}").write_text(str(os.getpid()))
+    strategy = tfdist.get_strategy("cpu")
+    keras.utils.set_random_seed(1)
+    (x, y), _ = tfdist.datasets.load_digits()
+    x, y = (x / 16.0).astype(np.float32)[..., np.newaxis], np.stack([y, np.arange(len(y))], axis=1)
+    with strategy.scope():
+        model = keras.Sequential(
+            [
+                keras.Input((8, 8, 1)),
+                keras.layers.Conv2D(16, 3, activation="relu"),
+                keras.layers.MaxPooling2D(),
+                keras.layers.Flatten(),
+                keras.layers.Dropout(0.3),
+                keras.layers.Dense(64, activation="relu"),
+                keras.layers.Dropout(0.3),
+                keras.layers.Dense(10, activation="softmax"),
+            ]
+        )
+        model.compile(
+            keras.optimizers.Adam(2e-3),
+            loss=lambda y, p: keras.losses.sparse_categorical_crossentropy(y[:, 0], p),
+            metrics=[Ledger(len(y), name="ledger")],
+        )
+    saving = {} if folder is None else {"checkpoint_dir": f"{folder}/run", "save_every": 1}
+    history = tfdist.fit(
+        model, x, y, batch_size=64, epochs=epochs, verbose=0, **saving
+    )
+    variables = [*model.variables, *model.optimizer.variables]
+    digests = [hashlib.sha256(np.asarray(v.value).tobytes()).hexdigest() for v in variables]
+    return digests, history.history
+
+
+class Killer(threading.Thread):
+    """Kills one worker of one attempt at a random moment.
+
+    Args:
+        folder: Where the workers leave word of themselves.
+        attempt: Number of the attempt.
+        chance: Where the moment and the worker are drawn from.
+    """
+
+    def __init__(self, folder: pathlib.Path, attempt: int, chance: random.Random) -> None:
+        super().__init__(daemon=True)
+        self._folder, self._newest = folder, newest(folder)
+        self._note = folder / f"worker-{attempt}-{chance.randrange(_WORKERS.value)}"
+        # Most die while they train, some while they start.
+        self._waits_for_training = chance.random() < 0.8
+        self._secs = chance.uniform(0, _MOST_SECS.value if self._waits_for_training else 4.0)
+        self.is_over = threading.Event()
+        self.said = ""
+
+    def run(self) -> None:
+        while not self._note.exists() or not self._has_begun():
+            if self.is_over.wait(0.01):
+                return
+        if self.is_over.wait(self._secs):
+            return
+        os.kill(int(self._note.read_text()), signal.SIGKILL)
+        phase = "its first step" if newest(self._folder) != self._newest else "its start"
+        self.said = f"{self._note.name}, {self._secs:.2f} s after {phase}"
+
+    def _has_begun(self) -> bool:
+        return not self._waits_for_training or newest(self._folder) != self._newest
+
+
+def newest(folder: pathlib.Path) -> str:
+    """Returns the name of the newest checkpoint; "none" where there is none."""
+    return max((path.name for path in (folder / "run").glob("0*")), default="none")
+
+
+def attempt_one(folder: pathlib.Path, attempt: int, killer: Killer | None) -> Any:
+    """Runs the job once; returns what the workers returned, or None where one was killed."""
+    if killer is not None:
+        killer.start()
+    try:
+        return launch.run(
+            train,
+            workers=_WORKERS.value,
+            args=(str(folder), attempt, _EPOCHS.value),
+            timeout_secs=_PATIENCE_SECS,
+        )
+    except RuntimeError:
+        if killer is None or not killer.said:
+            raise  # nobody was killed: this is a fault
+        return None
+    finally:
+        if killer is not None:
+            killer.is_over.set()
+            killer.join()
+
+
+def disturbed(folder: pathlib.Path) -> tuple[Any, int, int]:
+    """Trains with kills; returns what the workers returned, and the kills: all, while writing."""
+    chance = random.Random(_SEED.value)
+    kills = while_writing = attempt = 0
+    while True:
+        attempt += 1
+        killer = Killer(folder, attempt, chance) if kills < _KILLS.value else None
+        before = time.monotonic()
+        results = attempt_one(folder, attempt, killer)
+        torn = len(list((folder / "run").glob(".writing-*")))
+        if results is not None:
+            return results, kills, while_writing
+        kills, while_writing = kills + 1, while_writing + bool(torn)
+        print(
+            f"kill {kills}: {killer.said if killer else ''}; attempt took "
+            f"{time.monotonic() - before:.0f} s; newest checkpoint: {newest(folder)}"
+            f"{'; a checkpoint was being written' if torn else ''}",
+            flush=True,
+        )
+
+
+def main(argv: list[str]) -> None:
+    """Compares a run with kills to one without."""
+    if len(argv) > 1:
+        raise app.UsageError(f"This takes flags alone, not {argv[1:]}.")
+    undisturbed = launch.run(train, workers=_WORKERS.value, args=(None, 0, _EPOCHS.value))[0]
+    with tempfile.TemporaryDirectory() as folder:
+        results, kills, while_writing = disturbed(pathlib.Path(folder))
+    weights, history = undisturbed
+    checks = {
+        f"{_KILLS.value} workers were killed": kills == _KILLS.value,
+        "all workers end with the same": all(result == results[0] for result in results),
+        "weights and optimizer equal bit for bit": results[0][0] == weights,
+        "the history is the same": results[0][1] == history,
+        "each epoch used each example once": results[0][1]["ledger"] == [0.0] * _EPOCHS.value,
+    }
+    print(f"kills: {kills}, of them {while_writing} while a checkpoint was written")
+    for text, is_so in checks.items():
+        print(f"{'yes' if is_so else 'NO '}  {text}")
+    sys.exit(0 if all(checks.values()) else 1)
+
+
+if __name__ == "__main__":
+    app.run(main)

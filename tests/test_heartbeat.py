@@ -1,0 +1,218 @@
+"""Is a peer that has died, fell silent or failed told from one that has done its part?"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import launching
+import pytest
+
+from tfdist import heartbeat
+from tfdist.heartbeat import Heart, Loss, Peer, State
+from tfdist.launch.failures import PEER_LOST
+from tfdist.rendezvous import reserved_port
+
+_SILENCE_SECS = 1.0
+_HELD: list[contextlib.ExitStack] = []
+
+
+@pytest.fixture
+def gang(monkeypatch):
+    """Three hearts, as of three workers, and what each has lost; quick ones."""
+    monkeypatch.setattr(heartbeat, "_BEAT_SECS", 0.1)
+    monkeypatch.setattr(heartbeat, "_TICK_SECS", 0.05)
+    pairs = {rank: socket.socketpair() for rank in (1, 2)}
+    ends = [{rank: pair[0] for rank, pair in pairs.items()}, {0: pairs[1][1]}, {0: pairs[2][1]}]
+    losses = [queue.Queue() for _ in ends]
+    hearts = [
+        Heart(peers, rank=rank, silence_secs=_SILENCE_SECS, on_loss=losses[rank].put)
+        for rank, peers in enumerate(ends)
+    ]
+    yield hearts, losses
+    _HELD.clear()
+    for heart in hearts:
+        heart.close()
+
+
+def _of(losses):
+    with contextlib.suppress(queue.Empty):
+        return losses.get(timeout=5)
+
+
+def _enter(*hearts):
+    """Begins a run on each; returns their stacks."""
+    stacks = [contextlib.ExitStack() for _ in hearts]
+    for stack, heart in zip(stacks, hearts, strict=True):
+        stack.enter_context(heart.run())
+    _HELD.extend(stacks)  # a stack that is forgotten would end its run
+    return stacks
+
+
+def test_nobody_is_lost_while_all_beat(gang):
+    hearts, losses = gang
+    for stack in _enter(*hearts):
+        with stack:
+            time.sleep(1.2 * _SILENCE_SECS)
+    assert all(lost.empty() for lost in losses)
+
+
+@pytest.mark.parametrize("gone", [0, 2])
+def test_one_that_dies_is_named_to_all(gang, gone):
+    hearts, losses = gang
+    _enter(*hearts)
+    hearts[gone].close()
+    for rank in {0, 1, 2} - {gone}:
+        assert _of(losses[rank]) == Loss(gone, 1, heartbeat._FOREVER, "has ended")
+
+
+def test_one_that_has_done_its_part_is_missed_in_the_next_run_only(gang):
+    hearts, losses = gang
+    stacks = _enter(*hearts)
+    stacks[2].close()
+    hearts[2].close()  # its process ends
+    time.sleep(0.5)
+    assert all(lost.empty() for lost in losses)  # the others finish what it does not take part in
+    stacks[0].close()
+    assert losses[0].empty()
+    _enter(hearts[0])
+    assert _of(losses[0]) == Loss(2, 2, heartbeat._FOREVER, "has ended")
+    assert losses[1].empty()
+
+
+def test_one_that_left_with_an_error_is_missed_after_a_while(gang):
+    hearts, losses = gang
+    _enter(hearts[0])
+    stack = _enter(hearts[1])[0]
+    with pytest.raises(ZeroDivisionError), hearts[2].run():
+        1 / 0  # noqa: B018
+    time.sleep(0.3)
+    stack.close()  # it has learnt of the same error itself, if a little later
+    assert _of(losses[0]) == Loss(2, 1, 1, "has left with an error")
+    assert losses[1].empty()
+
+
+def test_exit_of_all_together_is_no_error(gang):
+    hearts, losses = gang
+    stack = _enter(hearts[0])[0]
+    with pytest.raises(SystemExit), hearts[2].run():
+        sys.exit(75)
+    hearts[2].close()
+    time.sleep(0.5)
+    stack.close()
+    assert losses[0].empty()
+
+
+def test_silence_is_a_loss_and_a_nap_of_ones_own_is_none(monkeypatch):
+    monkeypatch.setattr(heartbeat, "_TICK_SECS", 0.05)
+    ours, theirs = socket.socketpair()
+    losses = queue.Queue()
+    with Heart({3: ours}, rank=0, silence_secs=0.5, on_loss=losses.put) as heart, heart.run():
+        began = time.monotonic()
+        loss = losses.get(timeout=5)
+        assert 0.4 < time.monotonic() - began < 3
+    assert (loss.rank, loss.first) == (3, 1)
+    assert loss.why.startswith("was not heard for 0.5 s: it is stopped")
+    theirs.close()
+    # Whoever wakes up after a minute hears the others before it judges them.
+    ours, theirs = socket.socketpair()
+    with Heart({3: ours}, rank=0, silence_secs=5.0, on_loss=losses.put) as heart:
+        peer = heart._peers[3]
+        peer.heard_at -= 60
+        heart._listen(time.monotonic() - 60)
+        assert peer.loss(5.0, now=time.monotonic()) is None
+    theirs.close()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"junk\n",
+        b"{}\n",
+        b'{"state": [1, 2], "losses": 3}\n',
+        b'{"state": "abc", "losses": []}\n',
+        b'{"state": [1, 0, 0], "losses": [[1]]}\n',
+        b"x" * 300_000,
+    ],
+)
+def test_junk_ends_a_connection(sent):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        peer = Peer(1, ours)
+        theirs.setblocking(False)
+        while sent and not peer.is_closed:
+            sent = sent[theirs.send(sent) :]
+            peer.hear(now=1.0)
+        assert peer.is_closed
+
+
+@pytest.mark.parametrize(
+    ("state", "concerned"),
+    [
+        (State(), False),
+        (State(entered=3, left=2), True),
+        (State(entered=3, left=3), False),
+        (State(entered=3, left=1, failed=3), False),
+        (State(entered=2, left=1), False),
+        (State(entered=5, left=1, failed=4), False),
+    ],
+)
+def test_whom_a_loss_concerns(state, concerned):
+    assert Loss(1, 3, 4, "").concerns(state) == concerned
+
+
+# --------------------------------------------------------------------- workers that train, for real
+
+_TRAIN = """
+import keras, numpy as np, time, tfdist
+class Slow(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        time.sleep(0.05)
+        print("step", batch, flush=True)
+with tfdist.get_strategy("multi_worker").scope():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+tfdist.fit(model, np.ones((4000, 2)), np.ones(4000), batch_size=2, verbose=0, callbacks=[Slow()])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "lost", "why"),
+    [
+        (signal.SIGSTOP, 0, "was not heard for 5 s"),
+        (signal.SIGSTOP, 1, "was not heard for 5 s"),
+        (signal.SIGKILL, 0, "has ended"),
+    ],
+)
+def test_survivor_of_two_workers_ends_within_ten_seconds(tmp_path, number, lost, why):
+    """Without a launcher: TF_CONFIG comes from somebody else."""
+    path = launching.write_program(tmp_path, _TRAIN)
+    with reserved_port() as first, reserved_port() as second:
+        addresses = [f"127.0.0.1:{first}", f"127.0.0.1:{second}"]
+    workers = []
+    for rank in (0, 1):
+        place = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": rank}}
+        environ = launching.environ_with(TF_CONFIG=str(place).replace("'", '"'))
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        workers.append(subprocess.Popen([sys.executable, path], env=environ, text=True, **pipes))
+    try:
+        survivor = workers[1 - lost]
+        while "step 5" not in survivor.stdout.readline():
+            assert survivor.poll() is None, survivor.stderr.read()
+        began = time.monotonic()
+        os.kill(workers[lost].pid, number)
+        _, err = survivor.communicate(timeout=30)
+        assert time.monotonic() - began < 10
+        assert survivor.returncode == PEER_LOST
+        assert f"tfdist: worker {lost} ({addresses[lost]}) {why}" in err
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.communicate()

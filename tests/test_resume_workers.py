@@ -1,0 +1,128 @@
+"""Does a run of several workers go on after a stop, on as many or on others?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tfdist import testing
+
+_STEPS = 5  # of an epoch
+
+
+class Stop(Exception):
+    """Ends a run in its midst."""
+
+
+def _fit(device: str, folder: str | None, *, stop_at: int | None = None, **kwargs: Any) -> Any:
+    """Trains on one of the workers; returns weights and history, or what went wrong."""
+    import keras
+
+    import tfdist
+
+    class StopAt(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if self.model.optimizer.iterations.numpy() == stop_at:
+                raise Stop
+
+    keras.config.set_floatx("float64")
+    strategy = tfdist.get_strategy(device)
+    keras.utils.set_random_seed(7)
+    layers = keras.layers
+    with strategy.scope():
+        model = keras.Sequential(
+            [
+                keras.Input((6,)),
+                layers.Dense(5, activation="tanh"),
+                layers.Dropout(0.4),
+                layers.Dense(3, activation="softmax"),
+            ]
+        )
+        adam = keras.optimizers.Adam(0.05)
+        model.compile(adam, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    x = np.random.default_rng(0).normal(size=(19, 6))
+    y = np.random.default_rng(1).integers(0, 3, size=19)
+    kwargs = {"batch_size": 4, "epochs": 3, **kwargs}
+    if folder is not None:
+        kwargs |= {"checkpoint_dir": folder, "save_every": 2}
+    try:
+        history = tfdist.fit(
+            model, x, y, verbose=0, validation_data=(x[:9], y[:9]), callbacks=[StopAt()], **kwargs
+        )
+    except (Stop, ValueError, RuntimeError) as error:
+        return f"{type(error).__name__}: {error}"
+    weights = [np.asarray(variable.value) for variable in model.weights]
+    return [weight.tolist() for weight in weights], history.history
+
+
+def _whole_and_in_parts(folders: list[str]) -> dict[str, Any]:
+    import tfdist
+
+    folder = folders[tfdist.detect_cluster().rank]
+    found = {"whole": _fit("cpu", None)}
+    found["stops"] = [_fit("cpu", folder, stop_at=3), _fit("cpu", folder, stop_at=9)]
+    found["other"] = _fit("cpu", folder, batch_size=5)
+    found["parts"] = _fit("cpu", folder)
+    found["no folder"] = _fit("cpu", "/proc/tfdist")
+    rank = tfdist.detect_cluster().rank
+    found["one alone"] = _fit("cpu", folder if rank == 0 else None)
+    return found
+
+
+@pytest.fixture(scope="module")
+def two_workers(tmp_path_factory) -> tuple[list[dict[str, Any]], str]:
+    # The other worker can neither see the chief's folder nor write into the one that it is given.
+    folder = str(tmp_path_factory.mktemp("chief") / "run")
+    return testing.run_workers(_whole_and_in_parts, args=([folder, "/proc/none"],)), folder
+
+
+def test_same_bits_on_as_many_workers(two_workers):
+    for found in two_workers[0]:
+        assert found["stops"] == ["Stop: ", "Stop: "]
+        assert found["parts"] == found["whole"]
+        assert len(found["whole"][1]["loss"]) == 3
+
+
+def test_refused_on_all_workers_alike(two_workers):
+    for found in two_workers[0]:
+        assert found["other"].startswith("ValueError: The checkpoint ")
+        assert "data.batch size: 4 in the checkpoint, 5 here" in found["other"]
+
+
+def test_a_folder_that_the_chief_cannot_write_to(two_workers):
+    for found in two_workers[0]:
+        told = "RuntimeError: checkpoint_dir='/proc/tfdist' cannot be written to"
+        assert found["no folder"].startswith(told)
+
+
+def test_a_folder_that_one_worker_alone_is_given(two_workers):
+    for found in two_workers[0]:
+        assert "ValueError: checkpoint_dir and save_every are not the same" in found["one alone"]
+
+
+def _stop(device: str, folder: str) -> Any:
+    return _fit(device, folder, stop_at=8)
+
+
+def _whole_and_rest(device: str, folder: str) -> list[Any]:
+    return [_fit(device, None), _fit(device, folder)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((2, "cpu"), (1, "cpu")), ((1, "4xcpu"), (1, "3xcpu"))],
+    ids=["2 workers to 1", "4 replicas to 3"],
+)
+def test_another_world_goes_on_with_the_same_examples(tmp_path, before, after):
+    folder = str(tmp_path)
+    workers, device = before
+    stopped = testing.run_workers(_stop, workers=workers, args=(device, folder))
+    assert stopped == ["Stop: "] * workers
+    workers, device = after
+    for whole, rest in testing.run_workers(_whole_and_rest, workers=workers, args=(device, folder)):
+        for one, other in zip(whole[0], rest[0], strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-13)
+        for name, values in whole[1].items():
+            np.testing.assert_allclose(values, rest[1][name], rtol=1e-12, atol=1e-13)

@@ -1,0 +1,78 @@
+"""How does a BatchNormalization see the rows of all replicas?
+
+`BatchNormalization(synchronized=True)` sums its statistics over them, which takes two corrections
+here: the row that an empty replica computes on does not count, and where a mask comes with the
+inputs Keras forgets to synchronize (checked with Keras 3.10 to 3.15). A plain one has statistics of
+each replica's rows by definition, which is said once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from tfdist import keras_compat
+from tfdist import position as position_lib
+from tfdist.position import Position
+
+_LOG = logging.getLogger("tfdist")
+
+
+def global_moments() -> dict[str, Callable[..., Any]]:
+    """Returns replacements for the functions that take a layer's synchronized moments."""
+    synchronized = keras_compat.original("_compute_moments_sync")
+    layer_moments = keras_compat.original("BatchNormalization._moments")
+
+    def of_counted_rows(x: Any, axes: Any, keepdims: bool) -> tuple[Any, Any]:
+        place = position_lib.current()
+        if place is not None:
+            x = x[: tf.where(place.local_size > 0, tf.shape(x)[0], 0)]
+        return synchronized(x, axes, keepdims)
+
+    def moments(layer: Any, inputs: Any, mask: Any) -> tuple[Any, Any]:
+        place = position_lib.current()
+        if place is None or mask is None or not layer.synchronized:
+            return layer_moments(layer, inputs, mask)
+        return _masked_moments(inputs, mask, keras_compat.reduction_axes(layer), place)
+
+    return {"_compute_moments_sync": of_counted_rows, "BatchNormalization._moments": moments}
+
+
+def _masked_moments(inputs: Any, mask: Any, axes: Any, place: Position) -> tuple[Any, Any]:
+    """Returns mean and variance over the valid steps of all replicas, by Keras's formula."""
+    replica = tf.distribute.get_replica_context()
+    is_valid = ops.broadcast_to(ops.expand_dims(mask, -1), ops.shape(inputs))
+    is_valid = ops.cast(is_valid, "bool") & (place.local_size > 0)
+
+    def total(values: Any) -> Any:
+        local = ops.sum(ops.where(is_valid, values, 0), axes, keepdims=True)
+        return replica.all_reduce(tf.distribute.ReduceOp.SUM, local)
+
+    count = total(ops.ones_like(inputs)) + keras.config.epsilon()
+    mean = total(inputs) / count
+    variance = total(ops.square(inputs - mean)) / count
+    return ops.squeeze(mean), ops.squeeze(variance)
+
+
+def warn_of_plain(model: keras.Model, num_replicas: int) -> None:
+    """Says once for a model that its BatchNormalization will differ from that of one device.
+
+    Args:
+        model: A model that is about to be trained.
+        num_replicas: Replicas of all workers together.
+    """
+    names = keras_compat.plain_batch_normalizations(model) if num_replicas > 1 else []
+    if names and not vars(model).get("_tfdist_warned_of_statistics"):
+        vars(model)["_tfdist_warned_of_statistics"] = True  # past Keras's tracking of attributes
+        _LOG.warning(
+            "%s normalizes each of the %d replicas' examples by their own mean and variance, so "
+            "the result differs from one device's. Make it BatchNormalization(synchronized=True) "
+            "for statistics of the global batch.",
+            ", ".join(names),
+            num_replicas,
+        )
