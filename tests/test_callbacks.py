@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import http.server
 import io
 import os
@@ -213,28 +214,30 @@ def evaluates(api, folder):
     return {"scores": scores, "rows": rows}
 
 
-SCENARIOS = {
-    "averages": averages,
-    "saves_often": saves_often,
-    "interrupted": interrupted,
+QUICK = {
     "not_a_number": not_a_number,
     "stops": stops,
     "sets_rate": sets_rate,
+}
+SLOW = {
+    "averages": averages,
+    "saves_often": saves_often,
+    "interrupted": interrupted,
     "sets_weights": sets_weights,
     "evaluates": evaluates,
 }
 
 
-def run_all(api, folder, url):
+def run_all(api, folder, url, scenarios):
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
-    results = {"everything": everything(api, folder, url)}
-    for name, scenario in SCENARIOS.items():
-        results[name] = scenario(api, folder)
+    results = {name: scenario(api, folder) for name, scenario in scenarios.items()}
+    if scenarios is QUICK:
+        results["everything"] = everything(api, folder, url)
     return results
 
 
-def work(folder, url):
+def work(folder, url, is_quick):
     """What each of the two workers does."""
     import warnings
 
@@ -242,10 +245,9 @@ def work(folder, url):
     strategy = tfdist.get_strategy("cpu")
     assert strategy.num_replicas_in_sync == 2
     api = Api(strategy, tfdist.detect_cluster().rank)
-    results = run_all(api, folder, url)
-    results["sets_weights_between"] = sets_weights_between(api, folder)
-    results["leftovers"] = [name for name in os.listdir(os.environ["TMPDIR"])
-                            if name.startswith("tfdist-")]
+    results = run_all(api, folder, url, QUICK if is_quick else SLOW)
+    if not is_quick:
+        results["sets_weights_between"] = sets_weights_between(api, folder)
     return results
 
 
@@ -275,34 +277,50 @@ def posts():
     thread.join()
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    return {name: tmp_path_factory.mktemp(name) for name in ("workers", "stock", "temporary")}
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """What two workers and stock Keras came to, and wrote.
+
+    Attributes:
+        workers: What each worker returned, in rank order.
+        stock: What stock Keras gave on one device.
+        posts: What the workers sent to the server.
+        folders: Where the workers ("workers") and Keras ("stock") wrote, and the place for the
+            workers' temporary files.
+    """
+
+    workers: list
+    stock: dict
+    posts: list
+    folders: dict
 
 
-@pytest.fixture(scope="module")
-def workers(posts, folders):
-    """What the two workers returned, in rank order, and what was sent to the server."""
-    url, received = posts
+def tell(url, received, tmp_path_factory, scenarios):
+    """Lets two workers and stock Keras go through the same scenarios."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("workers", "stock", "temporary")}
     before = len(received)
     results = testing.run_workers(
-        work, args=(str(folders["workers"]), url), timeout_secs=LIMIT_SECS,
+        work, args=(str(folders["workers"]), url, scenarios is QUICK), timeout_secs=LIMIT_SECS,
         env={"TMPDIR": str(folders["temporary"])},
     )
-    return results, received[before:]
-
-
-@pytest.fixture(scope="module")
-def stock(posts, folders):
-    """What stock Keras gives on one device."""
+    sent = received[before:]
     floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
     try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(folders["stock"])
-            return run_all(Api(), str(folders["stock"]), posts[0])
+        wanted = run_all(Api(), str(folders["stock"]), url, scenarios)
     finally:
         keras.config.set_floatx(floatx)
         keras.config.set_dtype_policy(policy)
+    return Told(results, wanted, sent, folders)
+
+
+@pytest.fixture(scope="module")
+def quick(posts, tmp_path_factory):
+    return tell(*posts, tmp_path_factory, QUICK)
+
+
+@pytest.fixture(scope="module")
+def slow(posts, tmp_path_factory):
+    return tell(*posts, tmp_path_factory, SLOW)
 
 
 def assert_same(found, wanted):
@@ -318,16 +336,23 @@ def assert_same(found, wanted):
         np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_workers_end_as_one_device_does(name, workers, stock):
-    for result in workers[0]:
-        assert_same(result[name], stock[name])
+@pytest.mark.parametrize("name", QUICK)
+def test_workers_end_as_one_device_does(name, quick):
+    for result in quick.workers:
+        assert_same(result[name], quick.stock[name])
 
 
-def test_everything_at_once_ends_as_on_one_device(workers, stock):
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SLOW)
+def test_workers_end_as_one_device_does_in_the_rest(name, slow):
+    for result in slow.workers:
+        assert_same(result[name], slow.stock[name])
+
+
+def test_everything_at_once_ends_as_on_one_device(quick):
     numbers = ("weights", "rate", "iterations", "history", "epochs")
-    wanted = {name: stock["everything"][name] for name in numbers}
-    for result in workers[0]:
+    wanted = {name: quick.stock["everything"][name] for name in numbers}
+    for result in quick.workers:
         assert_same({name: result["everything"][name] for name in numbers}, wanted)
     assert 1 < len(wanted["epochs"]) < EPOCHS, "the scenario has to stop early"
 
@@ -339,52 +364,71 @@ def files_under(folder):
     return sorted("board event" if "events.out" in path else path for path in paths)
 
 
-def test_only_the_chief_writes_files(workers, stock, folders):
-    found, wanted = files_under(folders["workers"]), files_under(folders["stock"])
+def assert_only_the_chief_wrote(told):
+    found, wanted = (files_under(told.folders[name]) for name in ("workers", "stock"))
     assert found == wanted
-    assert {"1.keras", "best.weights.h5", "backup/training_metadata.json", "log.csv"} <= {*found}
-    assert [result["leftovers"] for result in workers[0]] == [[], []]
-    assert [os.path.dirname(result["everything"]["path"]) for result in workers[0]] == [
-        str(folders["workers"])
-    ] * 2, "the callbacks are as they were"
+    assert not [name for name in os.listdir(told.folders["temporary"]) if "tfdist-" in name]
 
 
-def test_checkpoints_are_those_of_one_device(workers, stock, folders):
-    for name in files_under(folders["stock"]):
-        if not name.endswith((".keras", ".weights.h5")):
-            continue
+def test_only_the_chief_writes_files(quick):
+    assert_only_the_chief_wrote(quick)
+    files = {"1.keras", "best.weights.h5", "backup/training_metadata.json", "log.csv"}
+    assert files <= {*files_under(quick.folders["workers"])}
+    paths = [os.path.dirname(result["everything"]["path"]) for result in quick.workers]
+    assert paths == [str(quick.folders["workers"])] * 2, "the callbacks are as they were"
+
+
+@pytest.mark.slow
+def test_only_the_chief_writes_files_in_the_rest(slow):
+    assert_only_the_chief_wrote(slow)
+    assert any(name.startswith("1-3-") for name in files_under(slow.folders["workers"]))
+
+
+def assert_checkpoints_agree(told):
+    for name in files_under(told.folders["stock"]):
         models = []
-        for folder in (folders["workers"], folders["stock"]):
+        for folder in (told.folders["workers"], told.folders["stock"]):
             if name.endswith(".keras"):
                 models.append(keras.models.load_model(folder / name))
-            else:
+            elif name.endswith(".weights.h5"):
                 models.append(Api().model(averaging if "ema" in name else None))
                 models[-1].optimizer.build(models[-1].trainable_variables)
                 models[-1].load_weights(folder / name)
-        assert_same(*[model.get_weights() for model in models])
-        assert_same(*[[np.asarray(v) for v in m.optimizer.variables] for m in models])
+        if models:
+            assert_same(*[model.get_weights() for model in models])
+            assert_same(*[[np.asarray(v) for v in m.optimizer.variables] for m in models])
 
 
-def test_log_files_are_those_of_one_device(workers, stock, folders):
+def test_checkpoints_are_those_of_one_device(quick):
+    assert_checkpoints_agree(quick)
+
+
+@pytest.mark.slow
+def test_checkpoints_are_those_of_one_device_in_the_rest(slow):
+    assert_checkpoints_agree(slow)
+
+
+def test_log_files_are_those_of_one_device(quick):
     rows = []
-    for folder in (folders["workers"], folders["stock"]):
-        with open(folder / "log.csv") as file:
+    for name in ("workers", "stock"):
+        with open(quick.folders[name] / "log.csv") as file:
             rows.append(list(csv.reader(file)))
     assert rows[0][0] == rows[1][0]
-    assert_same([[float(v) for v in row] for row in rows[0][1:]],
-                [[float(v) for v in row] for row in rows[1][1:]])
+    numbers = [[[float(value) for value in row] for row in table[1:]] for table in rows]
+    assert_same(*numbers)
 
 
-def test_only_the_chief_speaks(workers, stock):
-    chief, other = (result["everything"]["said"] for result in workers[0])
+def test_only_the_chief_speaks(quick):
+    chief, other = (result["everything"]["said"] for result in quick.workers)
     assert "Epoch 1/6" in chief
     assert "saving model to" in chief
     assert other == ""
-    assert len(workers[1]) == len(stock["everything"]["epochs"]), "one post an epoch"
+    assert len(quick.posts) == len(quick.stock["everything"]["epochs"]), "one post an epoch"
 
 
-def test_weights_set_between_batches_on_one_worker_end_the_run(workers):
-    for result in workers[0]:
+@pytest.mark.slow
+def test_weights_set_between_batches_on_one_worker_end_the_run(slow):
+    for result in slow.workers:
         text = result["sets_weights_between"]
         assert "differ before on_test_begin" in text
         assert "dense/kernel" in text

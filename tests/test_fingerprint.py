@@ -63,13 +63,13 @@ class Spoil(keras.callbacks.Callback):
             part.assign(np.nextafter(part.numpy(), 9))
 
 
-def _fit(*callbacks, device="2xcpu", **kwargs):
+def _fit(*callbacks, device="2xcpu", eager=True, **kwargs):
     keras.utils.set_random_seed(2)
     with tfdist.get_strategy(device).scope():
         layers = [keras.layers.Dense(3), keras.layers.BatchNormalization(synchronized=True),
                   keras.layers.Dropout(0.3), keras.layers.Dense(1, name="last")]
         model = keras.Sequential([keras.Input((2,)), *layers])
-        model.compile("adam", "mse", metrics=["mae"])
+        model.compile("adam", "mse", metrics=["mae"], run_eagerly=eager)
     x = np.random.default_rng(0).normal(size=(20, 2))
     tfdist.fit(model, x, x[:, :1], batch_size=4, epochs=3, verbose=0, callbacks=list(callbacks),
                **kwargs)
@@ -77,18 +77,17 @@ def _fit(*callbacks, device="2xcpu", **kwargs):
 
 
 def test_replica_that_parts_is_found_at_the_next_comparison():
-    text = r"^After step 8 the replicas no longer hold the same weights: 'model/\d/.*last/bias' diff"
+    text = r"^After step 8 the replicas no longer hold the same weights: 'model/.*last/bias' diff"
     with pytest.raises(RuntimeError, match=text):
-        _fit(Spoil(epoch=1), fingerprint_every=4)
+        _fit(Spoil(epoch=1), fingerprint_every=4, eager=False)
     _fit(Spoil(epoch=1))  # nobody looks
 
 
 def test_comparing_changes_nothing_and_finds_nothing():
     expected = _fit()
-    for device in ("2xcpu", "cpu"):
-        found = _fit(device=device, fingerprint_every=3)
-        for a, b in zip(found, expected, strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    for a, b in zip(_fit(fingerprint_every=3), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    _fit(device="cpu", fingerprint_every=3)  # nothing to compare
 
 
 @pytest.mark.parametrize("every", [0, -3, 1.5, "often", True])

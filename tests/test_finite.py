@@ -26,7 +26,7 @@ def _fit(device="2xcpu", x=_GOOD, *, keep=slice(None), optimizer="adam", epochs=
         ]
         model = keras.Sequential([keras.Input((3,)), *layers])
         made = optimizer() if callable(optimizer) else optimizer
-        model.compile(made, "mse", metrics=["mae"], run_eagerly=kwargs.pop("eager", False))
+        model.compile(made, "mse", metrics=["mae"], run_eagerly=kwargs.pop("eager", True))
     x = x[keep]
     history = tfdist.fit(
         model, x, x[:, :1] * 0 + 1, batch_size=_BATCH, epochs=epochs, shuffle=False, verbose=0,
@@ -35,29 +35,26 @@ def _fit(device="2xcpu", x=_GOOD, *, keep=slice(None), optimizer="adam", epochs=
     return model, history.history
 
 
-@pytest.mark.parametrize("device", ["cpu", "2xcpu"])
-@pytest.mark.parametrize("eager", [False, True])
+@pytest.mark.parametrize(("device", "eager"), [("cpu", True), ("2xcpu", True), ("2xcpu", False)])
 def test_raise_names_step_and_gradient_and_leaves_the_weights(device, eager):
     expected, _ = _fit(device, keep=slice(8))
-    with pytest.raises(RuntimeError, match=r"^At step 3 of the run the gradient of '.*norm/gamma'"):
-        _fit(device, _BAD, on_nan="raise", eager=eager)
     models = []
 
     class Keep(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
             models.append(self.model)
 
-    with pytest.raises(RuntimeError, match="At step 3 "):
+    with pytest.raises(RuntimeError, match=r"^At step 3 of the run the gradient of '.*norm/gamma'"):
         _fit(device, _BAD, on_nan="raise", eager=eager, callbacks=[Keep()])
     for found, wanted in zip(models[0].trainable_weights, expected.trainable_weights, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
-@pytest.mark.parametrize("device", ["cpu", "2xcpu"])
-def test_skip_is_as_if_the_batch_had_not_been_there(device, caplog):
+@pytest.mark.parametrize(("device", "eager"), [("cpu", True), ("2xcpu", False)])
+def test_skip_is_as_if_the_batch_had_not_been_there(device, eager, caplog):
     rest = [i for i in range(32) if not 8 <= i < 12]
     expected, logs = _fit(device, keep=rest, epochs=2)
-    found, skipped_logs = _fit(device, _BAD, on_nan="skip", epochs=2)
+    found, skipped_logs = _fit(device, _BAD, on_nan="skip", epochs=2, eager=eager)
     for a, b in zip(found.weights, expected.weights, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
     for name in logs:
@@ -103,25 +100,26 @@ def test_loss_scaling_skips_by_itself():
 
 
 def test_rows_of_an_embedding_are_looked_at():
-    keras.utils.set_random_seed(1)
-    model = keras.Sequential([keras.Input((1,)), keras.layers.Embedding(5, 2, name="words"),
-                              keras.layers.Flatten(), keras.layers.Dense(1)])
-    model.compile("sgd", "mse")
+    with tfdist.get_strategy("2xcpu").scope():
+        layers = [keras.layers.Embedding(5, 2, name="words"), keras.layers.Flatten()]
+        model = keras.Sequential([keras.Input((1,)), *layers, keras.layers.Dense(1)])
+        model.compile("sgd", "mse", run_eagerly=True)
     with pytest.raises(RuntimeError, match="At step 2 of the run the gradient of '.*words/embedd"):
         tfdist.fit(model, np.ones((8, 1)), np.array([1.0] * 5 + [np.inf] * 3), batch_size=4,
                    shuffle=False, verbose=0, on_nan="raise")
 
 
 def test_policies_that_cannot_be():
-    with pytest.raises(ValueError, match="on_nan='stop' must be one of 'warn', 'raise', 'skip', 'i"):
+    with pytest.raises(ValueError, match="on_nan='stop' must be one of 'warn', 'raise', 's"):
         _fit(on_nan="stop")
 
     class Own(keras.Model):
         def train_step(self, data):
             return {}
 
-    inputs = keras.Input((1,))
-    model = Own(inputs, keras.layers.Dense(1)(inputs))
-    model.compile("sgd", "mse")
+    with tfdist.get_strategy("cpu").scope():
+        inputs = keras.Input((1,))
+        model = Own(inputs, keras.layers.Dense(1)(inputs))
+        model.compile("sgd", "mse")
     with pytest.raises(ValueError, match="on_nan='skip' looks at the gradients of Keras's own"):
         tfdist.fit(model, np.ones((1, 1)), np.ones(1), on_nan="skip")

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from tfdist.cluster import ROLL_CALL_SECS
 from tfdist.devices import Inventory, is_runtime_started
+from tfdist.exposure import warn_if_exposed
 from tfdist.peers import await_peers
 from tfdist.plan import Plan, refuse_if_too_late
 from tfdist.tf_config import TRAINING_TYPES
@@ -109,6 +110,8 @@ def _make_multi_worker(plan: Plan) -> tf.distribute.Strategy:
     if cluster is None:
         raise ValueError(f"A plan over several workers needs a cluster. Received: {plan!r}")
     jobs = cluster.to_tf_config()["cluster"]  # refuses where the addresses are not known
+    if cluster.rank == 0:
+        warn_if_exposed(cluster.addresses)
     await_peers(cluster.addresses, rank=cluster.rank, timeout_secs=_await_secs(os.environ))
     if plan.is_on_gpus:
         _show_gpus([int(device.rpartition(":")[2]) for device in plan.devices])

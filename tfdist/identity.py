@@ -39,8 +39,8 @@ def of_model(model: keras.Model) -> dict[str, Any]:
 def learning_rate(model: keras.Model) -> float | None:
     """Returns the present learning rate; None where a schedule says it, or nothing does."""
     rate = getattr(model.optimizer, "learning_rate", None)
-    is_number = isinstance(rate, (float, keras.Variable, tf.Variable, tf.Tensor))
-    return float(np.asarray(rate)) if is_number else None
+    # A schedule's is a tensor, worked out for the present step.
+    return float(np.asarray(rate.value)) if isinstance(rate, keras.Variable) else None
 
 
 def of_world(share: Share) -> dict[str, Any]:

@@ -52,8 +52,10 @@ class Inputs:
             **kwargs: As in `make_source`.
 
         Raises:
-            ValueError: The workers were given different data, or data that cannot be used.
+            ValueError: The workers were given different data, or none, or what cannot be used.
         """
+        if x is None:
+            raise ValueError("There is no data: x=None. Give arrays, or a dataset, as x.")
         steps = keras_compat.limited(steps, "steps_per_epoch")
         source = self._source(x, y, already_sharded=already_sharded, steps=steps, **kwargs)
         if already_sharded and not is_alone:

@@ -2,7 +2,7 @@
 
 Synopsis:
 
-    >>> import keras, tfdist
+    >>> import keras, numpy as np, tfdist
     >>> with tfdist.get_strategy("2xcpu").scope():
     ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
     ...     model.compile("adam", "mse")

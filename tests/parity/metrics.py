@@ -52,7 +52,7 @@ _NEEDS: dict[str, tuple[str, dict[str, Any]]] = {
     "SpecificityAtSensitivity": ("bits", {"sensitivity": 0.5, "num_thresholds": 20}),
     "SquaredHinge": ("bits", {}),
     "TopKCategoricalAccuracy": ("one_hot_32", {"k": 2}),
-    "TrueNegatives": ("bits", {"thresholds": [0.3, 0.6]}),
+    "TrueNegatives": ("bits", {"thresholds": 0.6}),
     "TruePositives": ("bits", {}),
 }
 _ACTIVATIONS = {
@@ -79,9 +79,17 @@ def shipped() -> dict[str, type]:
     }
 
 
-def _metrics_of(output: str) -> list[Any]:
+# Takes no weight a row: Keras fails on one device too.
+_UNWEIGHTED = ("BinaryIoU",)
+# With a list of thresholds, Keras's `TrueNegatives.result()` is the variable itself, so that a
+# stock History changes after the epoch: a single one makes it a number.
+
+
+def _metrics_of(output: str, *, weighted: bool) -> list[Any]:
     made = []
     for name, kind in shipped().items():
+        if weighted and name in _UNWEIGHTED:
+            continue
         measured_on, arguments = _NEEDS.get(name, ("numbers", {}))
         if measured_on == output:
             made.append(kind(name=name, **arguments))
@@ -117,7 +125,7 @@ def _measured(*, weighted: bool = False, steps_per_execution: int = 1) -> models
             dtype = "float32" if name.endswith("_32") else "float64"
             outputs[name] = keras.layers.Identity(name=name, dtype=dtype)(output)
         model = keras.Model(inputs, outputs)
-        metrics = {name: _metrics_of(name) for name in outputs}
+        metrics = {name: _metrics_of(name, weighted=weighted) for name in outputs}
         model.compile(
             models.momentum(),
             loss={"numbers": "mse", "classes": "sparse_categorical_crossentropy"},
