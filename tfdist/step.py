@@ -155,12 +155,13 @@ def sum_shares(strategy: tf.distribute.Strategy, shares: Logs) -> Logs:
 def _observe(model: keras.Model, data: Any, *, training: bool) -> tuple[Any, Logs]:
     """Computes the loss of a replica's rows; adds it and the rows to the model's metrics."""
 
-    def observe(data: Any) -> tuple[Any, Logs]:
+    def once(data: Any) -> tuple[Any, Logs]:
         return _loss_and_metrics(model, data, training=training)
 
+    observe: Callable[[Any], tuple[Any, Logs]] = once
     if any(keras_compat.overrides(model, name) for name in ("compute_loss", "compute_metrics")):
         # What people write themselves may be NaN for no rows, in its value or its gradient.
-        observe = replicas.undoing_filler(model, observe)
+        observe = replicas.undoing_filler(model, once)
     return observe(data)
 
 

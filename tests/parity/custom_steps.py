@@ -63,7 +63,7 @@ class Gan(keras.Model):
         self.g_loss, self.d_loss = keras.metrics.Mean("g_loss"), keras.metrics.Mean("d_loss")
 
     def compile(self, g_optimizer: Any, d_optimizer: Any) -> None:
-        super().compile()
+        super().compile(optimizer=g_optimizer)  # else Keras makes one that nobody uses
         self.g_optimizer, self.d_optimizer = g_optimizer, d_optimizer
         self.loss_fn = keras.losses.BinaryCrossentropy(from_logits=True)
 
