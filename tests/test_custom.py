@@ -213,3 +213,27 @@ def _shares_of_rows(function: Callable[[Any], Any], strategy: Any) -> np.ndarray
     dataset = tf.data.Dataset.from_tensor_slices((np.arange(7), np.ones((7, 3), "float32")))
     (batch,) = tfdist.distribute_dataset(dataset.batch(7), strategy)
     return np.asarray(step(batch))
+
+
+@pytest.mark.parametrize("returns", ["a tensor", "a dict"])
+def test_a_rule_of_ones_own_trains_by_itself_without_compile(returns, logical_cpus):
+    """The function of one's own loop, given to a Trainer as it is."""
+    with tfdist.get_strategy("2xcpu").scope():
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, use_bias=False)])
+        model.layers[0].kernel.assign(np.zeros((3, 1)))
+        optimizer = keras.optimizers.SGD(0.5)
+        optimizer.build(model.trainable_variables)
+
+    def replica_step(batch):
+        x, y = batch
+        with tf.GradientTape() as tape:
+            loss = tfdist.average_loss(tf.square(model(x)[:, 0] - y), model=model)
+        gradients = tape.gradient(loss, model.trainable_variables)
+        tfdist.apply_gradients(optimizer, gradients, model.trainable_variables)
+        return loss if returns == "a tensor" else {"loss": loss}
+
+    trainer = tfdist.Trainer(model, replica_step=replica_step)
+    x = np.eye(3, dtype="float32")
+    history = trainer.fit(x, np.array([1.0, 2.0, 3.0], "float32"), batch_size=3, verbose=0)
+    assert history.history["loss"] == pytest.approx([14 / 3])
+    assert np.asarray(model.layers[0].kernel)[:, 0] == pytest.approx(np.array([1.0, 2.0, 3.0]) / 3)

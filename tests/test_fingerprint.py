@@ -10,6 +10,8 @@ import tensorflow as tf
 import tfdist
 from tfdist import fingerprint
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     "dtype", ["float16", "bfloat16", "float32", "float64", "complex64", "int8", "uint16", "int64",

@@ -125,7 +125,9 @@ def test_data_by_others_is_named():
         (["train", "EXTRA=gpu"], "--extras=gpu"),
         (["test"], '-m pytest tests -m "not slow"'),
         (["test", "EXTRA=tpu"], "--extras=tpu,test"),
-        (["test-all"], "-m pytest tests -m slow"),
+        (["test-all"], "-m pytest -m slow"),
+        (["test-all"], " tests/test_packaging.py tests/test_verification.py"),
+        (["test-table"], "faulthandler_timeout=1200 tests"),
         (["check"], "-m mypy tfdist scripts"),
     ],
 )

@@ -22,6 +22,8 @@ import tensorflow as tf
 import tfdist
 from tfdist import keras_compat, manifest
 
+pytestmark = pytest.mark.slow
+
 _X = np.random.default_rng(0).normal(size=(11, 6)).astype(np.float32)
 _Y = np.random.default_rng(1).integers(0, 3, size=11)
 _STEPS = 3  # of an epoch: 11 examples in batches of 4, the last of 3
@@ -243,6 +245,7 @@ class _Batches(keras.utils.PyDataset):
     def __init__(self) -> None:
         super().__init__()
         self.made: list[int] = []
+        self.ends = 0
 
     def __len__(self) -> int:
         return _STEPS
@@ -250,6 +253,10 @@ class _Batches(keras.utils.PyDataset):
     def __getitem__(self, index: int) -> Any:
         self.made.append(index)
         return _X[index * 4 : index * 4 + 4], _Y[index * 4 : index * 4 + 4]
+
+
+    def on_epoch_end(self) -> None:
+        self.ends += 1
 
 
 def _generated() -> Iterator[Any]:
@@ -290,6 +297,17 @@ def test_position_in_a_py_dataset_costs_nothing(tmp_path):
     with pytest.raises(Stop):
         _fit(_build(), tmp_path, StopAt(epoch=0), save_every=100, x=batches, shuffle=False)
     assert batches.made == [0, 1, 2]  # the first two for their shapes
+
+
+def test_a_py_dataset_is_told_of_as_many_ends(tmp_path):
+    whole, first, rest = (
+        {"x": _Batches(), "validation_data": _Batches(), "save_every": 2} for _ in range(3)
+    )
+    _fit(_build(), tmp_path / "whole", **whole)
+    _stopped(_build, tmp_path / "parts", StopAt(epoch=1), **first)
+    _fit(_build(), tmp_path / "parts", **rest)
+    for name in ("x", "validation_data"):  # it may shuffle itself whenever it is told
+        assert rest[name].ends == whole[name].ends > 0
 
 
 def test_validation_that_goes_on_where_it_was(tmp_path):
@@ -352,6 +370,7 @@ def test_a_run_that_ended_early_stays_ended(tmp_path):
     found = _fit(again, tmp_path, seen, epochs=20, make_callbacks=stopping)
     _assert_same_bits(whole, expected, again, found)
     assert seen.events == [["accuracy", "loss"]]
+    assert again.stop_training
 
 
 def test_events_of_an_epoch_that_goes_on(tmp_path):
@@ -568,7 +587,9 @@ def test_data_whose_place_cannot_be_saved_is_told_of(tmp_path, caplog):
 class Noise(keras.layers.Layer):
     """Draws from the generator that belongs to nobody."""
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        if not training:  # as when the model is built: nobody has drawn before the first step
+            return inputs
         return inputs + keras.random.normal(keras.ops.shape(inputs), stddev=0.3)
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from tfdist import testing
 
+pytestmark = pytest.mark.slow
+
 _STEPS = 5  # of an epoch
 
 

@@ -73,6 +73,8 @@ def _stop_after(options: dict[str, Any]) -> keras.callbacks.Callback:
 def _step(trainer: Trainer, gradients: dict[str, np.ndarray], logs: dict[str, Any]) -> Record:
     scalars = {("loss" if name == "loss" else "metric", name): logs[name] for name in logs}
     taken = {("gradient", name): value for name, value in gradients.items()}
+    # Logs come as Python floats: they are as exact as what they were computed in.
+    scalars = {key: np.asarray(value, keras.config.floatx()) for key, value in scalars.items()}
     rows = {key: np.asarray(value)[np.newaxis] for key, value in (scalars | taken).items()}
     return rows | _states(trainer)
 

@@ -73,7 +73,9 @@ def _replica_step(
     replica_step: Any, strategy: tf.distribute.Strategy, batch: Batch, logs: LastLogs
 ) -> None:
     shares = replicas.run(strategy, replica_step, batch, reduces_losses=False)
-    logs.keep(step.sum_shares(strategy, shares or {}))
+    if shares is None:
+        shares = {}
+    logs.keep(step.sum_shares(strategy, shares if isinstance(shares, dict) else {"loss": shares}))
 
 
 def _own_step(

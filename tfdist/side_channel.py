@@ -7,8 +7,11 @@ Synopsis (the secret and the port came to the worker by some other way):
     >>> port = listener.getsockname()[1]
     >>> with concurrent.futures.ThreadPoolExecutor() as pool, listener:
     ...     worker = pool.submit(connect, "127.0.0.1", port, rank=1, secret=b"secret")
-    ...     sorted(accept(listener, size=2, secret=b"secret"))
+    ...     found = accept(listener, size=2, secret=b"secret")
+    >>> sorted(found)
     [1]
+    >>> for connection in (worker.result(), *found.values()):
+    ...     connection.close()
 
 What follows on such a connection is not signed line by line: it is taken for what it began as.
 """

@@ -4,8 +4,8 @@ Synopsis:
 
     >>> import keras
     >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="out")])
-    >>> [entry.name for entry in entries_of(model)]
-    ['model/0/out/kernel', 'model/1/out/bias']
+    >>> [entry.name.rpartition("/")[2] for entry in entries_of(model)]
+    ['kernel', 'bias']
 
 Most variables are the same on every replica. Two kinds are not: sums that are added up when they
 are read (metrics), and what replicas write by themselves while they train (the moving averages of

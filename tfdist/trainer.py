@@ -63,8 +63,8 @@ class Trainer:
             compiled inside `strategy.scope()`.
         replica_step: A training rule in the place of Keras's: `replica_step(batch) -> logs` runs on
             each replica's rows, applies gradients with `tfdist.apply_gradients`, and returns a dict
-            of this replica's *shares* of each log, which are summed over all replicas. The model
-            need not be compiled then.
+            of this replica's *shares* of each log, or its share of the loss alone; the shares are
+            summed. Validation needs a compiled model.
     """
 
     def __init__(
@@ -309,7 +309,7 @@ class Trainer:
         )
 
     def _finalize(self, epochs: int) -> None:
-        optimizer = self.model.optimizer
+        optimizer = getattr(self.model, "optimizer", None)
         if isinstance(optimizer, keras.optimizers.Optimizer) and epochs > 0:
             with keras_compat.default_replica_mode():
                 optimizer.finalize_variable_values(self.model.trainable_weights)

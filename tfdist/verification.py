@@ -2,8 +2,10 @@
 
 Synopsis:
 
-    report = tfdist.verify(build_fn, x, y, device="2xcpu", steps=5)
-    print(report)           # agrees to 2.2e-16, or the first tensor that differs, by name and step
+    python scripts/verify.py --target=my_module:my_case --device=2xcpu
+
+or `print(tfdist.verify(build_fn, x, y, device="2xcpu", steps=5))`: "agree to 2.2e-16", or the first
+tensor that differs, by name and step.
 
 Both runs take place in processes of their own, so it works whatever the caller's TensorFlow has
 started, and in a notebook.
@@ -73,6 +75,9 @@ class Report:
     def agrees(self) -> bool:
         """Whether the runs agree, to rounding."""
         return self.difference is None
+
+    def __bool__(self) -> bool:
+        return self.agrees
 
     def __str__(self) -> str:
         world = f"{self.replicas} replicas ({self.workers} x {self.device}) against one device"
