@@ -97,5 +97,7 @@ def _assert_same(found, value):
     elif isinstance(value, dict):
         assert list(found) == list(value)
         _assert_same(list(found.values()), list(value.values()))
+    elif isinstance(value, set):  # equal sets may list their items in another order
+        assert sorted(map(repr, found)) == sorted(map(repr, value))
     else:
         assert repr(found) == repr(value)
