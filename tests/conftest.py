@@ -156,3 +156,12 @@ def _living_children() -> dict[int, str]:
         if is_living_child and not any(name in command for name in _LASTING_HELPERS):
             found[int(folder.name)] = command
     return found
+
+
+@pytest.fixture(autouse=True)
+def _no_strategy_of_another_test():
+    """A strategy of several replicas makes `fit` outside a scope an error: in its own test only."""
+    yield
+    made = sys.modules.get("tfdist.strategy")
+    if made is not None:
+        made._made.clear()
