@@ -42,7 +42,8 @@ class Case:
         name: What the row is about; unique.
         build: Makes the compiled model.
         data: Makes the data: `fit`'s arguments `x`, `y`, `sample_weight`, ...
-        fit: `fit`'s other arguments; `batch_size` 7 and 2 epochs where it says nothing.
+        fit: `fit`'s other arguments; 2 epochs where it says nothing.
+        batch_size: Examples of a batch, where `fit` says nothing and the data is arrays.
         program: What is done with model and data; returns the models' histories.
         then: Which of "evaluate" and "predict" are done after it, on the same data.
         floatx: Keras's default dtype.
@@ -58,6 +59,7 @@ class Case:
     build: Callable[[], Any]
     data: Callable[[], dict[str, Any]]
     fit: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    batch_size: int = 7
     program: Program = one_fit
     then: tuple[str, ...] = ("evaluate", "predict")
     floatx: str = "float64"
@@ -74,5 +76,5 @@ class Case:
         made_of_rows = hasattr(data["x"], "shape") or isinstance(data["x"], (dict, list, tuple))
         defaults = {"epochs": 2, "shuffle": False, "verbose": 0}
         if made_of_rows:
-            defaults["batch_size"] = 7
+            defaults["batch_size"] = self.batch_size
         return {**defaults, **self.fit, **data}

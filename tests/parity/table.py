@@ -1,4 +1,4 @@
-"""All rows of the parity table."""
+"""All rows of the parity table, by topic."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from parity import (
     randomness,
 )
 
-ROWS = (
-    *options.ROWS,
-    *optimizers.ROWS,
-    *precision.ROWS,
-    *losses.ROWS,
-    *model_losses.ROWS,
-    *batches.ROWS,
-    *layers.ROWS,
-    *models_by_shape.ROWS,
-    *randomness.ROWS,
-    *loop_options.ROWS,
-    *metrics.ROWS,
-    *custom_steps.ROWS,
-)
+TOPICS = {
+    "clipping, accumulation, averaged weights": options.ROWS,
+    "optimizers, schedules, weight decay": optimizers.ROWS,
+    "mixed precision and overflows": precision.ROWS,
+    "losses, reductions, weights, masks": losses.ROWS,
+    "losses of the model's own": model_losses.ROWS,
+    "sizes of batches": batches.ROWS,
+    "layers": layers.ROWS,
+    "kinds of models": models_by_shape.ROWS,
+    "randomness": randomness.ROWS,
+    "options of the loop": loop_options.ROWS,
+    "metrics": metrics.ROWS,
+    "training steps of one's own": custom_steps.ROWS,
+}
+ROWS = tuple(row for rows in TOPICS.values() for row in rows)

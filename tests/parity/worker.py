@@ -8,7 +8,7 @@ import pickle
 import time
 
 
-def run_rows(names: list[str], folder: str) -> None:
+def run_rows(names: list[str], folder: str, is_stock: bool = False) -> None:
     """Runs rows of the table as one of several workers and writes each outcome to a file."""
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     import warnings
@@ -25,10 +25,11 @@ def run_rows(names: list[str], folder: str) -> None:
     from parity import harness, table
 
     warnings.simplefilter("ignore")
+    api = harness.stock if is_stock else harness.distributed
     rows = {case.name: case for case in table.ROWS}
     for index, name in enumerate(names):
         start = time.monotonic()
-        outcome = harness.run(rows[name], harness.distributed(strategy))
+        outcome = harness.run(rows[name], api(strategy))
         print(f"{name}: {time.monotonic() - start:.1f} s {outcome.error[0]}", flush=True)
         path = pathlib.Path(folder, file_name(index, cluster.rank))
         path.with_suffix(".part").write_bytes(pickle.dumps(outcome))

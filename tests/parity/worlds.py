@@ -45,7 +45,12 @@ def on_replicas(case: Case, replicas: int) -> harness.Outcome:
 
 
 def on_workers(
-    names: list[str], workers: int, folder: pathlib.Path, timeout_secs: float
+    names: list[str],
+    workers: int,
+    folder: pathlib.Path,
+    timeout_secs: float,
+    *,
+    is_stock: bool = False,
 ) -> dict[str, list[harness.Outcome]]:
     """Runs rows in worker processes, all rows in the same ones.
 
@@ -56,7 +61,10 @@ def on_workers(
     failure = ("NotRun", "the workers ended before this row")
     try:
         testing.run_workers(
-            worker.run_rows, workers=workers, args=(names, str(folder)), timeout_secs=timeout_secs
+            worker.run_rows,
+            workers=workers,
+            args=(names, str(folder), is_stock),
+            timeout_secs=timeout_secs,
         )
     except RuntimeError as error:
         failure = ("RuntimeError", f"the workers' job failed: {error}")

@@ -1,0 +1,202 @@
+"""Runs the parity table, stock Keras beside tfdist, and writes the tables of README and PARITY.md.
+
+    python scripts/parity_table.py                            # all of it, about an hour
+    python scripts/parity_table.py --worlds=2 --rows="SGD*"   # a part of it
+    python scripts/parity_table.py --write                    # and replace the tables
+
+A row is a program of tests/parity/: a model, its data, how it is trained. It is "right" where every
+weight, loss, metric and prediction is what stock Keras gives for it on one device. A row that hangs
+or brings its process down fails, and the rest goes on in a new process. Results are kept in a file
+(--results), so that a run that was ended goes on where it was.
+"""
+
+from __future__ import annotations
+
+import collections
+import fnmatch
+import importlib
+import json
+import pathlib
+import queue
+import subprocess
+import sys
+import threading
+from typing import Any
+
+from absl import app, flags
+
+_CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
+_WORLDS = ("2", "4", "2 workers", "3 workers")
+
+_WANTED = flags.DEFINE_list("worlds", ["keras", *_WORLDS], "Worlds, of: keras, 2, 4, 2 workers, ..")
+_ROWS = flags.DEFINE_string("rows", "*", "Names of rows, as a pattern of the shell's kind.")
+_RESULTS = flags.DEFINE_string("results", "parity.jsonl", "The file in which results are kept.")
+_WRITE = flags.DEFINE_bool("write", False, "Whether to replace the tables in the documents.")
+_ROW_SECS = flags.DEFINE_float("row_secs", 120.0, "Longest time for a row, in seconds.")
+
+Verdicts = dict[tuple[str, str], dict[str, Any]]
+
+
+def topics() -> dict[str, tuple[Any, ...]]:
+    """Returns the rows of the table by topic."""
+    sys.path.insert(0, str(_CHECKOUT / "tests"))
+    return dict(importlib.import_module("parity.table").TOPICS)
+
+
+def rows_of(world: str) -> list[str]:
+    """Returns the names of the rows that run in a world, and that were asked for."""
+    real = "2" if world == "keras" else world
+    rows = [row for rows in topics().values() for row in rows if real in row.worlds]
+    return [row.name for row in rows if fnmatch.fnmatch(row.name, _ROWS.value)]
+
+
+def read_results(path: pathlib.Path) -> Verdicts:
+    """Returns what earlier runs found, by world and row."""
+    if not path.exists():
+        return {}
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return {(_name_of(line), line["row"]): line for line in lines}
+
+
+def _name_of(verdict: dict[str, Any]) -> str:
+    return "keras" if verdict["is_stock"] else str(verdict["world"])
+
+
+def run_world(world: str, names: list[str], path: pathlib.Path) -> None:
+    """Runs rows in processes of their own until each has a verdict; adds them to the file."""
+    while names:
+        judged = _run_process(world, names, path)
+        if len(judged) == len(names):
+            return
+        lost = next(name for name in names if name not in judged)
+        verdict = {
+            "row": lost, "world": "2" if world == "keras" else world,
+            "is_stock": world == "keras", "result": "fails",
+            "detail": f"it hung for {_ROW_SECS.value:.0f} s, or brought the process down",
+        }
+        _keep(verdict, path)
+        names = [name for name in names if name not in judged and name != lost]
+
+
+def _run_process(world: str, names: list[str], path: pathlib.Path) -> set[str]:
+    which = ["--stock", "2"] if world == "keras" else [world]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "parity.verdicts", *which, *names], cwd=_CHECKOUT / "tests",
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )
+    lines: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_read_lines, args=(process, lines), daemon=True).start()
+    # The rows of workers come all at once, when their job is over.
+    patience = _ROW_SECS.value * (len(names) if world.endswith("workers") else 1)
+    judged = set()
+    try:
+        while line := lines.get(timeout=patience + 60):
+            if line.startswith("{"):
+                verdict = json.loads(line)
+                judged.add(verdict["row"])
+                _keep(verdict, path)
+    except queue.Empty:
+        pass  # the row that hangs is the first without a verdict
+    finally:
+        process.kill()
+        process.wait()
+    return judged
+
+
+def _read_lines(process: subprocess.Popen[str], lines: queue.Queue[str]) -> None:
+    for line in process.stdout or ():
+        lines.put(line)
+    lines.put("")
+
+
+def _keep(verdict: dict[str, Any], path: pathlib.Path) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(verdict) + "\n")
+    text = f"{verdict['row']}  {verdict['detail'][:120]}"
+    print(f"{_name_of(verdict):10} {verdict['result']:6} {text}", flush=True)
+
+
+def summary(found: Verdicts) -> list[str]:
+    """Returns the lines of README's table: a line a topic, a column a world."""
+    heads = ["keras", *_WORLDS]
+    names = ["what", "stock Keras, 2 replicas", *(f"tfdist, {w}" for w in ("2 replicas", "4"))]
+    names += ["2 workers", "3 workers"]
+    lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
+    totals = collections.Counter[tuple[str, str]]()
+    for topic, rows in topics().items():
+        cells = []
+        for world in heads:
+            results = [found[world, r.name]["result"] for r in rows if (world, r.name) in found]
+            counts = collections.Counter(results)
+            totals.update({(world, result): n for result, n in counts.items()})
+            cells.append(_cell(counts))
+        lines.append("| " + " | ".join([topic, *cells]) + " |")
+    whole = [
+        _cell({r: totals[world, r] for r in ("right", "wrong", "fails")}) for world in heads
+    ]
+    return [*lines, "| " + " | ".join(["**all rows**", *whole]) + " |"]
+
+
+def _cell(counts: Any) -> str:
+    total = sum(counts.values())
+    if not total:
+        return ""
+    bad = [f"{counts[kind]} {kind}" for kind in ("wrong", "fails") if counts.get(kind)]
+    return ", ".join([f"{counts.get('right', 0)} of {total}", *bad])
+
+
+def details(found: Verdicts) -> list[str]:
+    """Returns the lines of PARITY.md's table: a line a row."""
+    lines = ["| row | stock Keras, 2 replicas | tfdist: 2 | 4 | 2 workers | 3 workers |",
+             "|---|---|---|---|---|---|"]
+    for topic, rows in topics().items():
+        lines.append(f"| **{topic}** | | | | | |")
+        for row in rows:
+            cells = [found.get((world, row.name), {}).get("result", "") for world in _WORLDS]
+            stock = found.get(("keras", row.name), {})
+            cells.insert(0, _stock_cell(stock))
+            lines.append("| " + " | ".join([row.name, *cells]) + " |")
+    return lines
+
+
+def _stock_cell(verdict: dict[str, Any]) -> str:
+    if verdict.get("result", "right") == "right":
+        return str(verdict.get("result", ""))
+    detail = verdict["detail"].split("; ")[0]
+    if verdict["result"] == "fails":
+        detail = detail.split(":")[0]
+    return f"**{verdict['result']}**: {detail[:70]}".replace("|", "/").replace("\n", " ")
+
+
+def replace_table(path: pathlib.Path, lines: list[str]) -> None:
+    """Puts lines between a document's two marks."""
+    begin, end = "<!-- parity table -->\n", "<!-- end of parity table -->"
+    before, _, rest = path.read_text().partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise RuntimeError(f"{path.name} lacks the marks {begin.strip()!r} and {end!r}.")
+    path.write_text(before + begin + "\n".join(lines) + "\n" + end + after)
+
+
+def main(argv: list[str]) -> None:
+    """Runs what has no result yet, and prints the table."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments {argv[1:]}; flags are given as --name=value.")
+    unknown = set(_WANTED.value) - {"keras", *_WORLDS}
+    if unknown:
+        raise app.UsageError(f"--worlds has {sorted(unknown)}; there are keras and {_WORLDS}.")
+    path = pathlib.Path(_RESULTS.value)
+    for world in _WANTED.value:
+        done = read_results(path)
+        run_world(world, [name for name in rows_of(world) if (world, name) not in done], path)
+    found = read_results(path)
+    print("\n".join(summary(found)))
+    if _WRITE.value:
+        replace_table(_CHECKOUT / "README.md", summary(found))
+        replace_table(_CHECKOUT / "PARITY.md", details(found))
+    bad = [key for key, line in found.items() if key[0] != "keras" and line["result"] != "right"]
+    sys.exit(1 if bad else 0)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,104 @@
+"""What came of a row in a world: "right", "wrong" or "fails", and by how much or with what?
+
+    python -m parity.verdicts --stock 2 ROW ROW     rows by stock Keras, on two replicas
+    python -m parity.verdicts "2 workers" ROW ROW   rows by tfdist, on two workers
+
+Rows of one process come out one JSON line each as they end, so that whoever reads them knows which
+row it was that hung or brought the process down.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+
+from parity import harness, table, worlds
+from parity.case import Case
+
+_JOB_SECS = 900.0
+_LOGICAL_CPUS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What came of one row in one world.
+
+    Attributes:
+        row: Name of the row.
+        world: One of `case.WORLDS`.
+        is_stock: Whether stock Keras trained, or tfdist did. Stock Keras gets batches of 8, which
+            two replicas divide, where the row leaves the size open: of others it fails at once.
+        result: "right", "wrong" or "fails".
+        detail: The first differences, or the error.
+    """
+
+    row: str
+    world: str
+    is_stock: bool
+    result: str
+    detail: str = ""
+
+
+def judge(case: Case, outcome: harness.Outcome, *, world: str, is_stock: bool) -> Verdict:
+    """Compares a row's outcome with that of stock Keras on one device."""
+    found = worlds.problems(case, outcome)
+    if not found:
+        return Verdict(case.name, world, is_stock, "right")
+    if outcome.error != ("", ""):
+        kind, text = outcome.error
+        words = " ".join(re.sub(r"\x1b\[\d*m", "", text).split())
+        return Verdict(case.name, world, is_stock, "fails", f"{kind}: {words[:200]}")
+    return Verdict(case.name, world, is_stock, "wrong", "; ".join(found[:3])[:300])
+
+
+def verdicts(rows: Iterable[Case], *, world: str, is_stock: bool) -> Iterator[Verdict]:
+    """Gives the verdict of each row, in a process whose TensorFlow has not started yet."""
+    if world.endswith("workers"):
+        yield from _of_workers(list(rows), int(world.split()[0]), is_stock=is_stock)
+        return
+    strategy = worlds.local_strategy(int(world))
+    for row in rows:
+        case = dataclasses.replace(row, batch_size=8) if is_stock else row
+        api = harness.stock(strategy) if is_stock else harness.distributed(strategy)
+        yield judge(case, harness.run(case, api), world=world, is_stock=is_stock)
+
+
+def _of_workers(rows: list[Case], workers: int, *, is_stock: bool) -> Iterator[Verdict]:
+    with tempfile.TemporaryDirectory() as folder:
+        outcomes = worlds.on_workers(
+            [case.name for case in rows], workers, pathlib.Path(folder), _JOB_SECS,
+            is_stock=is_stock,
+        )
+    for case in rows:
+        of_ranks = [
+            judge(case, outcome, world=f"{workers} workers", is_stock=is_stock)
+            for outcome in outcomes[case.name]
+        ]
+        yield next((verdict for verdict in of_ranks if verdict.result != "right"), of_ranks[0])
+
+
+def main(arguments: list[str]) -> None:
+    """Judges the rows that the arguments name."""
+    import warnings
+
+    import tensorflow as tf
+
+    is_stock = arguments[0] == "--stock"
+    world, *wanted = arguments[is_stock:]
+    warnings.simplefilter("ignore")
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * _LOGICAL_CPUS
+    )
+    rows = [case for case in table.ROWS if case.name in wanted]
+    for verdict in verdicts(rows, world=world, is_stock=is_stock):
+        print(json.dumps(dataclasses.asdict(verdict)), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
