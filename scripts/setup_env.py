@@ -1,9 +1,11 @@
 """Makes a virtual environment in which tfdist runs; what `make` calls before everything else.
 
     python3 scripts/setup_env.py --venv=.venv --extras=cpu,test
+    python3 scripts/setup_env.py --venv=.venv-colab --extras=test --pins=tensorflow-cpu==2.20.0
 
 A TensorFlow that can be imported is never replaced: where this Python has one, the new environment
-sees it and gets none of its own, and where the environment has one already, that one stays.
+sees it and gets none of its own, and where the environment has one already, that one stays. With
+`--pins` the new environment sees nothing of this Python's, and gets those versions.
 Standard library only, since nothing is installed yet.
 """
 
@@ -39,6 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Makes an environment in which tfdist runs.")
     parser.add_argument("--venv", required=True, help="Folder of the environment.")
     parser.add_argument("--extras", required=True, help="Extras of setup.cfg, as in cpu,test.")
+    parser.add_argument("--pins", default="", help="Versions of its own, as in keras==3.13.2,..")
     options = parser.parse_args()
     if not _OLDEST <= sys.version_info[:2] < _TOO_NEW:
         raise SystemExit(
@@ -46,14 +49,15 @@ def main() -> None:
             "Name another one, as in: make PYTHON=python3.12"
         )
     venv = pathlib.Path(options.venv)
+    pins = options.pins.split(",") if options.pins else []
     if not venv.exists():
-        make_venv(venv)
-    install(venv / "bin" / "python", extras=options.extras.split(","))
+        make_venv(venv, sees_ours=not pins)
+    install(venv / "bin" / "python", extras=options.extras.split(","), pins=pins)
 
 
-def make_venv(venv: pathlib.Path) -> None:
-    """Makes the environment `venv`, which sees this Python's TensorFlow if there is one."""
-    has_tensorflow = import_error(sys.executable) is None
+def make_venv(venv: pathlib.Path, *, sees_ours: bool) -> None:
+    """Makes the environment `venv`, which may see this Python's TensorFlow if there is one."""
+    has_tensorflow = sees_ours and import_error(sys.executable) is None
     has_ensurepip = importlib.util.find_spec("ensurepip") is not None  # not so on a bare Debian
     if not has_ensurepip and importlib.util.find_spec("pip") is None:
         raise SystemExit(
@@ -74,8 +78,10 @@ def make_venv(venv: pathlib.Path) -> None:
         run([sys.executable, "-m", "pip", "install", "--quiet", "--target", new["packages"], "pip"])
 
 
-def install(python: pathlib.Path, *, extras: list[str]) -> None:
+def install(python: pathlib.Path, *, extras: list[str], pins: list[str]) -> None:
     """Installs this checkout with its extras; of TensorFlow only what cannot be imported yet."""
+    if pins:
+        run([str(python), "-m", "pip", "install", "--quiet", *pins])
     error, tensorflow = import_error(str(python)), look(str(python))["tensorflow"]
     if error is None:
         kept = " ".join(tensorflow) or "a TensorFlow that pip does not know"
@@ -89,7 +95,7 @@ def install(python: pathlib.Path, *, extras: list[str]) -> None:
     target = f"{_CHECKOUT}[{','.join(extras)}]" if extras else str(_CHECKOUT)
     print(f"Installing {target} into {python}; this can take minutes.", flush=True)
     # Named again, a TensorFlow that is there keeps pip from moving what it needs, such as numpy.
-    run([str(python), "-m", "pip", "install", "--quiet", "--editable", target, *tensorflow])
+    run([str(python), "-m", "pip", "install", "--quiet", "--editable", target, *tensorflow, *pins])
     error = import_error(str(python))
     if error is not None:
         raise SystemExit(

@@ -76,7 +76,7 @@ _OPTIMIZERS: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.mark.parametrize("num_replicas", [2, 4])
+@pytest.mark.parametrize("num_replicas", [2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", _OPTIMIZERS)
 def test_loop_equals_fit(name: str, num_replicas: int) -> None:
     keras.config.set_floatx("float64")

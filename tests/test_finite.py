@@ -81,6 +81,7 @@ def test_nothing_is_said_where_nothing_is_wrong_or_asked_for(caplog, x, on_nan):
     assert not [record for record in caplog.records if record.name == "tfdist"]
 
 
+@pytest.mark.slow
 def test_good_steps_are_not_changed_by_being_looked_at():
     expected, logs = _fit(epochs=2)
     for on_nan in ("raise", "skip"):

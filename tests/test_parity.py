@@ -16,7 +16,7 @@ import pytest
 from parity import harness, table, worlds
 from parity.case import Case
 
-_QUICK_WORLDS = ("2", "4", "2 workers")
+_QUICK_WORLDS = ("2", "2 workers")
 _ROWS_A_JOB = 40
 _JOB_SECS = 500
 _NAMES = [case.name for case in table.ROWS]

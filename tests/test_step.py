@@ -54,6 +54,7 @@ def test_train_step_is_one_update_of_the_whole_batch(size: int) -> None:
     assert int(np.asarray(model.optimizer.iterations)) == 1
 
 
+@pytest.mark.slow
 def test_every_replica_holds_the_same_variables() -> None:
     model, strategy = _model(optimizer=lambda: keras.optimizers.Adam(0.1))
     _traced(step.train_step, model, strategy, _batch(5))

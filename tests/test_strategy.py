@@ -297,6 +297,7 @@ def _join() -> dict[str, object]:
     }
 
 
+@pytest.mark.slow
 def test_chief_and_worker_by_a_given_cluster():
     found = testing.run_workers(_join_as_chief_or_worker, workers=2)
     assert [worker["sum"] for worker in found] == [3.0, 3.0]

@@ -45,7 +45,7 @@ it only:
 12. claim.py, manifest.py, saved.py, checkpoint.py, identity.py, every.py, preemption.py, resume.py:
     how does it go on after a stop?
 13. link_check.py, fingerprint.py, guard.py: does hardware, or a NaN, spoil it?
-14. callbacks.py, trainer.py: epochs, validation and callbacks, as in Keras.
+14. callbacks.py, epochs.py, trainer.py: epochs, validation and callbacks, as in Keras.
 15. recording.py, verification.py: does it all agree with one device?
 16. datasets/, testing.py: data to try it on, and workers to test it with.
 

@@ -52,7 +52,7 @@ def global_reductions() -> dict[str, Callable[..., Any]]:
         reduced = tuple(values.shape) == () or reduction in (None, "none")
         if place is None or reduced or not (weighted or reduction == "sum"):
             return reduce_values(values, sample_weight, reduction)
-        total = ops.sum(values) / _safe(place.fraction(values.dtype))
+        total = sum_of_rows(ops.sum(values))
         if reduction == "sum":
             return total
         weight = ops.cast(ops.sum(sample_weight), total.dtype)
@@ -91,6 +91,19 @@ def global_reductions() -> dict[str, Callable[..., Any]]:
         "reduce_to_samplewise_values": samplewise_values,
         **whole_batch.functions(),
     }
+
+
+def sum_of_rows(value: Any) -> Any:
+    """Blows up a replica's sum over its rows, so that it counts whole once it is weighted.
+
+    Args:
+        value: A scalar that grows with the rows.
+
+    Returns:
+        A scalar of the same dtype; `value` itself outside of a step.
+    """
+    place = position_lib.current()
+    return value if place is None else value / _safe(place.fraction(value.dtype))
 
 
 def _safe(fraction: Any) -> Any:

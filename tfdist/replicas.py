@@ -76,7 +76,10 @@ def whole_batch_semantics(*, reduces_losses: bool) -> Iterator[None]:
     functions |= batch_statistics.global_moments()
     if reduces_losses:
         functions |= losses_metrics.global_reductions()
-    with keras_compat.replaced(functions):
+    with keras_compat.replaced(functions), contextlib.ExitStack() as stack:
+        if reduces_losses:
+            weigh = losses_metrics.sum_of_rows
+            stack.enter_context(keras_compat.weighed_activity_sums(weigh))
         yield
 
 

@@ -1,4 +1,4 @@
-"""Train, evaluate and predict as Keras does, on any strategy. The outer loop; no arithmetic.
+"""Train, evaluate and predict as Keras does, on any strategy: arguments in, results out.
 
 Synopsis:
 
@@ -25,13 +25,11 @@ from tfdist import callbacks as callbacks_lib
 from tfdist import strategy as strategy_lib
 from tfdist.agreement import Agreement
 from tfdist.data import share_of
+from tfdist.epochs import Epochs, Training
 from tfdist.exchange import Exchange
-from tfdist.feed import Feed
 from tfdist.guard import Guard, parse_on_nan
 from tfdist.inputs import Inputs
 from tfdist.link_check import check_links
-from tfdist.listeners import batches_between_events, stops_at_nan_of
-from tfdist.loop import Loop, Stopwatch
 from tfdist.prediction import predicted
 from tfdist.presence import Presence
 from tfdist.programs import Programs
@@ -84,6 +82,7 @@ class Trainer:
         self._programs = Programs(model, self.strategy, replica_step=replica_step)
         self._replica_step = replica_step
         self._presence = Presence(self.strategy, self._agreement, self._exchange)
+        self._epochs = Epochs(model, self._programs, self._agreement, self._presence.progress)
 
     @property
     def is_chief(self) -> bool:
@@ -152,44 +151,14 @@ class Trainer:
                     callbacks, add_history=True, verbose=verbose, epochs=epochs,
                     steps=feed.num_batches,
                 )
-                self._train(
-                    run, feed, validation, events, epochs, initial_epoch, validation_freq, guard
+                self._epochs.train(
+                    Training(
+                        feed=feed, validation=validation, events=events, epochs=epochs,
+                        initial_epoch=initial_epoch, validation_freq=validation_freq,
+                        run=run, guard=guard,
+                    )
                 )
         return model.history
-
-    def _train(
-        self, run: Run, feed: Feed, validation: Feed | None, events: Any, epochs: int,
-        initial_epoch: int, validation_freq: Any, guard: Guard,
-    ) -> None:
-        model = self.model
-        model.stop_training = False
-        place = run.begin(events, feed=feed, validation=validation, epoch=initial_epoch)
-        restored = int(self._agreement.gather(keras_compat.restored_epoch(model))[0, 0])
-        if restored and not place.step:
-            place.epoch = restored
-            feed.seek(restored)
-        stops_at_nan = self._agreement.any(stops_at_nan_of(model, events))
-        loop = self._programs.train(
-            is_share=feed.source.is_share, stops_at_nan=stops_at_nan, on_nan=guard.on_nan
-        )
-        guard.begin(place.step)
-        for epoch in place.epochs(epochs):
-            run.leave_if_told(self._agreement)
-            if not place.done:  # else another process has begun the epoch
-                model.reset_metrics()
-                events.on_epoch_begin(epoch)
-            self._run_epoch(feed, loop, events, phase="train", run=run, guard=guard)
-            logs = dict(self._programs.logs("train"))
-            if validation and keras_compat.is_validation_epoch(model, epoch, validation_freq):
-                scores = self._evaluate(validation, events)
-                logs |= {f"val_{name}": value for name, value in scores.items()}
-            events.on_epoch_end(epoch, logs)
-            is_over = self._agreement.any(model.stop_training)
-            run.end_epoch(logs, is_over=is_over, is_last=epoch + 1 == epochs)
-            if is_over:
-                break
-        self._finalize(epochs)
-        events.on_train_end(place.logs or None)
 
     @_seen
     def evaluate(
@@ -214,7 +183,7 @@ class Trainer:
         self._build(feed.source.spec)
         with callbacks_lib.files_of_chief_alone(callbacks, is_chief=self.is_chief):
             events = self._events(callbacks, verbose=verbose, epochs=1, steps=feed.num_batches)
-            logs = self._evaluate(feed, events)
+            logs = self._epochs.evaluate(feed, events)
         return logs if return_dict else keras_compat.flat_results(self.model, logs)
 
     @_seen
@@ -240,62 +209,6 @@ class Trainer:
             )
             return predicted(self.model, feed, events, predict_one)
 
-    def _evaluate(self, feed: Feed, callbacks: Any) -> dict[str, Any]:
-        self.model.stop_evaluating = False
-        callbacks.on_test_begin()
-        self.model.reset_metrics()
-        feed.rewind()
-        loop = self._programs.test(is_share=feed.source.is_share)
-        self._run_epoch(feed, loop, callbacks, phase="test")
-        logs = keras_compat.python_logs(self._programs.logs("test"))
-        callbacks.on_test_end(logs)
-        return logs
-
-    def _run_epoch(
-        self, feed: Feed, loop: Loop, events: Any, *, phase: str, run: Run | None = None,
-        guard: Guard | None = None,
-    ) -> None:
-        """Runs one epoch's steps, with the events of each call of the traced loop around it."""
-        run = run or Run(self.model, None)
-        model, stop_flag = self.model, "stop_training" if phase == "train" else "stop_evaluating"
-        begin = getattr(events, f"on_{phase}_batch_begin")
-        end = getattr(events, f"on_{phase}_batch_end")
-        plan = batches_between_events(model, events, phase=phase).agreed(self._agreement)
-        planned, done, ended = feed.begin_epoch(), run.place.done, False
-        loop = self._presence.progress.ticking(loop)
-        while not ended and (planned is None or done < planned):
-            wanted = run.bounded(plan.steps, plan)
-            if guard:
-                wanted = guard.bounded(wanted, plan, step=run.place.step)
-            wanted = wanted if planned is None else min(wanted, planned - done)
-            begin(done)
-            with Stopwatch() as watch:
-                ran = loop(feed.iterator, wanted)
-            ended = ran < wanted
-            if ran == 0:
-                break
-            logs = self._programs.logs(phase) if plan.is_watched else None
-            end(done + (plan.event_steps or ran) - 1, logs)
-            done += ran
-            stop, plan.steps, is_due, leaves = self._agreement.boundary(
-                bool(getattr(model, stop_flag)),
-                plan.after(ran, watch.secs, done=done),
-                self._programs.witness.value(),
-                is_due=run.advance(ran),
-                leaves=run.is_told_to_leave,
-            )
-            if guard:
-                guard.look(run.place.step)
-            if stop:
-                setattr(model, stop_flag, True)
-                ended = False  # the loop itself may have stopped
-                break
-            if leaves:
-                run.leave(self._agreement)
-            if is_due:
-                run.save()
-        feed.end_epoch(done, ended=ended)
-
     def _build(self, spec: Any) -> None:
         if not self.model.compiled:
             return  # a rule of the user's own brings what it needs
@@ -307,12 +220,6 @@ class Trainer:
             callbacks, model=self.model, agreement=self._agreement, exchange=self._exchange,
             strategy=self.strategy, **params,
         )
-
-    def _finalize(self, epochs: int) -> None:
-        optimizer = getattr(self.model, "optimizer", None)
-        if isinstance(optimizer, keras.optimizers.Optimizer) and epochs > 0:
-            with keras_compat.default_replica_mode():
-                optimizer.finalize_variable_values(self.model.trainable_weights)
 
 
 def fit(model: keras.Model, x: Any = None, y: Any = None, **kwargs: Any) -> keras.callbacks.History:

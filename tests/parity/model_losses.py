@@ -106,7 +106,7 @@ ROWS = (
         build=models.mlp(
             models.momentum,
             lambda: layers.Dense(
-                4, kernel_regularizer="l2", bias_regularizer="l1", activity_regularizer="l1l2"
+                4, kernel_regularizer="l2", bias_regularizer="l2", activity_regularizer="l1l2"
             ),
             lambda: layers.ActivityRegularization(l2=0.1),
         ),

@@ -1,0 +1,197 @@
+"""How do epochs go by? Calls of the traced loop, their events, and what is done between two.
+
+No arithmetic: a call of the loop runs some steps, and then the workers agree on what comes next.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+
+from tfdist import keras_compat
+from tfdist.agreement import Agreement
+from tfdist.feed import Feed
+from tfdist.guard import Guard
+from tfdist.listeners import Plan, batches_between_events, stops_at_nan_of
+from tfdist.loop import Loop, Stopwatch
+from tfdist.programs import Programs
+from tfdist.progress import Progress
+from tfdist.resume import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """One call of `fit`, set up.
+
+    Attributes:
+        feed: The data.
+        validation: The data to validate on, or None.
+        events: The `CallbackList`.
+        epochs: The number of the epoch to stop before.
+        initial_epoch: The epoch to begin with where nothing says otherwise; from 0.
+        validation_freq: As in `fit`.
+        run: Where the run is, and what saves it.
+        guard: What looks at it while it goes on.
+    """
+
+    feed: Feed
+    validation: Feed | None
+    events: Any
+    epochs: int
+    initial_epoch: int
+    validation_freq: Any
+    run: Run
+    guard: Guard
+
+    def bounded(self, steps: int, plan: Plan) -> int:
+        """Returns how many of `steps` may run until there is something to do between two calls."""
+        steps = self.run.bounded(steps, plan)
+        return self.guard.bounded(steps, plan, step=self.run.place.step)
+
+
+class Epochs:
+    """Takes a model through epochs of training, and through passes of evaluation.
+
+    Args:
+        model: The model.
+        programs: Its traced functions.
+        agreement: Between the workers, who make the same calls in the same order.
+        progress: What shows the launcher that steps are being done.
+    """
+
+    def __init__(
+        self, model: keras.Model, programs: Programs, agreement: Agreement, progress: Progress
+    ) -> None:
+        self._model, self._programs = model, programs
+        self._agreement, self._progress = agreement, progress
+
+    def train(self, training: Training) -> None:
+        """Runs the epochs that are left, with validation and all events."""
+        model, run, events = self._model, training.run, training.events
+        self._begin(training)
+        stops_at_nan = self._agreement.any(stops_at_nan_of(model, events))
+        loop = self._programs.train(
+            is_share=training.feed.source.is_share, stops_at_nan=stops_at_nan,
+            on_nan=training.guard.on_nan,
+        )
+        for epoch in run.place.epochs(training.epochs):
+            run.leave_if_told(self._agreement)
+            if not run.place.done:  # else another process has begun the epoch
+                model.reset_metrics()
+                events.on_epoch_begin(epoch)
+            self._steps(training.feed, loop, events, phase="train", training=training)
+            logs = dict(self._programs.logs("train")) | self._validated(epoch, training)
+            events.on_epoch_end(epoch, logs)
+            is_over = self._agreement.any(model.stop_training)
+            run.end_epoch(logs, is_over=is_over, is_last=epoch + 1 == training.epochs)
+            if is_over:
+                break
+        self._finalize(training.epochs)
+        events.on_train_end(run.place.logs or None)
+
+    def evaluate(self, feed: Feed, events: Any) -> dict[str, Any]:
+        """Returns the loss and metrics over a feed, as floats."""
+        self._model.stop_evaluating = False
+        events.on_test_begin()
+        self._model.reset_metrics()
+        feed.rewind()
+        self._steps(feed, self._programs.test(is_share=feed.source.is_share), events, phase="test")
+        logs = keras_compat.python_logs(self._programs.logs("test"))
+        events.on_test_end(logs)
+        return logs
+
+    def _begin(self, training: Training) -> None:
+        """Takes everything to where the run begins: its start, a checkpoint, a callback's epoch."""
+        run, feed = training.run, training.feed
+        self._model.stop_training = False
+        place = run.begin(
+            training.events, feed=feed, validation=training.validation,
+            epoch=training.initial_epoch,
+        )
+        restored = int(self._agreement.gather(keras_compat.restored_epoch(self._model))[0, 0])
+        if restored and not place.step:
+            place.epoch = restored
+            feed.seek(restored)
+        training.guard.begin(place.step)
+
+    def _validated(self, epoch: int, training: Training) -> dict[str, Any]:
+        feed, freq = training.validation, training.validation_freq
+        if not feed or not keras_compat.is_validation_epoch(self._model, epoch, freq):
+            return {}
+        return {f"val_{name}": v for name, v in self.evaluate(feed, training.events).items()}
+
+    def _steps(
+        self, feed: Feed, loop: Loop, events: Any, *, phase: str, training: Training | None = None
+    ) -> None:
+        """Runs an epoch's steps, with the events of each call of the traced loop around it.
+
+        Args:
+            feed: The data; read from where it is.
+            loop: Runs so many steps on it.
+            events: The `CallbackList`.
+            phase: "train" or "test".
+            training: What is saved and looked at between the calls, in training.
+        """
+        model, stop_flag = self._model, "stop_training" if phase == "train" else "stop_evaluating"
+        begin = getattr(events, f"on_{phase}_batch_begin")
+        end = getattr(events, f"on_{phase}_batch_end")
+        plan = batches_between_events(model, events, phase=phase).agreed(self._agreement)
+        planned, done, ended = feed.begin_epoch(), training.run.place.done if training else 0, False
+        loop = self._progress.ticking(loop)
+        while not ended and (planned is None or done < planned):
+            wanted = training.bounded(plan.steps, plan) if training else plan.steps
+            wanted = wanted if planned is None else min(wanted, planned - done)
+            begin(done)
+            with Stopwatch() as watch:
+                ran = loop(feed.iterator, wanted)
+            ended = ran < wanted
+            if ran == 0:
+                break
+            logs = self._programs.logs(phase) if plan.is_watched else None
+            end(done + (plan.event_steps or ran) - 1, logs)
+            done += ran
+            next_steps = plan.after(ran, watch.secs, done=done)
+            stop, plan.steps = self._between(
+                ran, bool(getattr(model, stop_flag)), next_steps, training
+            )
+            if stop:
+                setattr(model, stop_flag, True)
+                ended = False  # the loop itself may have stopped
+                break
+        feed.end_epoch(done, ended=ended)
+
+    def _between(
+        self, ran: int, stop: bool, steps: int, training: Training | None
+    ) -> tuple[bool, int]:
+        """Agrees on what comes after a call of the loop, and saves, looks or leaves.
+
+        Args:
+            ran: Steps of that call.
+            stop: Whether this worker wishes to stop.
+            steps: Steps that this worker wishes to run next.
+            training: What is saved and looked at, in training.
+
+        Returns:
+            Whether all stop, and how many steps come next.
+        """
+        run = training.run if training else None
+        stop, steps, is_due, leaves = self._agreement.boundary(
+            stop, steps, self._programs.witness.value(),
+            is_due=run.advance(ran) if run else False,
+            leaves=run.is_told_to_leave if run else False,
+        )
+        if training and run:
+            training.guard.look(run.place.step)
+            if leaves and not stop:
+                run.leave(self._agreement)
+            if is_due and not stop:
+                run.save()
+        return stop, steps
+
+    def _finalize(self, epochs: int) -> None:
+        optimizer = getattr(self._model, "optimizer", None)
+        if isinstance(optimizer, keras.optimizers.Optimizer) and epochs > 0:
+            with keras_compat.default_replica_mode():
+                optimizer.finalize_variable_values(self._model.trainable_weights)
