@@ -3,8 +3,9 @@
 #   make train                      trains on handwritten digits, as two workers on this machine
 #   make train ARGS="--epochs=3"    the same with flags of scripts/train.py
 #   make test                       the tests, in under ten minutes on two cores
-#   make test-all                   those, and the slow ones that CI runs
-#   make test-table                 every slow one, about an hour
+#   make test-all                   those, the slow ones, and the versions that Colab carries
+#   make test-colab                 those versions alone, in an environment of their own
+#   make parity                     the whole parity table, into README.md and PARITY.md
 #   make check                      lint and types
 #   make clean                      removes builds and caches; the environment stays
 #
@@ -20,12 +21,14 @@ ARGS ?=
 
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready-$(EXTRA)
-PYTEST := $(RUN) -m pytest tests
-PYTEST_SLOW := $(RUN) -m pytest -m slow --durations=15 -o timeout=900 -o faulthandler_timeout=1200
-# Slow tests that CI runs.
-SLOW := tests/test_packaging.py tests/test_verification.py
+# Two processes, a file of tests in one of them: two cores are what everybody has.
+PYTEST := $(RUN) -m pytest -n 2 --dist loadfile --durations=15
+SLOW := -m slow -o timeout=900 -o faulthandler_timeout=1200
+# What Colab carries.
+COLAB_VENV := $(VENV)-colab
+COLAB_PINS := tensorflow-cpu==2.20.0,keras==3.13.2
 
-.PHONY: train test test-all test-table check clean
+.PHONY: train test test-all test-colab parity check clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := train
 
@@ -33,15 +36,17 @@ train: $(READY)
 	$(RUN) -m tfdist.launch --workers=2 scripts/train.py --device=cpu $(ARGS)
 
 test: $(READY),test
-	$(PYTEST) -m "not slow" --durations=15 $(ARGS)
+	$(PYTEST) tests -m "not slow" $(ARGS)
 
 test-all: test
-	$(PYTEST_SLOW) $(SLOW) $(ARGS)
+	$(PYTEST) tests $(SLOW) $(ARGS)
+	$(MAKE) test-colab
 
-# Every slow row of every file, the parity table on four replicas and three workers among them:
-# about an hour on two cores.
-test-table: $(READY),test
-	$(PYTEST_SLOW) tests $(ARGS)
+test-colab: $(COLAB_VENV)/.ready
+	$(COLAB_VENV)/bin/python -m pytest tests/test_parity.py -m "not slow" $(ARGS)
+
+parity: $(READY),test
+	$(RUN) scripts/parity_table.py --write
 
 check: $(READY),test
 	$(RUN) -m ruff check .
@@ -53,6 +58,10 @@ clean:
 
 # What is installed is installed again when the requirements change. The stamps lie inside the
 # environment, so that they go with it.
+$(COLAB_VENV)/.ready: setup.cfg pyproject.toml
+	@$(PYTHON) scripts/setup_env.py --venv=$(COLAB_VENV) --extras=test --pins=$(COLAB_PINS)
+	@touch $@
+
 $(VENV)/.ready-%: setup.cfg pyproject.toml
 	@$(PYTHON) scripts/setup_env.py --venv=$(VENV) --extras=$*
 	@touch $@

@@ -1,0 +1,173 @@
+"""Does the parity table notice when a line of the arithmetic is wrong?
+
+Each mutation is made in a copy of the package, and the row that guards the line has to fail. A line
+that is no longer there fails as well: its mutation is to be written anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+import tfdist
+
+_PACKAGE = pathlib.Path(tfdist.__file__).parent
+_TESTS = pathlib.Path(__file__).parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutation:
+    """A fault: what is replaced in which file, and the row that sees it, on two replicas.
+
+    Attributes:
+        file: Of the package.
+        old: Text that stands in it once.
+        new: What stands there instead.
+        row: Name of a row of the parity table.
+    """
+
+    file: str
+    old: str
+    new: str
+    row: str
+
+
+MUTATIONS = {
+    "the reduction is doubled": Mutation(
+        "step.py",
+        "summed = reduction.sum_gradients(strategy, gradients)",
+        "summed = [2 * g for g in reduction.sum_gradients(strategy, gradients)]",
+        "SGD with momentum",
+    ),
+    "gradients are clipped before the reduction": Mutation(
+        "step.py",
+        "return tape.gradient(scaled, variables), logs",
+        "return [tf.clip_by_norm(g, 0.05) for g in tape.gradient(scaled, variables)], logs",
+        "SGD clipnorm",
+    ),
+    "rows of an embedding become dense": Mutation(
+        "reduction.py",
+        "return strategy.experimental_local_results(value)[0]",
+        "return tf.convert_to_tensor(strategy.experimental_local_results(value)[0])",
+        "Adam clipnorm, embedding",
+    ),
+    "a mean of means": Mutation(
+        "losses_metrics.py",
+        "return loss * place.fraction(loss.dtype)",
+        "return loss / place.collectives.num_replicas",
+        "uneven last batch",
+    ),
+    "an empty replica's NaN counts": Mutation(
+        "losses_metrics.py",
+        "return tf.where(place.local_size > 0, value, tf.zeros_like(value))",
+        "return value",
+        "last batch of one, Adam with clipping",
+    ),
+    "the filler row counts": Mutation(
+        "replicas.py",
+        "kept = _first_rows(value, place.local_size)",
+        "kept = value",
+        "last batch of one, Adam with clipping",
+    ),
+    "a sum is weighted like a mean": Mutation(
+        "losses_metrics.py",
+        "return value if place is None else value / _safe(place.fraction(value.dtype))",
+        "return value",
+        "reduction sum, sample weights",
+    ),
+    "sample weights are summed over one replica": Mutation(
+        "losses_metrics.py",
+        "divisor = place.collectives.sum(_of_counted_rows(weight, place))",
+        "divisor = weight",
+        "reduction mean_with_sample_weight, sample weights",
+    ),
+    "valid steps are counted on one replica": Mutation(
+        "losses_metrics.py",
+        "valid = place.collectives.sum(_of_counted_rows(ops.sum(ops.cast(mask, dtype)), place))",
+        "valid = ops.sum(ops.cast(mask, dtype))",
+        "reduction sum_over_batch_size, mask",
+    ),
+    "the reported loss is a mean of means": Mutation(
+        "losses_metrics.py",
+        "tracker.update_state(loss, sample_weight=local_size)",
+        "tracker.update_state(loss)",
+        "uneven last batch",
+    ),
+    "a scalar counts once a replica": Mutation(
+        "losses_metrics.py",
+        "return _of_counted_rows(values, place) * fraction, fraction",
+        "return values, None",
+        "compute_loss updates a Mean by a scalar",
+    ),
+    "a scalar loss is one of each replica": Mutation(
+        "losses_metrics.py",
+        "        **whole_batch.functions(),\n",
+        "",
+        "loss function that is no mean of rows",
+    ),
+    "all replicas draw the same": Mutation(
+        "replicas.py",
+        "functions = randomness.keyed_draws(keras_compat.random_functions())",
+        "functions = {}",
+        "Dropout",
+    ),
+    "losses of replicas mix": Mutation(
+        "keras_compat.py",
+        'for attribute, make in (("_losses", list), ("_loss_ids", set)):',
+        "for attribute, make in ():",
+        "add_loss twice with dropout between",
+    ),
+    "the filler row is normalized with": Mutation(
+        "batch_statistics.py",
+        "x = x[: tf.where(place.local_size > 0, tf.shape(x)[0], 0)]",
+        "x = x[:]",
+        "synchronized BatchNormalization",
+    ),
+    "an own step's gradients are summed as they are": Mutation(
+        "rules.py",
+        "grads = [_weighted(grad, place) for grad in grads]",
+        "grads = list(grads)",
+        "train_step of its own",
+    ),
+    "the last rows go to another replica": Mutation(
+        "position.py",
+        "return (replica * global_size + num_replicas - 1) // num_replicas",
+        "return replica * (global_size // num_replicas)",
+        "uneven last batch",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_the_table_notices(name, tmp_path):
+    mutation = MUTATIONS[name]
+    shutil.copytree(_PACKAGE, tmp_path / "tfdist", ignore=shutil.ignore_patterns("__pycache__"))
+    file = tmp_path / "tfdist" / mutation.file
+    code = file.read_text()
+    assert code.count(mutation.old) == 1, "the line is no longer there: write its mutation anew"
+    file.write_text(code.replace(mutation.old, mutation.new))
+    assert _verdict(mutation.row, tmp_path) != "right"
+
+
+def _verdict(row: str, packages: pathlib.Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "parity.verdicts", "2", row],
+        cwd=_TESTS,
+        env={**os.environ, "PYTHONPATH": str(packages)},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(lines) == 1, done.stderr[-2000:]
+    return json.loads(lines[0])["result"]
