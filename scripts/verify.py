@@ -57,14 +57,30 @@ def find(target: str | None) -> Any:
     if not function:
         raise app.UsageError(f"--target={target!r} names no function; write module:function.")
     sys.path.insert(0, os.getcwd())
-    return getattr(importlib.import_module(module), function)
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.partition(".")[0]:
+            raise  # the module is there, and lacks something itself
+        raise app.UsageError(
+            f"--target={target!r}: there is no module {module!r} on the path or in {os.getcwd()}."
+        ) from None
+    if not callable(getattr(found, function, None)):
+        raise app.UsageError(f"--target={target!r}: {found.__file__} has no function {function!r}.")
+    return getattr(found, function)
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments {argv[1:]}; flags are given as --name=value.")
     keras.config.set_floatx(_FLOATX.value)
-    build_fn, x, y = find(_TARGET.value)()
+    case = find(_TARGET.value)()
+    if not isinstance(case, tuple) or len(case) != 3:
+        raise app.UsageError(
+            f"--target={_TARGET.value!r} returned {type(case).__name__}; it has to return "
+            "(build_fn, x, y)."
+        )
+    build_fn, x, y = case
     report = tfdist.verify(
         build_fn, x, y, device=_DEVICE.value, workers=_WORKERS.value, steps=_STEPS.value,
         batch_size=_GLOBAL_BATCH_SIZE.value,

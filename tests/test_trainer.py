@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import re
 import warnings
 
 import keras
@@ -331,3 +332,24 @@ def test_debugging_limits_of_keras_are_obeyed():
             keras.config.set_max_steps_per_epoch(None)
 
     assert_same(run("2xcpu", action), run("stock", action))
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("epoch", "did you mean 'epochs'?"), ("Sample_weights", "did you mean 'sample_weight'?"),
+     ("zzz", "it takes x, y, batch_size, epochs")],
+)
+def test_an_argument_that_there_is_not_is_told_of(name, told):
+    model = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(1)])
+    with pytest.raises(TypeError, match=re.escape(f"tfdist.fit has no argument {name!r}; {told}")):
+        tfdist.fit(model, X, Y, **{name: 1})
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_an_optimizer_that_was_made_outside_the_scope_is_refused(world):
+    optimizer = keras.optimizers.Adam()
+    with tfdist.get_strategy(world).scope():
+        model = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(1)])
+        model.compile(optimizer, "mse")
+    with pytest.raises(ValueError, match="iteration' was made outside the scope"):
+        tfdist.fit(model, X, Y, verbose=0)

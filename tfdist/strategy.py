@@ -20,12 +20,15 @@ import dataclasses
 import logging
 import os
 import re
+from collections.abc import Iterable
+from typing import Any
 
 import tensorflow as tf
 
 from tfdist.bring_up import make_strategy
 from tfdist.cluster import Cluster, detect_cluster
 from tfdist.devices import DeviceSpec, Inventory, parse_device, take_inventory
+from tfdist.meeting import meet
 from tfdist.plan import Plan, decide
 from tfdist.tf_config import TRAINING_TYPES
 
@@ -133,11 +136,24 @@ def refuse_outside_scope() -> None:
         )
 
 
+def refuse_variables_outside(
+    strategy: tf.distribute.Strategy, variables: Iterable[Any]
+) -> None:
+    """Raises a ValueError where Keras variables were not made in the scope of the strategy."""
+    is_inside = strategy.extended.variable_created_in_scope
+    outside = [v.path for v in variables if not is_inside(v.value)]
+    if outside:
+        raise ValueError(
+            f"The variable {outside[0]!r} was made outside the scope of the strategy that the"
+            " model was made in. Make the optimizer inside `with strategy.scope():` too."
+        )
+
+
 def _find_cluster(cluster: object) -> Cluster | None:
     if cluster is None or isinstance(cluster, Cluster):
         return cluster
     if cluster == "auto":
-        return detect_cluster(os.environ)
+        return meet(detect_cluster(os.environ))
     raise ValueError(
         f"cluster={cluster!r} is neither 'auto', None nor a tfdist.Cluster; pass one of these."
     )

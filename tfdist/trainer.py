@@ -13,7 +13,9 @@ Synopsis:
 
 from __future__ import annotations
 
+import difflib
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -212,6 +214,8 @@ class Trainer:
     def _build(self, spec: Any) -> None:
         if not self.model.compiled:
             return  # a rule of the user's own brings what it needs
+        states = getattr(self.model.optimizer, "variables", [])
+        strategy_lib.refuse_variables_outside(self.strategy, states)
         with self.strategy.scope():
             keras_compat.symbolic_build(self.model, spec)
 
@@ -252,7 +256,7 @@ def fit(model: keras.Model, x: Any = None, y: Any = None, **kwargs: Any) -> kera
         ValueError: The model was not compiled, or the data cannot be used.
         RuntimeError: The model was made outside the scope of the strategy it is to train on.
     """
-    return trainer_of(model).fit(x, y, **kwargs)
+    return trainer_of(model).fit(x, y, **_known(Trainer.fit, kwargs))
 
 
 def evaluate(model: keras.Model, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
@@ -267,7 +271,7 @@ def evaluate(model: keras.Model, x: Any = None, y: Any = None, **kwargs: Any) ->
     Returns:
         What `keras.Model.evaluate` returns: a scalar, a list, or with `return_dict=True` a dict.
     """
-    return trainer_of(model).evaluate(x, y, **kwargs)
+    return trainer_of(model).evaluate(x, y, **_known(Trainer.evaluate, kwargs))
 
 
 def predict(model: keras.Model, x: Any, **kwargs: Any) -> Any:
@@ -282,7 +286,18 @@ def predict(model: keras.Model, x: Any, **kwargs: Any) -> Any:
     Returns:
         NumPy arrays of the model's output structure, with one row an example.
     """
-    return trainer_of(model).predict(x, **kwargs)
+    return trainer_of(model).predict(x, **_known(Trainer.predict, kwargs))
+
+
+def _known(method: Callable[..., Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Returns the arguments by name; raises where there is none of a name."""
+    names = list(inspect.signature(method).parameters)[1:]
+    for name in kwargs:
+        if name not in names:
+            alike = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {alike[0]!r}?" if alike else f"it takes {', '.join(names)}."
+            raise TypeError(f"tfdist.{method.__name__} has no argument {name!r}; {hint}")
+    return kwargs
 
 
 def trainer_of(model: keras.Model) -> Trainer:
