@@ -54,7 +54,8 @@ class StopAt(keras.callbacks.Callback):
 def _strategy(replicas: int) -> tf.distribute.Strategy:
     if replicas == 1:
         return tf.distribute.OneDeviceStrategy("/cpu:0")
-    return tf.distribute.MirroredStrategy([f"/cpu:{index}" for index in range(replicas)])
+    # TensorFlow's own choice of collectives mixes up two such strategies of one process.
+    return tfdist.get_strategy(f"{replicas}xcpu", cluster=None)
 
 
 def _adam(**kwargs: Any) -> keras.optimizers.Optimizer:
