@@ -1,14 +1,21 @@
-"""Kills workers at random moments, again and again, and looks whether training comes to no harm.
+"""Disturbs training at random moments, again and again, and looks whether it comes to no harm.
 
     python scripts/chaos.py --kills=5 --workers=2
     python scripts/chaos.py --kills=50 --workers=2 --epochs=20
-    python scripts/chaos.py --kills=5 --workers=1 --seed=3
+    python scripts/chaos.py --kills=5 --workers=2 --how=kill,term,stop,disk,truncate
 
 It trains a small CNN with dropout and Adam on handwritten digits, once undisturbed, and once with a
-checkpoint after every step and a random worker killed (SIGKILL) at a random moment of each attempt:
-while it starts, in the midst of a step or of an epoch, while a checkpoint is written. In the end
-all weights and the history have to be equal to the last bit, and a ledger, which is kept by a
-metric inside the model, has to show that every epoch used each example exactly once.
+checkpoint after every step and something done to a random worker at a random moment of each
+attempt, of these in turn:
+
+    kill      SIGKILL: while it starts, in the midst of a step or an epoch, while it saves
+    term      SIGTERM to one worker alone: all save at the same step and leave
+    stop      SIGSTOP: it hangs, and is missed
+    disk      no more room for a checkpoint, on the chief
+    truncate  SIGKILL, and a file of the newest checkpoint is cut short before the next attempt
+
+In the end all weights and the history have to be equal to the last bit, and a ledger, which is kept
+by a metric inside the model, has to show that every epoch used each example exactly once.
 """
 
 from __future__ import annotations
@@ -16,6 +23,7 @@ from __future__ import annotations
 import os
 import pathlib
 import random
+import resource
 import signal
 import sys
 import tempfile
@@ -27,15 +35,28 @@ from absl import app, flags
 
 from tfdist import launch
 
-_KILLS = flags.DEFINE_integer("kills", 5, "workers to kill, one an attempt", lower_bound=0)
+# What is done, and what the launcher then says of the attempt.
+HOW = {
+    "kill": "killed by SIGKILL",
+    "term": "preempted: ",
+    "stop": "",  # silence, a stall or, where it is ended in the end, a signal
+    "disk": "could not be written to",
+    "truncate": "killed by SIGKILL",
+}
+
+_KILLS = flags.DEFINE_integer("kills", 5, "disturbances, one an attempt", lower_bound=0)
+_HOW = flags.DEFINE_list("how", ["kill"], f"what is done, in turn: any of {', '.join(HOW)}")
 _WORKERS = flags.DEFINE_integer("workers", 2, "worker processes", lower_bound=1)
 _EPOCHS = flags.DEFINE_integer("epochs", 6, "epochs of 23 steps", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "seed of the moments at which workers are killed")
+_SEED = flags.DEFINE_integer("seed", 0, "seed of the moments, and of which worker it is")
 _MOST_SECS = flags.DEFINE_float(
-    "most_secs", 1.5, "longest life of a worker that is to be killed, after it began to train"
+    "most_secs", 1.5, "longest life of a worker that is to be disturbed, after it began to train"
 )
+flags.register_validator("how", lambda names: set(names) <= set(HOW), f"must be of {list(HOW)}")
 
 _PATIENCE_SECS = 300.0  # for one attempt
+_STALL_SECS = 30.0  # without a step; the first one is traced in it
+_ROOM_BYTES = 20_000  # of a full disk: too little for the weights, enough for an error's text
 
 
 def train(folder: str | None, attempt: int, epochs: int) -> tuple[list[str], dict[str, Any]]:
@@ -97,21 +118,25 @@ def train(folder: str | None, attempt: int, epochs: int) -> tuple[list[str], dic
     return digests, history.history
 
 
-class Killer(threading.Thread):
-    """Kills one worker of one attempt at a random moment.
+class Disturber(threading.Thread):
+    """Does something to one worker of one attempt at a random moment.
 
     Args:
+        how: What; one of HOW.
         folder: Where the workers leave word of themselves.
         attempt: Number of the attempt.
         chance: Where the moment and the worker are drawn from.
     """
 
-    def __init__(self, folder: pathlib.Path, attempt: int, chance: random.Random) -> None:
+    def __init__(
+        self, how: str, folder: pathlib.Path, attempt: int, chance: random.Random
+    ) -> None:
         super().__init__(daemon=True)
-        self._folder, self._newest = folder, newest(folder)
-        self._note = folder / f"worker-{attempt}-{chance.randrange(_WORKERS.value)}"
+        self.how, self._folder, self._newest = how, folder, newest(folder)
+        rank = 0 if how == "disk" else chance.randrange(_WORKERS.value)
+        self._note = folder / f"worker-{attempt}-{rank}"
         # Most die while they train, some while they start.
-        self._waits_for_training = chance.random() < 0.8
+        self._waits_for_training = chance.random() < 0.8 or how != "kill"
         self._secs = chance.uniform(0, _MOST_SECS.value if self._waits_for_training else 4.0)
         self.is_over = threading.Event()
         self.said = ""
@@ -122,9 +147,17 @@ class Killer(threading.Thread):
                 return
         if self.is_over.wait(self._secs):
             return
-        os.kill(int(self._note.read_text()), signal.SIGKILL)
+        self._act(int(self._note.read_text()))
         phase = "its first step" if newest(self._folder) != self._newest else "its start"
-        self.said = f"{self._note.name}, {self._secs:.2f} s after {phase}"
+        self.said = f"{self.how} {self._note.name}, {self._secs:.2f} s after {phase}"
+
+    def _act(self, pid: int) -> None:
+        if self.how == "disk":
+            _, most = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (_ROOM_BYTES, most))
+        else:
+            numbers = {"term": signal.SIGTERM, "stop": signal.SIGSTOP}
+            os.kill(pid, numbers.get(self.how, signal.SIGKILL))
 
     def _has_begun(self) -> bool:
         return not self._waits_for_training or newest(self._folder) != self._newest
@@ -135,50 +168,67 @@ def newest(folder: pathlib.Path) -> str:
     return max((path.name for path in (folder / "run").glob("0*")), default="none")
 
 
-def attempt_one(folder: pathlib.Path, attempt: int, killer: Killer | None) -> Any:
-    """Runs the job once; returns what the workers returned, or None where one was killed."""
-    if killer is not None:
-        killer.start()
+def cut_newest(folder: pathlib.Path, chance: random.Random) -> str:
+    """Cuts a file of the newest checkpoint short; leaves the only one that there is alone."""
+    found = sorted((folder / "run").glob("0*"))
+    if len(found) < 2:
+        return "; nothing could be cut"
+    path = chance.choice(sorted(found[-1].iterdir()))
+    size = path.stat().st_size
+    left = chance.randrange(size)
+    os.truncate(path, left)
+    return f"; {found[-1].name}/{path.name} was cut to {left} of {size} bytes"
+
+
+def attempt_one(folder: pathlib.Path, attempt: int, disturber: Disturber | None) -> Any:
+    """Runs the job once; returns what the workers returned, or None where one was disturbed."""
+    if disturber is not None:
+        disturber.start()
     try:
         return launch.run(
             train,
             workers=_WORKERS.value,
             args=(str(folder), attempt, _EPOCHS.value),
             timeout_secs=_PATIENCE_SECS,
+            stall_secs=_STALL_SECS,
         )
-    except RuntimeError:
-        if killer is None or not killer.said:
-            raise  # nobody was killed: this is a fault
+    except RuntimeError as error:
+        if disturber is None or not disturber.said or HOW[disturber.how] not in str(error):
+            raise  # nothing was done, or something else has happened: this is a fault
+        disturber.said += f": {str(error).splitlines()[0][-150:]}"
         return None
     finally:
-        if killer is not None:
-            killer.is_over.set()
-            killer.join()
+        if disturber is not None:
+            disturber.is_over.set()
+            disturber.join()
 
 
 def disturbed(folder: pathlib.Path) -> tuple[Any, int, int]:
-    """Trains with kills; returns what the workers returned, and the kills: all, while writing."""
+    """Trains on and on; returns what the workers returned, and disturbances: all, while writing."""
     chance = random.Random(_SEED.value)
     kills = while_writing = attempt = 0
     while True:
         attempt += 1
-        killer = Killer(folder, attempt, chance) if kills < _KILLS.value else None
+        how = _HOW.value[kills % len(_HOW.value)]
+        is_next = kills < _KILLS.value
+        disturber = Disturber(how, folder, attempt, chance) if is_next else None
         before = time.monotonic()
-        results = attempt_one(folder, attempt, killer)
+        results = attempt_one(folder, attempt, disturber)
         torn = len(list((folder / "run").glob(".writing-*")))
         if results is not None:
             return results, kills, while_writing
         kills, while_writing = kills + 1, while_writing + bool(torn)
         print(
-            f"kill {kills}: {killer.said if killer else ''}; attempt took "
+            f"{kills}: {disturber.said if disturber else ''}; attempt took "
             f"{time.monotonic() - before:.0f} s; newest checkpoint: {newest(folder)}"
-            f"{'; a checkpoint was being written' if torn else ''}",
+            f"{'; a checkpoint was being written' if torn else ''}"
+            f"{cut_newest(folder, chance) if how == 'truncate' else ''}",
             flush=True,
         )
 
 
 def main(argv: list[str]) -> None:
-    """Compares a run with kills to one without."""
+    """Compares a run with disturbances to one without."""
     if len(argv) > 1:
         raise app.UsageError(f"This takes flags alone, not {argv[1:]}.")
     undisturbed = launch.run(train, workers=_WORKERS.value, args=(None, 0, _EPOCHS.value))[0]
@@ -186,7 +236,9 @@ def main(argv: list[str]) -> None:
         results, kills, while_writing = disturbed(pathlib.Path(folder))
     weights, history = undisturbed
     checks = {
-        f"{_KILLS.value} workers were killed": kills == _KILLS.value,
+        f"{_KILLS.value} times a worker was disturbed ({', '.join(_HOW.value)})": (
+            kills == _KILLS.value
+        ),
         "all workers end with the same": all(result == results[0] for result in results),
         "weights and optimizer equal bit for bit": results[0][0] == weights,
         "the history is the same": results[0][1] == history,

@@ -6,6 +6,7 @@ import dataclasses
 import pathlib
 import subprocess
 import sys
+import time
 
 import hypothesis
 import pytest
@@ -130,9 +131,29 @@ def test_any_text_is_read_or_refused(text):
         spec = parse_device(text)
     except ValueError as error:
         assert FORMS in str(error)
+        assert f"device={text!r}" in str(error) or len(repr(text)) > 80
     else:
         assert spec.kind in KINDS
         assert parse_device(str(spec)) == spec
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1" * 10**6 + "xcpu",
+        "1" * 10**6 + "xtpu",
+        "gpu:" + "1," * 10**6,
+        "gpu:0" + ",1" * 10**6,
+        "tpu:" + "a-" * 10**6,
+        "tpu:grpc://" * 10**5,
+    ],
+)
+def test_long_texts_are_refused_at_once(text):
+    began = time.monotonic()
+    with pytest.raises(ValueError, match="^device=") as caught:
+        parse_device(text)
+    assert time.monotonic() - began < 5
+    assert len(str(caught.value)) < 400
 
 
 def test_spec_is_frozen():

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import time
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from tfdist.every import parse_every
+from tfdist.tf_config import shorten
 
 
 @pytest.mark.parametrize(
@@ -75,3 +79,37 @@ def _fires(every, step) -> bool:
     if is_due:
         every.restart(step, now=0.0)
     return is_due
+
+
+_TEXTS = st.text() | st.from_regex(r"[0-9]*[.]?[0-9]* ?[smhx]?", fullmatch=True)
+
+
+@given(_TEXTS | st.integers() | st.floats() | st.timedeltas() | st.binary() | st.lists(st.none()))
+@example("9" * 400 + "s")
+@example("9" * 20 + "h")
+@example(10**30)
+@example("1" * 100_000 + "x")
+@example("1." * 50_000 + "s")
+@example(datetime.timedelta.max)
+def test_anything_is_an_interval_or_refused(value):
+    began = time.monotonic()
+    try:
+        every = parse_every(value)
+    except ValueError as error:  # any other error is a failure
+        assert f"save_every={shorten(value)}" in str(error)
+        assert len(str(error)) < 400
+    else:
+        assert (every.steps is None) != (every.secs is None)
+        told = every.steps or int(1000 * every.secs)  # what the workers compare, in 64 bits
+        assert 0 <= told < 2**63
+        assert not every.is_due(0, now=0.0)
+    assert time.monotonic() - began < 5
+
+
+@given(st.integers(1, 10**6), st.sampled_from("smh"))
+def test_right_intervals_are_read(number, unit):
+    assert parse_every(number).steps == number
+    secs = parse_every(f"{number}{unit}").secs
+    assert secs == number * {"s": 1, "m": 60, "h": 3600}[unit]
+    assert parse_every(datetime.timedelta(seconds=secs)).secs == secs
+    assert parse_every(f"{secs}s").secs == secs

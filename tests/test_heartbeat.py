@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 import os
 import queue
 import signal
@@ -13,6 +15,8 @@ import time
 
 import launching
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from tfdist import heartbeat
 from tfdist.heartbeat import Heart, Loss, Peer, State
@@ -28,6 +32,7 @@ def gang(monkeypatch):
     """Three hearts, as of three workers, and what each has lost; quick ones."""
     monkeypatch.setattr(heartbeat, "_BEAT_SECS", 0.1)
     monkeypatch.setattr(heartbeat, "_TICK_SECS", 0.05)
+    monkeypatch.setattr(heartbeat, "_TELL_SECS", 0.2)  # the thread of one that lost a peer is gone
     pairs = {rank: socket.socketpair() for rank in (1, 2)}
     ends = [{rank: pair[0] for rank, pair in pairs.items()}, {0: pairs[1][1]}, {0: pairs[2][1]}]
     losses = [queue.Queue() for _ in ends]
@@ -152,6 +157,29 @@ def test_junk_ends_a_connection(sent):
         assert peer.is_closed
 
 
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=8,
+)
+_STATE = st.lists(st.integers(0, 9), min_size=3, max_size=3)
+
+
+@given(_STATE | _JSON, st.lists(st.lists(_JSON, max_size=5), max_size=2) | _JSON)
+@example([float("inf"), 0, 0], [])
+@example([1, 0, 0], [["1", "2", 3, "why"]])
+def test_any_message_is_taken_or_ends_a_connection(state, losses):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        peer = Peer(1, ours)
+        theirs.sendall(json.dumps({"state": state, "losses": losses}).encode() + b"\n")
+        peer.hear(now=1.0)
+        if not peer.is_closed:
+            assert all(type(number) is int for number in dataclasses.astuple(peer.state))
+        for loss in [*peer.reported, peer.loss(5.0, now=1.0)]:
+            assert loss is None or loss.concerns(State(1)) in (True, False)
+
+
 @pytest.mark.parametrize(
     ("state", "concerned"),
     [
@@ -182,18 +210,34 @@ tfdist.fit(model, np.ones((4000, 2)), np.ones(4000), batch_size=2, verbose=0, ca
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("number", "lost", "why"),
-    [
-        (signal.SIGSTOP, 0, "was not heard for 5 s"),
-        (signal.SIGSTOP, 1, "was not heard for 5 s"),
-        (signal.SIGKILL, 0, "has ended"),
-    ],
-)
-def test_survivor_of_two_workers_ends_within_ten_seconds(tmp_path, number, lost, why):
-    """Without a launcher: TF_CONFIG comes from somebody else."""
-    path = launching.write_program(tmp_path, _TRAIN)
+_LOOP = """
+import sys, time, keras, numpy as np, tensorflow as tf, tfdist
+strategy = tfdist.get_strategy("multi_worker")
+with strategy.scope():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    optimizer = keras.optimizers.SGD()
+    optimizer.build(model.trainable_variables)
+def replica_step(batch):
+    with tf.GradientTape() as tape:
+        loss = tfdist.average_loss(tf.square(model(batch)), model=model)
+    gradients = tape.gradient(loss, model.trainable_variables)
+    tfdist.apply_gradients(optimizer, gradients, model.trainable_variables)
+    return loss
+train_step = tfdist.make_train_step(replica_step, strategy)
+dataset = tf.data.Dataset.from_tensor_slices(np.ones((8, 2), "float32")).batch(2).repeat()
+batches = tfdist.distribute_dataset(dataset, strategy)
+for step in range(int(sys.argv[1])):
+    train_step(next(batches))
+    print("step", step, flush=True)
+    time.sleep(0.05)
+time.sleep(8 * tfdist.detect_cluster().rank)  # one ends long before the other one
+"""
+_NOT_HEARD = "was not heard for 5 s"
+
+
+@contextlib.contextmanager
+def _two_workers(path, *arguments):
+    """Two workers, and their addresses, without a launcher: TF_CONFIG comes from somebody else."""
     with reserved_port() as first, reserved_port() as second:
         addresses = [f"127.0.0.1:{first}", f"127.0.0.1:{second}"]
     workers = []
@@ -201,8 +245,31 @@ def test_survivor_of_two_workers_ends_within_ten_seconds(tmp_path, number, lost,
         place = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": rank}}
         environ = launching.environ_with(TF_CONFIG=str(place).replace("'", '"'))
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        workers.append(subprocess.Popen([sys.executable, path], env=environ, text=True, **pipes))
+        command = [sys.executable, path, *arguments]
+        workers.append(subprocess.Popen(command, env=environ, text=True, **pipes))
     try:
+        yield workers, addresses
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("program", "number", "lost", "why"),
+    [
+        (_TRAIN, signal.SIGSTOP, 0, _NOT_HEARD),
+        (_TRAIN, signal.SIGSTOP, 1, _NOT_HEARD),
+        (_TRAIN, signal.SIGKILL, 0, "has ended"),
+        (_LOOP, signal.SIGSTOP, 1, _NOT_HEARD),
+        (_LOOP, signal.SIGKILL, 0, "has ended"),
+        (_LOOP, signal.SIGKILL, 1, "has ended"),
+    ],
+)
+def test_survivor_of_two_workers_ends_within_ten_seconds(tmp_path, program, number, lost, why):
+    path = launching.write_program(tmp_path, program)
+    with _two_workers(path, "10000") as (workers, addresses):
         survivor = workers[1 - lost]
         while "step 5" not in survivor.stdout.readline():
             assert survivor.poll() is None, survivor.stderr.read()
@@ -212,7 +279,12 @@ def test_survivor_of_two_workers_ends_within_ten_seconds(tmp_path, number, lost,
         assert time.monotonic() - began < 10
         assert survivor.returncode == PEER_LOST
         assert f"tfdist: worker {lost} ({addresses[lost]}) {why}" in err
-    finally:
+
+
+@pytest.mark.slow
+def test_loop_that_nobody_finishes_ends_with_its_process_alone(tmp_path):
+    path = launching.write_program(tmp_path, _LOOP)
+    with _two_workers(path, "5") as (workers, _):
         for worker in workers:
-            worker.kill()
-            worker.communicate()
+            _, err = worker.communicate(timeout=100)
+            assert worker.returncode == 0, err

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tfdist.hostlists import MAX_HOSTS, expand_counts, expand_hosts
+from tfdist.tf_config import shorten
 
 
 @pytest.mark.parametrize(
@@ -70,14 +71,21 @@ _LISTLIKE = st.text(alphabet="n1239,[]-(x) ") | st.text()
 
 @given(_LISTLIKE)
 def test_any_text_is_a_list_of_hosts_or_refused(text):
-    with contextlib.suppress(ValueError):  # any other error is a failure
-        assert 1 <= len(expand_hosts(text)) <= MAX_HOSTS
+    _is_read_or_refused(expand_hosts, text)
 
 
 @given(_LISTLIKE)
 def test_any_text_is_a_list_of_counts_or_refused(text):
-    with contextlib.suppress(ValueError):  # any other error is a failure
-        assert 1 <= len(expand_counts(text)) <= MAX_HOSTS
+    _is_read_or_refused(expand_counts, text)
+
+
+def _is_read_or_refused(expand, text):
+    try:
+        found = expand(text)
+    except ValueError as error:  # any other error is a failure
+        assert shorten(text) in str(error)
+    else:
+        assert 1 <= len(found) <= MAX_HOSTS
 
 
 @given(st.lists(st.integers(0, 999), min_size=1, max_size=6), st.integers(1, 4))
@@ -86,3 +94,38 @@ def test_every_right_list_is_expanded(numbers, width):
     assert expand_hosts(",".join(names)) == tuple(names)
     short = ",".join(str(number).zfill(width) for number in numbers)
     assert expand_hosts(f"n[{short}]") == tuple(names)
+
+
+@given(st.lists(st.tuples(st.integers(0, 999_999), st.integers(1, 99)), min_size=1, max_size=6))
+def test_every_right_list_of_counts_is_expanded(runs):
+    text = ",".join(f"{count}(x{many})" if many > 1 else f"{count}" for count, many in runs)
+    expected = [count for count, many in runs for _ in range(many)]
+    assert expand_counts(text) == tuple(expected)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "n," * 60_000 + "]",
+        "[1-99999]" * 10_000,
+        f"n[{'1-99999,' * 10_000}1]",
+        "[1-99]," * 10_000 + "[",
+        "[" * 100_000,
+        "n[1,2" * 20_000,
+        "2(x9" * 30_000,
+        "2(x99999)," * 10_000,
+    ],
+)
+@pytest.mark.parametrize("expand", [expand_hosts, expand_counts])
+def test_long_texts_are_refused_at_once(expand, text):
+    began = time.monotonic()
+    with pytest.raises(ValueError, match="list of|more than 100000") as caught:
+        expand(text)
+    assert time.monotonic() - began < 5  # those that took minutes, and the memory, take some ms
+    assert len(str(caught.value)) < 500
+
+
+def test_long_lists_are_expanded_at_once():
+    began = time.monotonic()
+    assert len(expand_hosts(",".join(["n"] * 60_000))) == 60_000
+    assert time.monotonic() - began < 5

@@ -1,4 +1,4 @@
-"""Does a run whose processes are killed, again and again, end with the bits of one that was not?"""
+"""Does a run that is disturbed, again and again, end with the bits of one that was not?"""
 
 from __future__ import annotations
 
@@ -11,13 +11,24 @@ import pytest
 _CHAOS = pathlib.Path(__file__).parent.parent / "scripts" / "chaos.py"
 
 
+_EACH = ("kill", "term", "stop", "disk", "truncate")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("workers", "kills"), [(1, 3), (2, 3)])
-def test_killed_workers_do_no_harm(workers, kills):
-    flags = [f"--kills={kills}", f"--workers={workers}", "--epochs=3", f"--seed={workers}"]
+@pytest.mark.parametrize(
+    ("how", "workers", "kills"),
+    [
+        *(pytest.param((how,), 2, 1, id=f"{how} on two workers") for how in _EACH),
+        pytest.param(("kill",), 1, 3, id="kills of one worker"),
+        pytest.param(("kill",), 2, 3, id="kills on two workers"),
+        pytest.param(_EACH, 1, 5, id="all of one worker"),
+    ],
+)
+def test_disturbed_workers_end_with_the_bits_of_undisturbed_ones(how, workers, kills):
+    flags = [f"--how={','.join(how)}", f"--kills={kills}", f"--workers={workers}", "--epochs=3"]
     done = subprocess.run(
-        [sys.executable, str(_CHAOS), *flags],
+        [sys.executable, str(_CHAOS), *flags, f"--seed={workers}"],
         cwd=_CHAOS.parent.parent,
         env=None,
         capture_output=True,
@@ -29,3 +40,15 @@ def test_killed_workers_do_no_harm(workers, kills):
     assert f"kills: {kills}, " in done.stdout
     assert "yes  weights and optimizer equal bit for bit" in done.stdout
     assert "yes  each epoch used each example once" in done.stdout
+    if "truncate" in how:
+        assert "was cut to" in done.stdout
+        assert "is damaged: " in done.stderr
+
+
+def test_unknown_disturbance_is_refused():
+    done = subprocess.run(
+        [sys.executable, str(_CHAOS), "--how=quake"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )
+    assert done.returncode == 1
+    assert "flag --how=['quake']: must be of ['kill', 'term'" in done.stderr

@@ -181,7 +181,7 @@ def test_main_stays_there_for_threads_and_exit_functions(program):
     [
         (["--workers=0", "{script}"], "workers=0 must be a whole number from 1."),
         (["--workers=two", "{script}"], "invalid int value: 'two'"),
-        (["--engine=banana", "{script}"], r"engine='banana' is unknown; use one of ('local',)."),
+        (["--engine=banana", "{script}"], "engine='banana' is unknown; use one of ('local', 'mpi'"),
         (["--threads=0", "{script}"], "threads=0 must be a whole number from 1."),
         (["--max_restarts=-1", "{script}"], "max_restarts=-1 must be a whole number from 0."),
         (["--timeout_secs=0", "{script}"], "timeout_secs=0.0 must be a number of seconds above 0."),
@@ -280,6 +280,7 @@ def test_two_workers_reduce_together(program):
     assert [launching.lines_of(done, rank)[-1] for rank in (0, 1)] == ["sum 11.0 2"] * 2
 
 
+@pytest.mark.slow
 def test_run_reduces_over_workers():
     assert testing.run_workers(_reduce_ranks, workers=2) == [(1.0, 2), (1.0, 2)]
 

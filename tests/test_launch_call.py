@@ -231,7 +231,7 @@ def test_logs(tmp_path):
 @pytest.mark.parametrize(
     ("fn", "arguments", "cause"),
     [
-        (time.sleep, {"engine": "banana"}, r"engine='banana' is unknown; use one of \('local',\)"),
+        (time.sleep, {"engine": "banana"}, r"engine='banana' is unknown; use one of \('local',"),
         (time.sleep, {"workers": 0}, "workers=0 must be a whole number from 1"),
         (time.sleep, {"workers": 2.0}, r"workers=2\.0 must be a whole number"),
         (time.sleep, {"workers": True}, "workers=True must be a whole number"),

@@ -146,6 +146,39 @@ def test_one_that_ends_well_leaves_the_others_to_work(program):
     assert [launching.lines_of(done, rank) for rank in range(3)] == [["done"]] * 3
 
 
+def test_one_that_left_early_is_blamed_for_its_lost_peers(program):
+    """Worker 1 ends well, and worker 0 finds that its peer has gone (exit code 69)."""
+    code = """
+    import os, sys, time
+    if os.environ["TFDIST_RANK"] == "0":
+        time.sleep(0.5)
+        sys.exit(69)
+    """
+    done = launching.launch(program(code))
+    assert done.returncode == 69
+    assert (
+        "worker 1 failed first: it ended with exit code 0 while the others still needed it"
+        in done.stderr
+    )
+    assert "worker 0 failed after it: exit code 69" in done.stderr
+
+
+@pytest.mark.parametrize(("flags", "in_output"), [([], 0), (["--log_dir={}"], 2)])
+def test_traceback_is_shown_once(program, tmp_path, flags, in_output):
+    """Both workers raise the same; whoever keeps their output finds it there as well."""
+    code = """
+    def broken():
+        raise ValueError("no data")
+    broken()
+    """
+    flags = [flag.format(tmp_path / "logs") for flag in flags]
+    done = launching.launch(*flags, program(code))
+    assert done.stderr.count("in broken") == 1 + in_output
+    assert "[worker 0] ValueError: no data\n" in done.stderr
+    assert "[worker 1] ValueError: no data\n" in done.stderr
+    assert "failed after it: exit code 1: the same\n" in done.stderr
+
+
 # ------------------------------------------------------------------------------- told to stop
 
 _FAMILY = launching.GRANDCHILD + ("import time; print('ready'); time.sleep(60)\n")
@@ -162,6 +195,25 @@ def test_signal_to_the_launcher_ends_all(program, number, code):
     assert launcher.returncode == code
     assert f"tfdist.launch: stopped by {number.name}" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.slow
+def test_workers_with_nothing_to_save_end_at_once(program):
+    """TensorFlow's collective runtime would swallow the signal, until the time to save is over."""
+    code = """
+    import time
+    import tfdist
+    strategy = tfdist.get_strategy("cpu")
+    print("ready")
+    time.sleep(60)
+    """
+    with launching.start("--save_secs=50", "--grace_secs=50", program(code)) as launcher:
+        assert "ready" in launcher.stdout.readline() + launcher.stdout.readline()
+        began = time.monotonic()
+        launcher.send_signal(signal.SIGINT)
+        launcher.communicate(timeout=40)
+    assert time.monotonic() - began < 10
+    assert launcher.returncode == 130
 
 
 def test_second_signal_ends_them_at_once(program):

@@ -149,6 +149,50 @@ def test_damage_of_any_byte_is_seen(written, data):
         path.write_bytes(content)
 
 
+_JSON = strategies.recursive(
+    strategies.none() | strategies.booleans() | strategies.integers() | strategies.floats()
+    | strategies.text(max_size=8),
+    lambda inner: strategies.lists(inner, max_size=3)
+    | strategies.dictionaries(
+        strategies.sampled_from(["format", "files", "bytes", "sha256", "a", "../a", "", "\0"]),
+        inner, max_size=4,
+    ),
+    max_leaves=10,
+)
+_SEALED = strategies.fixed_dictionaries({"format": strategies.just(1), "files": _JSON})
+
+
+@hypothesis.given(strategies.text() | strategies.binary() | _JSON.map(json.dumps))
+def test_any_manifest_is_refused(written, content):
+    assert _refusal(written, content if isinstance(content, bytes) else content.encode())
+
+
+@hypothesis.given(_JSON | _SEALED)
+def test_any_manifest_with_a_right_checksum_is_read_or_refused(written, body):
+    hypothesis.assume(isinstance(body, dict))
+    text = json.dumps({**body, "checksum": manifest._checksum(body)})
+    said = _refusal(written, text.encode())
+    if body.get("format") != 1:
+        assert "and this tfdist reads 1 alone" in said
+    elif not said:
+        assert body["files"] == {}  # there are no others with right checksums
+
+
+def _refusal(folder, content):
+    """Returns what is said against a manifest of this content; any error but ValueError fails."""
+    path = folder / manifest.MANIFEST
+    before = path.read_bytes()
+    path.write_bytes(content)
+    try:
+        manifest.read_manifest(folder)
+    except ValueError as error:
+        return str(error)
+    finally:
+        manifest.peek(folder)
+        path.write_bytes(before)
+    return ""
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import socket
 import threading
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 
 from tfdist import messages
 from tfdist.messages import MAX_BYTES, decode, encode, is_signed, make_nonce, receive, sign
+from tfdist.tf_config import shorten
 
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -33,8 +33,20 @@ def test_round_trip_in_one_line(message):
 
 @given(st.binary() | st.text() | _JSON.map(json.dumps))
 def test_any_line_is_read_or_refused(line):
-    with contextlib.suppress(ValueError):  # any other error is a failure
-        assert isinstance(decode(line), dict)
+    try:
+        message = decode(line)
+    except ValueError as error:  # any other error is a failure
+        assert shorten(line) in str(error)
+    else:
+        assert isinstance(message, dict)
+
+
+@given(st.dictionaries(st.text(), _JSON, max_size=3), st.text())
+def test_any_value_under_a_key_is_a_text_or_refused(message, key):
+    try:
+        assert messages.text_of(message, key) == message[key]
+    except ValueError as error:
+        assert repr(key) in str(error)
 
 
 @pytest.mark.parametrize(

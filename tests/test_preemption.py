@@ -150,6 +150,51 @@ def _fit(folder, *callbacks, **kwargs):
     return history, model.get_weights()
 
 
+class SignalIn(keras.callbacks.Callback):
+    """Sends this process SIGTERM in a hook of the first epoch."""
+
+    def __init__(self, hook):
+        super().__init__()
+        self._hook, self._is_sent = hook, False
+
+    def on_test_batch_end(self, batch, logs=None):
+        self._send("on_test_batch_end", batch == 1)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._send("on_epoch_begin", epoch == 0)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._send("on_epoch_end", epoch == 0)
+
+    def _send(self, hook, is_now):
+        if hook == self._hook and is_now and not self._is_sent:
+            self._is_sent = True
+            os.kill(os.getpid(), _TERM)
+            time.sleep(0.2)
+
+
+@pytest.mark.parametrize(
+    ("hook", "step", "kwargs"),
+    [
+        ("on_epoch_begin", 1, {}),
+        ("on_test_batch_end", 5, {"save_every": 100}),
+        ("on_epoch_end", 5, {}),
+    ],
+)
+def test_fit_leaves_after_validation_and_callbacks_too(tmp_path, caplog, hook, step, kwargs):
+    validation = {"validation_data": (_X[:9], _Y[:9]), "validation_batch_size": 3}
+    undisturbed = _fit(None, **validation)
+    with pytest.raises(SystemExit) as left:
+        _fit(tmp_path, SignalIn(hook), **validation, **kwargs)
+    assert left.value.code == PREEMPTED
+    assert f"SIGTERM has come: the run is saved at step {step} " in caplog.text
+    history, weights = _fit(tmp_path, **validation, **kwargs)
+    assert history.history == undisturbed[0].history
+    assert "val_loss" in history.history
+    for after, expected in zip(weights, undisturbed[1], strict=True):
+        np.testing.assert_array_equal(after, expected)
+
+
 @pytest.mark.parametrize(
     ("batch", "number", "kwargs"),
     [
@@ -237,3 +282,56 @@ def test_two_workers_leave_together_and_go_on_to_the_same_bits(tmp_path):
     assert "preempted: stopped by SIGUSR1; the run is saved" in err
     assert len([p for p in pathlib.Path(tmp_path / "c").iterdir() if p.is_dir()]) == 1
     assert weights(launching.launch(*device, tmp_path / "c", 0, 0, limit_secs=120)) == expected
+
+
+_TRAIN_AND_VALIDATE = """
+import os, signal, sys, time, keras, numpy as np, tfdist
+
+class Tell(keras.callbacks.Callback):
+    def on_test_batch_end(self, batch, logs=None):
+        self.tell("validation")
+    def on_epoch_end(self, epoch, logs=None):
+        self.tell("callback")
+    def tell(self, where):
+        step = int(self.model.optimizer.iterations.numpy())
+        is_first = os.environ["TFDIST_RESTART_COUNT"] == ("0" if where == "validation" else "1")
+        is_here = step == (10 if where == "validation" else 20)
+        if len(sys.argv) > 2 and is_first and is_here and os.environ["TFDIST_RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.3)
+
+keras.utils.set_random_seed(5)
+with tfdist.get_strategy("multi_worker").scope():
+    layers = [keras.Input((5,)), keras.layers.Dropout(0.4), keras.layers.Dense(3, "softmax")]
+    model = keras.Sequential(layers)
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+x = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+y = np.arange(40) % 3
+options = {"batch_size": 4, "epochs": 3, "verbose": 0, "checkpoint_dir": sys.argv[1]}
+history = tfdist.fit(
+    model, x, y, validation_data=(x[:9], y[:9]), callbacks=[Tell()], **options
+)
+print("history", history.history)
+print("weights", b"".join(w.tobytes() for w in model.get_weights()).hex())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(500)
+def test_two_workers_leave_after_validation_and_callbacks(tmp_path):
+    path = launching.write_program(tmp_path, _TRAIN_AND_VALIDATE)
+    undisturbed = launching.launch("--workers=2", path, tmp_path / "a", limit_secs=200)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    # One worker alone is told, in validation at first, and in a callback after the restart.
+    flags = ("--workers=2", "--max_restarts=2")
+    done = launching.launch(*flags, path, tmp_path / "b", "told", limit_secs=250)
+    assert done.returncode == 0, done.stderr
+    for rank in (0, 1):
+        expected = launching.lines_of(undisturbed, rank)[-2:]
+        assert expected[1].startswith("weights ")
+        assert launching.lines_of(done, rank)[-2:] == expected
+    for restart in (1, 2):
+        cause = "preempted: a worker was told to leave"
+        assert f"before restart {restart}, {cause}" in done.stderr
+    for step in (10, 20):
+        assert f"the run is saved at step {step} " in done.stderr

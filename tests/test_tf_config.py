@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+import time
 
 import pytest
 from hypothesis import example, given
@@ -164,9 +164,32 @@ _JSON = st.recursive(
 @example('{"cluster": {"worker": {}}}')
 @example("1" * 5000)
 def test_any_text_is_read_or_refused(text):
-    with contextlib.suppress(ValueError):  # any other error is a failure
+    try:
         config = parse_tf_config(text)
+    except ValueError as error:  # any other error is a failure
+        assert str(error).startswith("TF_CONFIG ")
+        assert f"Received: TF_CONFIG={shorten(text)}" in str(error)
+    else:
         assert config is None or config.task_index >= 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        _text({"worker": ["a:1"] * 20_000}),
+        _text({"worker": [f"h{n}:1" for n in range(20_000)] + ["h"]}),
+        _text({"worker": ["a" * 1_000_000 + ":" + "1" * 1_000_000]}),
+        _text({"worker": {str(n): "a:1" for n in range(20_000)}}),
+        '{"a":' * 50_000,
+        '"' + "\\" * 500_000,
+    ],
+)
+def test_long_texts_are_refused_at_once(text):
+    began = time.monotonic()
+    with pytest.raises(ValueError, match="^TF_CONFIG ") as caught:
+        parse_tf_config(text)
+    assert time.monotonic() - began < 5
+    assert len(str(caught.value)) < 1000
 
 
 _ADDRESSES = st.lists(
@@ -190,6 +213,8 @@ def test_every_right_config_is_read(addresses, has_chief, data):
     assert config is not None
     assert (config.task_type, config.task_index) == (task_type, index)
     assert dict(config.jobs) == {name: tuple(tasks) for name, tasks in jobs.items() if tasks}
+    again = _text(dict(config.jobs), config.task_type, config.task_index)
+    assert parse_tf_config(again) == config
 
 
 @given(st.text())

@@ -26,28 +26,30 @@ Read in this order, which is the order in which things happen; each file imports
 it only:
 
 1. tf_config.py, hostlists.py, environments.py, cluster.py: who am I, and who are the others?
-2. messages.py, facts.py, roll_call.py, rendezvous.py, peers.py, progress.py, side_channel.py,
-   heartbeat.py: is everybody there, and alike, alive and at work?
+2. messages.py, facts.py, roll_call.py, rendezvous.py, meeting.py, peers.py, progress.py,
+   side_channel.py, heartbeat.py: is everybody there, and alike, alive and at work?
 3. launch/: how are the workers started and ended?
 4. keras_compat.py: which private names does all the rest lean on?
 5. devices.py, plan.py, tpu_system.py, exposure.py, bring_up.py, strategy.py: which strategy, and
    why that one?
-6. position.py, rows.py, py_batches.py, same_data.py, data.py, feed.py: which examples are in which
-   batch of which replica?
+6. position.py, rows.py, py_batches.py, same_data.py, data.py, ends.py, data_errors.py,
+   feed.py: which examples are in which batch of which replica?
 7. agreement.py, exchange.py, presence.py, own_share.py, inputs.py: what do the workers tell each
    other?
 8. randomness.py, reduction.py, whole_batch.py, losses_metrics.py,
-   batch_statistics.py, replicas.py, step.py: what is one update?
+   activity_losses.py, batch_statistics.py, replicas.py, step.py: what is one update?
 9. state.py, finite.py, rules.py, custom.py: which variables are there, and what if an update is no
    number, or the user's own?
-10. loop.py, listeners.py, programs.py, prediction.py: how are many steps run at a time?
+10. loop.py, listeners.py, prediction.py, programs.py: how are many steps run at a time?
 11. streams.py, plain.py, callback_state.py: what is a run?
 12. claim.py, manifest.py, saved.py, checkpoint.py, identity.py, every.py, preemption.py, resume.py:
     how does it go on after a stop?
 13. link_check.py, fingerprint.py, guard.py: does hardware, or a NaN, spoil it?
 14. callbacks.py, epochs.py, trainer.py: epochs, validation and callbacks, as in Keras.
-15. recording.py, verification.py: does it all agree with one device?
+15. recording.py, verification.py, report.py: does it all agree with one device, and how fast is
+    it?
 16. datasets/, testing.py: data to try it on, and workers to test it with.
+17. tpu/: will it train on a TPU that is not there?
 
 Importing tfdist does nothing else: TensorFlow is imported when a name that needs it is first used.
 """
@@ -58,7 +60,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tfdist import datasets, launch, testing
+    from tfdist import datasets, launch, testing, tpu
     from tfdist.checkpoint import Checkpointer
     from tfdist.cluster import Cluster, detect_cluster
     from tfdist.custom import (
@@ -90,6 +92,7 @@ __all__ = [
     "make_train_step",
     "predict",
     "testing",
+    "tpu",
     "verify",
 ]
 
@@ -110,7 +113,7 @@ _MODULE_OF_NAME = {
     "verify": "tfdist.verification",
 }
 
-_SUBMODULES = ("datasets", "launch", "testing")
+_SUBMODULES = ("datasets", "launch", "testing", "tpu")
 
 
 def __getattr__(name: str) -> Any:

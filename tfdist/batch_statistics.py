@@ -30,9 +30,10 @@ def global_moments() -> dict[str, Callable[..., Any]]:
 
     def of_counted_rows(x: Any, axes: Any, keepdims: bool) -> tuple[Any, Any]:
         place = position_lib.current()
-        if place is not None:
-            x = x[: tf.where(place.local_size > 0, tf.shape(x)[0], 0)]
-        return synchronized(x, axes, keepdims)
+        if place is None:
+            return synchronized(x, axes, keepdims)
+        x = x[: tf.where(place.local_size > 0, tf.shape(x)[0], 0)]
+        return _synchronized_moments(x, axes, keepdims, place)
 
     def moments(layer: Any, inputs: Any, mask: Any) -> tuple[Any, Any]:
         place = position_lib.current()
@@ -43,15 +44,33 @@ def global_moments() -> dict[str, Callable[..., Any]]:
     return {"_compute_moments_sync": of_counted_rows, "BatchNormalization._moments": moments}
 
 
+def _synchronized_moments(x: Any, axes: Any, keepdims: bool, place: Position) -> tuple[Any, Any]:
+    """Returns mean and variance over the rows of all replicas, by Keras's formula.
+
+    Keras's own function knows no collectives but those of a strategy.
+    """
+
+    def total(values: Any) -> Any:
+        return place.collectives.linked_sum(tf.reduce_sum(values, axis=axes, keepdims=True))
+
+    total_sum, total_of_squares = total(x), total(tf.square(x))
+    count = total(tf.ones_like(x))
+    mean = tf.math.divide_no_nan(total_sum, count)
+    mean_of_squares = tf.math.divide_no_nan(total_of_squares, count)
+    variance = tf.maximum(mean_of_squares - tf.square(mean), 0.0)
+    if not keepdims:
+        mean, variance = tf.squeeze(mean, axes), tf.squeeze(variance, axes)
+    return mean, variance
+
+
 def _masked_moments(inputs: Any, mask: Any, axes: Any, place: Position) -> tuple[Any, Any]:
     """Returns mean and variance over the valid steps of all replicas, by Keras's formula."""
-    replica = tf.distribute.get_replica_context()
     is_valid = ops.broadcast_to(ops.expand_dims(mask, -1), ops.shape(inputs))
     is_valid = ops.cast(is_valid, "bool") & (place.local_size > 0)
 
     def total(values: Any) -> Any:
         local = ops.sum(ops.where(is_valid, values, 0), axes, keepdims=True)
-        return replica.all_reduce(tf.distribute.ReduceOp.SUM, local)
+        return place.collectives.linked_sum(local)
 
     count = total(ops.ones_like(inputs)) + keras.config.epsilon()
     mean = total(inputs) / count

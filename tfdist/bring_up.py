@@ -10,8 +10,11 @@ Synopsis:
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+import signal
+import threading
+from collections.abc import Iterator, Mapping
 
 import tensorflow as tf
 
@@ -127,15 +130,27 @@ def _make_multi_worker(plan: Plan) -> tf.distribute.Strategy:
         implementation=kinds.NCCL if plan.is_on_gpus else kinds.RING
     )
     try:
-        return tf.distribute.MultiWorkerMirroredStrategy(
-            cluster_resolver=resolver, communication_options=options
-        )
+        with _kept_sigterm():
+            return tf.distribute.MultiWorkerMirroredStrategy(
+                cluster_resolver=resolver, communication_options=options
+            )
     except tf.errors.OpError as error:
         raise RuntimeError(
             f"Worker {cluster.rank} of {cluster.size} could not join the others from its address"
             f" {cluster.addresses[cluster.rank]}: {error.message.splitlines()[0]}. Look for the"
             " first error among all workers, and start all of them again."
         ) from error
+
+
+@contextlib.contextmanager
+def _kept_sigterm() -> Iterator[None]:
+    """Gives SIGTERM back what it did: TensorFlow's collective runtime swallows it otherwise."""
+    yield
+    if threading.current_thread() is not threading.main_thread():
+        return  # Python allows it in no other thread
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not None:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _show_gpus(indices: list[int]) -> None:

@@ -63,6 +63,10 @@ class Checkpointer:
         best: str | None = None,
         strategy: tf.distribute.Strategy | None = None,
     ) -> None:
+        if not isinstance(directory, (str, os.PathLike)):
+            raise ValueError(
+                f"checkpoint_dir={directory!r} is not a path. Give the name of a folder."
+            )
         if "://" in os.fspath(directory):
             raise ValueError(
                 f"checkpoint_dir={os.fspath(directory)!r} is an address. Give a folder of a "

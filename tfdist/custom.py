@@ -34,7 +34,10 @@ import tensorflow as tf
 from tfdist import data as data_lib
 from tfdist import keras_compat, randomness, reduction, replicas, step
 from tfdist import position as position_lib
+from tfdist.agreement import Agreement
+from tfdist.exchange import Exchange
 from tfdist.position import Position
+from tfdist.presence import Presence
 
 _plain = tf.autograph.experimental.do_not_convert
 
@@ -155,6 +158,9 @@ def distribute_dataset(
 ) -> Iterator[Any]:
     """Iterates over global batches, each split over the replicas of all workers.
 
+    Meanwhile the workers watch each other, as in `tfdist.fit`: where one dies, or is stopped, the
+    others end, with its name, instead of waiting for it in the next step for ever.
+
     Args:
         dataset: Batched in *global* batches; every worker gives the same one.
         strategy: The strategy whose replicas will train.
@@ -169,8 +175,12 @@ def distribute_dataset(
     """
     share = data_lib.share_of(strategy)
     source = data_lib.dataset_source(dataset, share=share, fill_empty=False)
-    for _, parts in source.stream(0, 0):
-        yield replicas.per_replica(strategy, parts)
+    agreement = Agreement(strategy, is_shared=share.local_replicas < share.num_replicas)
+    presence = Presence(strategy, agreement, Exchange(strategy, share))
+    with presence.run():
+        for _, parts in source.stream(0, 0):
+            presence.progress.tick()
+            yield replicas.per_replica(strategy, parts)
 
 
 def _place(batch: Any) -> Position:

@@ -113,7 +113,8 @@ class Source:
         spec: Structure of tensor specs of one batch: `x`, `(x, y)` or `(x, y, sample_weight)`.
         stream: `stream(first_pass, start)` gives a `tf.data.Dataset` of `(global_size, parts)`
             from batch `start` of that pass on; `(global_size, parts, sample)` where the workers
-            have to compare what they have read, see `same_data`.
+            have to compare what they have read, see `same_data`; with the batch's number, from 1,
+            as a fourth part where they have to agree on the end as well, see `ends`.
         endless: Whether a stream goes on into the following passes by itself.
         is_infinite: Whether a pass never ends.
         is_seekable: Whether `stream` reaches any pass; else each iterator is the next one.
@@ -170,11 +171,7 @@ def make_source(
     Raises:
         ValueError: There is no example, or Keras itself refuses the data.
     """
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(
-            f"A global batch holds at least one example, but batch_size={batch_size!r}. "
-            "Give a positive integer, or leave it out for 32."
-        )
+    refuse_batch_size(batch_size)
     if isinstance(x, (tf.distribute.DistributedDataset, tf.distribute.DistributedIterator)):
         raise ValueError(
             f"The data was distributed already: x={type(x).__name__}. Give the tf.data.Dataset "
@@ -197,6 +194,16 @@ def make_source(
         on_pass_begin=adapter.on_epoch_begin,
         on_pass_end=adapter.on_epoch_end,
     )
+
+
+def refuse_batch_size(batch_size: Any) -> None:
+    """Raises a ValueError where a global batch cannot be of that size; None is Keras's default."""
+    is_whole = isinstance(batch_size, (int, np.integer)) and not isinstance(batch_size, bool)
+    if batch_size is not None and not (is_whole and batch_size >= 1):
+        raise ValueError(
+            f"A global batch holds at least one example, but batch_size={batch_size!r}. "
+            "Give a positive integer, or leave it out for 32."
+        )
 
 
 def _adapter(
@@ -290,6 +297,7 @@ def dataset_source(
     """
     spec = dataset.element_spec
     rows.refuse_unbatched(spec)
+    is_of_unknown_length = int(dataset.cardinality()) == tf.data.UNKNOWN_CARDINALITY
     if share.local_replicas < share.num_replicas:
         dataset = same_data.in_one_order(dataset)
 
@@ -311,10 +319,16 @@ def dataset_source(
         parts = tuple(rows_of(replica) for replica in share.replicas)
         return (global_size, parts, same_data.sample(data)) if is_sampled else (global_size, parts)
 
+    def with_number(number: tf.Tensor, element: Any) -> Any:
+        return (*element, number)
+
     def stream(first_pass: int, start: int) -> tf.data.Dataset:
         del first_pass  # each iterator over a dataset is the next pass, as in Keras
         rest = dataset.skip(start) if start else dataset
-        return rest.map(_plain(parts_of)).prefetch(tf.data.AUTOTUNE)
+        batches = rest.map(_plain(parts_of))
+        if is_sampled and is_of_unknown_length:
+            batches = batches.enumerate(start + 1).map(_plain(with_number))
+        return batches.prefetch(tf.data.AUTOTUNE)
 
     return Source(
         None, None, rows.open_spec(stream(0, 0).element_spec[1][0]), stream,

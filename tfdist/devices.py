@@ -75,7 +75,8 @@ def parse_device(device: object) -> DeviceSpec:
     if found := _COUNTED.fullmatch(lowered):
         count = int(found[1]) if len(found[1]) < 10 else 0
         if count < 1:
-            raise _refusal(device, f"asks for {found[1]} devices, where 1 or more are needed")
+            asked = found[1] if len(found[1]) < 20 else "too many"
+            raise _refusal(device, f"asks for {asked} devices, where 1 or more are needed")
         return DeviceSpec(found[2], count=count)
     if found := _INDICES.fullmatch(lowered):
         if len(found[1]) > 1000:

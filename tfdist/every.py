@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import math
 import re
 from typing import Any
 
+from tfdist.tf_config import shorten
+
+_MOST = 10**12  # steps, or seconds: what the workers tell each other has 64 bits
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -66,16 +68,16 @@ def parse_every(every: Any) -> Every:
     """
     if every is None:
         return Every()
-    if type(every) is int and every > 0:
+    if type(every) is int and 0 < every <= _MOST:
         return Every(steps=every)
     secs = 0.0
     if isinstance(every, datetime.timedelta):
         secs = every.total_seconds()
-    elif isinstance(every, str) and (match := re.fullmatch(r"(\d+\.?\d*) ?([smh])", every)):
+    elif isinstance(every, str) and (match := re.fullmatch(r"(\d+(?:\.\d*)?) ?([smh])", every)):
         secs = float(match[1]) * _UNITS[match[2]]
-    if secs <= 0 or not math.isfinite(secs):
+    if not 0 < secs <= _MOST:
         raise ValueError(
-            f"save_every={every!r} must be a whole number of steps from 1, a time such as '90s', "
-            "'10m' or '1.5h', or a datetime.timedelta."
+            f"save_every={shorten(every)} must be a whole number of steps from 1, a time such as "
+            "'90s', '10m' or '1.5h', or a datetime.timedelta."
         )
     return Every(secs=secs)

@@ -135,6 +135,11 @@ class Feed:
     def end_epoch(self, steps: int, *, ended: bool) -> None:
         """Closes an epoch of `steps` steps; `ended` says that the data ran out in it."""
         self._seen += steps
+        if ended and not steps and not self._longest:
+            raise ValueError(
+                "The data holds no examples: it ended before its first batch. Give at least one "
+                "example, and look at what .filter() or .take() leave of a dataset."
+            )
         if ended and (self._planned is not None or self._seen < self._longest):
             self._warn_of_the_end()
         self._longest = max(self._longest, self._seen)

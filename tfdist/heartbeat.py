@@ -65,6 +65,18 @@ class Loss:
         return state.is_in_run and self.first <= state.entered <= self.last
 
 
+def _numbers(values: Any) -> list[int]:
+    if not all(type(value) is int for value in values):
+        raise ValueError(f"These are no whole numbers: {values!r}.")
+    return list(values)
+
+
+def _loss_of(entry: Any) -> Loss:
+    *numbers, why = entry
+    rank, first, last = _numbers(numbers)
+    return Loss(rank, first, last, str(why))
+
+
 class Peer:
     """The other end of a connection."""
 
@@ -95,10 +107,10 @@ class Peer:
 
     def _take(self, message: Mapping[str, Any], *, now: float) -> None:
         before, self.heard_at = self.state.failed, now
-        self.state = State(*(int(number) for number in message["state"]))
+        self.state = State(*_numbers(message["state"]))
         if self.state.failed != before:
             self.failed_at = now
-        self.reported = [Loss(*entry) for entry in message["losses"]]
+        self.reported = [_loss_of(entry) for entry in message["losses"]]
 
     def tell(self, line: bytes) -> None:
         """Sends a line; one that a stopped peer has no room for is left out."""
@@ -163,13 +175,23 @@ class Heart:
         try:
             yield
             is_well = True
-        except SystemExit:
-            is_well = True  # it leaves, as all do
+        except (SystemExit, GeneratorExit):
+            is_well = True  # it leaves, as all do; or a loop over the data was left
             raise
         finally:
-            change = {"left": number} if is_well else {"failed": number}
-            self._depth, self._state = 0, dataclasses.replace(self._state, **change)
-            self._tell_now()
+            self._leave(number, is_well=is_well)
+
+    def leave(self, *, is_well: bool) -> None:
+        """Ends the run that this worker is in, if any: its process ends."""
+        if self._depth:
+            self._leave(self._state.entered, is_well=is_well)
+
+    def _leave(self, number: int, *, is_well: bool) -> None:
+        if self._is_closing or not self._depth:
+            return  # it was left already
+        change = {"left": number} if is_well else {"failed": number}
+        self._depth, self._state = 0, dataclasses.replace(self._state, **change)
+        self._tell_now()
 
     def close(self) -> None:
         """Ends the thread and its connections."""

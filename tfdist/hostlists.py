@@ -36,16 +36,20 @@ def expand_hosts(text: str) -> tuple[str, ...]:
     """
     hosts: list[str] = []
     for item in _split_outside_brackets(text):
-        parts = [
-            [part] if index % 2 == 0 else _expand_numbers(part, text)
-            for index, part in enumerate(re.split(r"\[([^\[\]]*)\]", item))
-        ]
+        parts: list[list[str]] = []
+        for index, part in enumerate(re.split(r"\[([^\[\]]*)\]", item)):
+            parts.append([part] if index % 2 == 0 else _expand_numbers(part, text))
+            # Looked at before the next part is expanded: a short text can stand for very many.
+            if len(hosts) + math.prod(map(len, parts)) > MAX_HOSTS:
+                raise _too_many(text)
         if not item or not all(_NAME.fullmatch(name) for part in parts for name in part):
             raise ValueError(f"{shorten(text)} is no list of hosts; write it as 'n[2,10-12],m1'.")
-        if len(hosts) + math.prod(map(len, parts)) > MAX_HOSTS:
-            raise ValueError(f"{shorten(text)} names more than {MAX_HOSTS} hosts; correct it.")
         hosts += map("".join, itertools.product(*parts))
     return tuple(hosts)
+
+
+def _too_many(text: str) -> ValueError:
+    return ValueError(f"{shorten(text)} names more than {MAX_HOSTS} hosts; correct it.")
 
 
 def expand_counts(text: str) -> tuple[int, ...]:
@@ -67,7 +71,14 @@ def expand_counts(text: str) -> tuple[int, ...]:
 
 
 def _split_outside_brackets(text: str) -> list[str]:
-    return re.split(r",(?![^\[\]]*\])", text)
+    items, depth = [""], 0
+    for piece in re.findall(r"[^,\[\]]+|.", text, re.DOTALL):
+        depth += (piece == "[") - (piece == "]" and depth > 0)
+        if piece == "," and not depth:
+            items.append("")
+        else:
+            items[-1] += piece
+    return items
 
 
 def _expand_numbers(text: str, whole: str) -> list[str]:
@@ -83,5 +94,7 @@ def _expand_numbers(text: str, whole: str) -> list[str]:
                 f"{shorten(whole)} is no list of hosts: {shorten(item)} is no number or range."
                 " Write it as 'n[2,10-12]'."
             )
+        if len(numbers) + last - first >= MAX_HOSTS:
+            raise _too_many(whole)
         numbers += (str(number).zfill(len(match[1])) for number in range(first, last + 1))
     return numbers

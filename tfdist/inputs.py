@@ -62,6 +62,7 @@ class Inputs:
             source = own_share.agreed(source, self.agreement, self.share)
         if not already_sharded and self.exchange.is_shared:
             same_data.require(source.identity(), self.exchange)
+        _refuse_no_end(source, steps)
         return Feed(source, steps_per_epoch=steps, first_pass=first_pass)
 
     def validation_feed(self, data: Any, **kwargs: Any) -> Feed | None:
@@ -81,3 +82,17 @@ class Inputs:
                 batch_size = own_share.batch_size_of(self.share, batch_size)
         with tf.init_scope(), keras_compat.default_replica_mode():
             return make_source(x, y, share=share, batch_size=batch_size, **kwargs)
+
+
+def _refuse_no_end(source: Source, steps: int | None) -> None:
+    """Refuses an epoch of no batch, and one that would go on for ever."""
+    if source.num_batches == 0:
+        raise ValueError(
+            "The data holds no examples: its number of batches is 0. Give at least one example."
+        )
+    if source.is_infinite and not steps:
+        raise ValueError(
+            "The data never ends, and nothing says how long an epoch is. Give steps_per_epoch "
+            "(validation_steps for validation_data, steps to evaluate and predict), or leave out "
+            ".repeat()."
+        )

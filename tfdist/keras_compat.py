@@ -10,7 +10,6 @@ Checked with Keras 3.10 to 3.15 and TensorFlow 2.18 to 2.21.
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import threading
 import warnings
@@ -132,47 +131,6 @@ def _per_thread(attribute: str, make: Callable[[], Any]) -> property:
         layer.__dict__[attribute] = value
 
     return property(get, put)
-
-
-@contextlib.contextmanager
-def weighed_activity_sums(weigh: Callable[[Any], Any]) -> Iterator[None]:
-    """Applies `weigh` to losses of activity regularizers that are sums over the rows of a batch.
-
-    Keras up to 3.13 adds them as such sums, later ones as means over the batch, which are left as
-    they are.
-    """
-    if not _sums_activity():
-        yield
-        return
-
-    def get(layer: Any) -> Any:
-        regularizer = layer.__dict__["activity_regularizer"]
-        return regularizer and (lambda output: weigh(regularizer(output)))
-
-    def put(layer: Any, regularizer: Any) -> None:  # a layer that is made during the trace
-        layer.__dict__["activity_regularizer"] = regularizer
-
-    with _replacing:
-        keras.layers.Layer.activity_regularizer = property(get, put)
-        try:
-            yield
-        finally:
-            del keras.layers.Layer.activity_regularizer
-
-
-@functools.cache
-def _sums_activity() -> bool:
-    """Tells by a trial whether a layer's activity loss grows with the rows of the batch."""
-
-    def trial() -> bool:
-        layer = keras.layers.ActivityRegularization(l1=1.0, dtype="float32")
-        losses = []
-        for rows in (1, 2):
-            layer(tf.ones((rows, 1)))
-            losses.append(float(sum(layer.losses)))
-        return losses[1] > losses[0]
-
-    return bool(outside_of_steps(trial))
 
 
 # ---- Keras: the trainer's own helpers --------------------------------------------------------

@@ -21,6 +21,7 @@ from tfdist.loop import Pace
 _HOOKS = {
     "train": ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end"),
     "test": ("on_test_batch_begin", "on_test_batch_end"),
+    "predict": ("on_predict_batch_begin", "on_predict_batch_end"),
 }
 
 
@@ -80,7 +81,7 @@ def batches_between_events(model: keras.Model, callbacks: Any, *, phase: str) ->
     Args:
         model: The compiled model.
         callbacks: The `CallbackList` of the run.
-        phase: "train" or "test".
+        phase: "train", "test" or "predict".
 
     Returns:
         The plan: fixed where `steps_per_execution` was given or somebody listens to batches.
@@ -112,7 +113,7 @@ def interest_of(callback: Any, *, phase: str) -> Interest:
 
     Args:
         callback: A Keras callback, or anything with its hooks.
-        phase: "train" or "test".
+        phase: "train", "test" or "predict".
 
     >>> interest_of(keras.callbacks.EarlyStopping(), phase="train").name
     'NONE'

@@ -13,6 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfdist import ends
 from tfdist.replicas import Batch
 from tfdist.same_data import Witness
 
@@ -21,9 +22,9 @@ Loop = Callable[[Any, int], int]
 
 def _batch_of(element: Any, witness: Witness | None) -> Batch:
     """Makes a step's batch of an element of a source's stream."""
-    global_size, parts, *sample = element
-    if sample and witness is not None:
-        witness.note(*sample)
+    global_size, parts, *rest = element
+    if rest and witness is not None:
+        witness.note(rest[0])
     return Batch(global_size, parts)
 
 
@@ -33,6 +34,7 @@ def make_loop(
     eager: bool = False,
     goes_on: Callable[[], Any] = lambda: True,
     witness: Witness | None = None,
+    agree: Callable[[tf.Tensor], tf.Tensor] | None = None,
 ) -> Loop:
     """Returns a function that runs a step on up to so many batches of an iterator.
 
@@ -41,6 +43,8 @@ def make_loop(
         eager: Whether to run step by step in Python, as `run_eagerly` wants it.
         goes_on: Tells after each step whether there may be another one; a boolean scalar.
         witness: Takes note of what is read, where the stream carries samples of it.
+        agree: Takes how many batches this worker has read; gives that of every replica's worker,
+            who call it together. Needed for streams of which nobody knows the end, see `ends`.
 
     Returns:
         `loop(iterator, num_steps)`, which gives the number of steps that were run: fewer than
@@ -49,41 +53,50 @@ def make_loop(
     """
     if eager:
         return lambda iterator, num_steps: _eager_steps(
-            step, goes_on, witness, iterator, num_steps
+            step, goes_on, witness, agree, iterator, num_steps
         )
 
     @tf.function(autograph=False, reduce_retracing=True)
-    def traced(iterator: Any, num_steps: tf.Tensor) -> tf.Tensor:
-        def fetch(is_wanted: tf.Tensor) -> Any:
+    def traced(iterator: Any, num_steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        def fetch(is_wanted: tf.Tensor) -> tuple[Any, tf.Tensor]:
             # Fetching past the last step would lose a batch to the next call.
             empty = lambda: tf.experimental.Optional.empty(iterator.element_spec)  # noqa: E731
-            return tf.cond(is_wanted, iterator.get_next_as_optional, empty)
+            batch = tf.cond(is_wanted, iterator.get_next_as_optional, empty)
+            return batch, ends.numbers_of(batch, iterator.element_spec, agree)
 
-        def body(done: tf.Tensor, batch: Any) -> tuple[tf.Tensor, Any]:
+        def body(done: tf.Tensor, batch: Any, _: tf.Tensor) -> tuple[tf.Tensor, Any, tf.Tensor]:
             step(_batch_of(batch.get_value(), witness))
-            return done + 1, fetch(tf.logical_and(done + 1 < num_steps, goes_on()))
+            return done + 1, *fetch(tf.logical_and(done + 1 < num_steps, goes_on()))
 
-        done, _ = tf.while_loop(
-            lambda done, batch: batch.has_value(),
+        done, _, numbers = tf.while_loop(
+            lambda done, batch, numbers: ends.goes_on(batch, numbers),
             body,
-            [tf.constant(0), fetch(num_steps > 0)],
+            [tf.constant(0), *fetch(num_steps > 0)],
             parallel_iterations=1,
         )
-        return done
+        return done, numbers
 
-    return lambda iterator, num_steps: int(traced(iterator, tf.constant(num_steps)))
+    def run(iterator: Any, num_steps: int) -> int:
+        done, numbers = traced(iterator, tf.constant(num_steps))
+        ends.refuse_other_ends(numbers)
+        return int(done)
+
+    return run
 
 
 def _eager_steps(
     step: Callable[[Batch], None],
     goes_on: Callable[[], Any],
     witness: Witness | None,
+    agree: Callable[[tf.Tensor], tf.Tensor] | None,
     iterator: Any,
     num_steps: int,
 ) -> int:
     for done in range(num_steps):
         batch = iterator.get_next_as_optional()
-        if not batch.has_value():
+        numbers = ends.numbers_of(batch, iterator.element_spec, agree)
+        ends.refuse_other_ends(numbers)
+        if not ends.goes_on(batch, numbers):
             return done
         step(_batch_of(batch.get_value(), witness))
         if not goes_on():

@@ -29,6 +29,8 @@ import shutil
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from tfdist.tf_config import shorten
+
 FORMAT = 1
 MANIFEST = "manifest.json"
 
@@ -95,9 +97,13 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
         raise ValueError(f"{MANIFEST} is cut short or garbled ({len(content)} bytes)") from error
     if not is_as_written:
         raise ValueError(f"the content of {MANIFEST} is not what was written")
-    if body["format"] != FORMAT:
-        raise ValueError(f"its format is {body['format']!r}, and this tfdist reads {FORMAT} alone")
-    for name, facts in body["files"].items():
+    if body.get("format") != FORMAT:
+        found = shorten(body.get("format"))
+        raise ValueError(f"its format is {found}, and this tfdist reads {FORMAT} alone")
+    files = body.get("files")
+    if not isinstance(files, dict) or not all(_is_seal(*item) for item in files.items()):
+        raise ValueError(f"{MANIFEST} has no list of files with their sizes: {shorten(files)}")
+    for name, facts in files.items():
         _check_file(folder / name, facts)
     return body
 
@@ -150,6 +156,12 @@ def _seal(path: pathlib.Path) -> dict[str, Any]:
     with open(path, "rb+") as file:
         _flush(file)
     return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+
+
+def _is_seal(name: str, facts: Any) -> bool:
+    """Tells whether a file of the folder itself is told of as `_seal` does."""
+    is_plain = name not in ("", ".", "..") and not set(name) & set("/\\\0") and name.isprintable()
+    return is_plain and isinstance(facts, dict) and {"bytes", "sha256"} <= facts.keys()
 
 
 def _check_file(path: pathlib.Path, facts: Mapping[str, Any]) -> None:

@@ -22,6 +22,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from tfdist.tf_config import shorten
+
 # Addresses of thousands of workers fit; what a stranger sends cannot fill the memory.
 MAX_BYTES = 256 * 1024
 
@@ -49,10 +51,16 @@ def decode(line: bytes | str) -> dict[str, Any]:
     try:
         message = json.loads(line)
     except (ValueError, RecursionError) as error:  # bytes that are no UTF-8 are ValueErrors too
-        raise ValueError(f"A message is no valid JSON: {error}.") from None
+        raise ValueError(f"A message is no valid JSON: {error}. {_received(line)}") from None
     if not isinstance(message, dict):
-        raise ValueError(f"A message must be a JSON object, not {type(message).__name__}.")
+        raise ValueError(
+            f"A message must be a JSON object, not {type(message).__name__}. {_received(line)}"
+        )
     return message
+
+
+def _received(line: bytes | str) -> str:
+    return f"Received: {shorten(line)}"
 
 
 def text_of(message: Mapping[str, Any], key: str) -> str:

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from tfdist import rows
 from tfdist.agreement import Agreement
-from tfdist.data import Share, Source
+from tfdist.data import Share, Source, refuse_batch_size
 from tfdist.position import bounds
 
 _UNKNOWN, _INFINITE = -1, -2
@@ -33,8 +33,9 @@ def batch_size_of(share: Share, global_size: int | None) -> int:
     """Returns a worker's part of a global batch size, for its own arrays.
 
     Raises:
-        ValueError: The global batch has no row for it.
+        ValueError: The global batch has no row for it, or is none.
     """
+    refuse_batch_size(global_size)
     size = global_size or 32
     replicas = share.replicas
     start, _ = bounds(size, replicas.start, share.num_replicas)

@@ -3,10 +3,15 @@
 The launcher sees how far each worker has come (progress.py), and the workers of a strategy see of
 each other that they live (heartbeat.py): whoever waits for one that does not is ended here, with
 that one's name, and the exit code `failures.PEER_LOST`.
+
+A run is a call of `fit`, `evaluate` or `predict`, or a loop over `distribute_dataset`. Outside of
+runs nobody is ended: a peer that is gone may have done its part. Whoever begins the next run
+without it is ended then.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import json
@@ -102,7 +107,10 @@ def _make_heart(
         )
         return None
     on_loss = functools.partial(_end, addresses=addresses, rank=rank)
-    return Heart(connections, rank=rank, silence_secs=note["secs"], on_loss=on_loss)
+    heart = Heart(connections, rank=rank, silence_secs=note["secs"], on_loss=on_loss)
+    # A loop over the data that was neither finished nor closed ends with the process.
+    atexit.register(lambda: heart.leave(is_well=not hasattr(sys, "last_value")))
+    return heart
 
 
 def _connected(

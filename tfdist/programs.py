@@ -1,8 +1,8 @@
 """Which traced functions does a model need, and for how long do they hold?
 
-One traced loop for training, one for testing, a traced step for predicting and a traced read of
-the results: each made when it is first asked for, and kept, over calls of `fit` too, until the
-model is compiled anew.
+One traced loop for training, one for testing, one for predicting, and a traced read of the results:
+each made when it is first asked for, and kept, over calls of `fit` too, until the model is compiled
+anew.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist import keras_compat, own_share, rules, step
+from tfdist import ends, keras_compat, own_share, rules, step
 from tfdist.data import share_of
+from tfdist.data_errors import told_plainly
 from tfdist.finite import FiniteWatch
 from tfdist.loop import Loop, make_loop, make_shared_loop
+from tfdist.prediction import OutputLoop, make_output_loop
 from tfdist.replicas import Batch
 from tfdist.same_data import Witness
 
@@ -82,8 +84,8 @@ class Programs:
             f"test {is_share}", lambda: self._loop("test", rules.test_rule, is_share=is_share)
         )
 
-    def predict(self, *, is_share: bool = False) -> Callable[[Any], Any]:
-        """Returns a function of an iterator: the next batch's outputs, or None at its end.
+    def predict(self, *, is_share: bool = False) -> OutputLoop:
+        """Returns the traced loop over batches whose outputs are wanted.
 
         Args:
             is_share: Whether each worker's iterator holds its own rows alone; so do the outputs.
@@ -115,12 +117,19 @@ class Programs:
         if undoing is not None:
             one_step = undoing(self._model, self._strategy, one_step)
         if not is_share:
-            return make_loop(one_step, eager=self._is_eager, witness=self.witness, **options)
+            loop = make_loop(
+                one_step, eager=self._is_eager, witness=self.witness, agree=self._agree, **options
+            )
+            return told_plainly()(loop)
 
         def sizes_of(own_size: tf.Tensor) -> tf.Tensor:
             return own_share.sizes_of_replicas(self._strategy, self._share, own_size)
 
-        return make_shared_loop(one_step, eager=self._is_eager, sizes_of=sizes_of, **options)
+        loop = make_shared_loop(one_step, eager=self._is_eager, sizes_of=sizes_of, **options)
+        return told_plainly()(loop)
+
+    def _agree(self, number: tf.Tensor) -> tf.Tensor:
+        return ends.numbers_of_replicas(self._strategy, number)
 
     def _is_loss_finite(self) -> Any:
         """Tells whether the loss that callbacks would be shown now is a number."""
@@ -131,21 +140,15 @@ class Programs:
         with self._strategy.scope():
             return tf.math.is_finite(tracker.result() if loss is None else loss)
 
-    def _predict(self, is_share: bool) -> Callable[[Any], Any]:
+    def _predict(self, is_share: bool) -> OutputLoop:
         def one_step(element: Any) -> Any:
             global_size, parts, *_ = element
             sizes = own_share.only_own(self._share, global_size) if is_share else None
             batch = Batch(global_size, parts, sizes)
             return step.predict_step(self._model, self._strategy, batch)
 
-        if not self._is_eager:
-            one_step = tf.function(one_step, autograph=False, reduce_retracing=True)
-
-        def next_outputs(iterator: Any) -> Any:
-            batch = iterator.get_next_as_optional()
-            return one_step(batch.get_value()) if batch.has_value() else None
-
-        return next_outputs
+        loop = make_output_loop(one_step, agree=self._agree, eager=self._is_eager)
+        return told_plainly()(loop)
 
     def _results(self) -> Callable[[], dict[str, Any]]:
         def read() -> dict[str, Any]:

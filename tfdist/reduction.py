@@ -23,12 +23,22 @@ class Collectives:
     Attributes:
         num_replicas: Replicas of all workers together.
         replica_id: Number of this replica among them; int or int32 scalar tensor.
-        sum: Tensor to the sum of all replicas' tensors, of the same shape and dtype.
+        sum: Tensor to the sum of all replicas' tensors, of the same shape and dtype. It has no
+            gradient.
+        linked_sum: As `sum`, with a gradient: the sum of all replicas' gradients.
     """
 
     num_replicas: int
     replica_id: Any
     sum: Callable[[Any], Any]
+    linked_sum: Callable[[Any], Any]
+
+
+def alone() -> Collectives:
+    """Returns the collectives of a replica that has everything."""
+    return Collectives(
+        num_replicas=1, replica_id=0, sum=lambda value: value, linked_sum=lambda value: value
+    )
 
 
 def for_replica() -> Collectives:
@@ -40,16 +50,17 @@ def for_replica() -> Collectives:
             "Call it inside the function that `strategy.run` runs."
         )
     if context.num_replicas_in_sync == 1:
-        return Collectives(num_replicas=1, replica_id=0, sum=lambda value: value)
+        return alone()
 
-    def all_sum(value: Any) -> Any:
-        # The gradient of an all-reduce is another one; a count needs none.
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.stop_gradient(value))
+    def linked_sum(value: Any) -> Any:
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
 
     return Collectives(
         num_replicas=context.num_replicas_in_sync,
         replica_id=context.replica_id_in_sync_group,
-        sum=all_sum,
+        # The gradient of an all-reduce is another one; a count needs none.
+        sum=lambda value: linked_sum(tf.stop_gradient(value)),
+        linked_sum=linked_sum,
     )
 
 

@@ -19,15 +19,18 @@ import dataclasses
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tfdist import messages
+from tfdist.cluster import HOST
 from tfdist.facts import Announcement
 from tfdist.roll_call import ANSWER_SECS, PROTOCOL, RollCall
 from tfdist.tf_config import shorten
 
-__all__ = ["RollCall", "join", "reserved_port"]
+__all__ = ["RollCall", "join", "own_address", "reserved_port"]
+
+_GUESS_SECS = 2.0  # for one of several servers, which may be something else
 
 # Below the range from which systems take the ports of outgoing connections, so that none of those
 # can take a worker's port between the roll call and TensorFlow's own bind.
@@ -47,7 +50,8 @@ def join(
     """Announces this worker, and waits until all are there.
 
     Args:
-        server: "host:port" of the roll call; it may start later than this worker.
+        server: "host:port" of the roll call, which may start later than this worker; or several
+            with commas between, at one of which it is, and at the others somebody else's.
         rank: This worker's, over all workers.
         size: Number of workers.
         secret: The same on both sides.
@@ -67,11 +71,7 @@ def join(
         address = f"{host}:{port}"
         announcement = Announcement(rank, size, address, dict(facts or {}))
         body = messages.encode(dataclasses.asdict(announcement)).decode("ascii")
-        connection, nonce = _connect(server, deadline=until, timeout_secs=timeout_secs)
-        # The server's own limit comes first where both began together: it can say who is missing.
-        deadline = until + ANSWER_SECS
-        with connection:
-            answer = _ask(connection, nonce, body, server=server, secret=secret, deadline=deadline)
+        answer = _call(server.split(","), body, secret=secret, until=until, secs=timeout_secs)
     if "error" in answer:
         raise RuntimeError(str(answer["error"]))
     addresses = tuple(str(a) for a in answer.get("addresses", ()))
@@ -83,30 +83,76 @@ def join(
     return addresses
 
 
-def _connect(server: str, *, deadline: float, timeout_secs: float) -> tuple[socket.socket, str]:
-    """Connects, again and again until the deadline: the server may not be up yet, or be busy."""
-    host, _, port = server.rpartition(":")
+def own_address(other: str) -> str:
+    """Returns the address of this host from which it would reach another one; sends nothing.
+
+    TFDIST_HOST, where it is set, holds instead.
+
+    >>> own_address("127.0.0.1")
+    '127.0.0.1'
+    """
+    if named := os.environ.get(HOST):
+        return named
+    with contextlib.suppress(OSError):
+        family, _, _, _, address = socket.getaddrinfo(other, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as end:
+            end.connect(address)  # of a datagram socket: it only looks up the route
+            return str(end.getsockname()[0])
+    return "127.0.0.1"
+
+
+def _call(
+    servers: Sequence[str], body: str, *, secret: bytes, until: float, secs: float
+) -> dict[str, Any]:
+    """Asks each of these in turn, again and again: the roll call may not be open yet, or busy."""
     pause = 0.02
     while True:
-        try:
-            connection = socket.create_connection(
-                (host.strip("[]"), int(port)), timeout=max(0.1, deadline - time.monotonic())
-            )
-            greeting = messages.decode(messages.receive(connection, deadline=deadline))
-            if greeting.get("tfdist") == PROTOCOL:
-                return connection, messages.text_of(greeting, "nonce")
-            connection.close()
-            reason = f"it speaks {shorten(greeting)}, not protocol {PROTOCOL}"
-        except (OSError, ValueError) as error:  # TimeoutError is an OSError
-            reason = str(error) or type(error).__name__
-        if time.monotonic() + pause > deadline:
+        reasons = []
+        for server in servers:
+            try:
+                guess = until if len(servers) == 1 else time.monotonic() + _GUESS_SECS
+                connection, nonce = _connect(server, deadline=min(until, guess))
+            except (OSError, ValueError) as error:  # TimeoutError is an OSError
+                reasons.append(str(error) or type(error).__name__)
+                continue
+            # The server's own limit comes first where both began together: it can say who is
+            # missing.
+            deadline = until + ANSWER_SECS
+            with connection:
+                answer = _ask(
+                    connection, nonce, body, server=server, secret=secret, deadline=deadline
+                )
+            if "refused" not in answer:
+                return answer
+            reasons.append(str(answer["refused"]))
+            if len(servers) == 1:
+                raise RuntimeError(
+                    f"The roll call at {server} refused this worker: {answer['refused']}. Give all"
+                    " workers of a job the same TFDIST_SECRET."
+                )
+        if time.monotonic() + pause > until:
             raise RuntimeError(
-                f"No roll call could be reached at {server} within timeout_secs={timeout_secs}"
-                f" ({reason}). Check that the first worker or the launcher is running and that no"
-                " firewall is between."
+                f"No roll call could be reached at {' or '.join(servers)} within"
+                f" timeout_secs={secs} ({reasons[0]}). Check that the first worker or the launcher"
+                " is running and that no firewall is between."
             )
         time.sleep(pause)
         pause = min(2 * pause, 1.0)
+
+
+def _connect(server: str, *, deadline: float) -> tuple[socket.socket, str]:
+    """Connects, and takes the greeting."""
+    host, _, port = server.rpartition(":")
+    left = max(0.1, deadline - time.monotonic())
+    connection = socket.create_connection((host.strip("[]"), int(port)), timeout=left)
+    try:
+        greeting = messages.decode(messages.receive(connection, deadline=deadline))
+        if greeting.get("tfdist") != PROTOCOL:
+            raise ValueError(f"it speaks {shorten(greeting)}, not protocol {PROTOCOL}")
+        return connection, messages.text_of(greeting, "nonce")
+    except BaseException:
+        connection.close()
+        raise
 
 
 def _ask(
@@ -130,10 +176,7 @@ def _ask(
             " for the first error in the output of the launcher and of the other workers."
         ) from error
     if answer.get("refused"):
-        raise RuntimeError(
-            f"The roll call at {server} refused this worker: {answer['refused']}. Give all workers"
-            " of a job the same TFDIST_SECRET."
-        )
+        return {"refused": answer["refused"]}
     if not answer:
         raise RuntimeError(
             f"The roll call at {server} was closed before all workers were there. Look for the"

@@ -15,7 +15,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist import batch_statistics, keras_compat, losses_metrics, randomness, reduction
+from tfdist import (
+    activity_losses,
+    batch_statistics,
+    keras_compat,
+    losses_metrics,
+    randomness,
+    reduction,
+)
 from tfdist import position as position_lib
 from tfdist.position import Position
 
@@ -79,7 +86,7 @@ def whole_batch_semantics(*, reduces_losses: bool) -> Iterator[None]:
     with keras_compat.replaced(functions), contextlib.ExitStack() as stack:
         if reduces_losses:
             weigh = losses_metrics.sum_of_rows
-            stack.enter_context(keras_compat.weighed_activity_sums(weigh))
+            stack.enter_context(activity_losses.weighed_sums(weigh))
         yield
 
 

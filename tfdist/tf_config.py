@@ -42,7 +42,7 @@ class _Source:
 
     def fail(self, cause: str, cure: str) -> NoReturn:
         received = f"Received: {self.variable}={shorten(self.text)}"
-        raise ValueError(f"{self.variable} {cause}; {cure}. {received}")
+        raise ValueError(f"{self.variable} {cause}; {cure}. {received}") from None
 
 
 def parse_tf_config(

@@ -203,13 +203,13 @@ class Trainer:
         feed = self._inputs.feed(
             x, batch_size=batch_size, steps=steps, already_sharded=already_sharded, is_alone=True
         )
-        predict_one = self._programs.predict(is_share=already_sharded)
-        predict_one = self._presence.progress.ticking(predict_one)
+        loop = self._presence.progress.ticking(self._programs.predict(is_share=already_sharded))
         with callbacks_lib.files_of_chief_alone(callbacks, is_chief=self.is_chief):
             events = self._events(
                 callbacks, verbose=verbose, epochs=1, steps=feed.num_batches, is_alone=True
             )
-            return predicted(self.model, feed, events, predict_one)
+            agreement = None if already_sharded else self._agreement
+            return predicted(self.model, feed, events, loop, agreement=agreement)
 
     def _build(self, spec: Any) -> None:
         if not self.model.compiled:

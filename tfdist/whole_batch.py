@@ -22,7 +22,7 @@ from keras import ops
 from tfdist import keras_compat
 from tfdist import position as position_lib
 from tfdist.position import Position
-from tfdist.reduction import Collectives
+from tfdist.reduction import alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,9 +127,8 @@ def _latest() -> _Call | None:
 
 
 def _on_all_rows(call: _Call, place: Position) -> Any:
-    alone = Collectives(num_replicas=1, replica_id=0, sum=lambda value: value)
     whole = dataclasses.replace(
-        place, local_size=place.global_size, offset=0, collectives=alone, keeps_filler=False
+        place, local_size=place.global_size, offset=0, collectives=alone(), keeps_filler=False
     )
     y_true, y_pred = (
         keras.tree.map_structure(lambda value: all_rows(value, place), rows)
@@ -153,8 +152,9 @@ def all_rows(rows: Any, place: Position) -> tf.Tensor:
     dtype = rows.dtype
     rows = tf.cast(rows, tf.int32) if dtype == tf.bool else rows
     rest = rows.shape.rank - 1
-    after = place.global_size - place.offset - place.local_size
-    padded = tf.pad(rows, [[place.offset, after], *[[0, 0]] * rest])
+    others = place.global_size - place.local_size
+    # Rolled, since XLA pads by what is known while it compiles, and an offset is not.
+    padded = tf.roll(tf.pad(rows, [[0, others], *[[0, 0]] * rest]), place.offset, axis=0)
     numbers = tf.range(place.global_size)
     is_own = (numbers >= place.offset) & (numbers < place.offset + place.local_size)
     is_own = tf.reshape(is_own, [-1, *[1] * rest])

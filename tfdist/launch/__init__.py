@@ -8,10 +8,13 @@ Synopsis (the same for a program: `python -m tfdist.launch --workers=2 script.py
     [24, 24]
 
 Read in this order: job.py (what is asked for), supervise.py (attempts and restarts), attempt.py
-(one attempt: place, roll call, wait, end), stalls.py (does each worker make steps?), engine.py
-(what all engines have in common), local.py and guardian.py (workers on this machine), output.py
-(their lines), child.py (what runs first inside a worker), call.py (functions and values between
-processes), failures.py (who failed first, and how it is told), stop.py (signals to the launcher).
+(one attempt: place, exchange addresses, wait, end), engine.py (those four steps, as each engine has
+them), local.py, processes.py and guardian.py (workers on this machine), output.py (their lines),
+child.py (what runs first inside a worker), call.py (functions and values between processes),
+failures.py (who failed first, and how it is told), stalls.py (does each worker make steps?),
+stop.py (signals to the launcher). Engines that reach other hosts: wire.py, agent.py and remote.py
+(one agent a worker, and what it and the launcher say to each other), starter.py with mpi.py and
+slurm.py, packages.py with ray.py, dask.py and spark.py. And render.py: jobs without a launcher.
 """
 
 from __future__ import annotations
@@ -47,7 +50,8 @@ def run(
         fn: A function that can be imported travels by name; any other (of a notebook, of
             `__main__`, a closure, a lambda) by cloudpickle.
         workers: Number of workers.
-        engine: What starts them; "local" starts processes on this machine.
+        engine: What starts them: "local" (processes on this machine), "mpi" (mpirun), "slurm"
+            (srun), "ray", "dask" or "spark"; each on the hosts that it has been given.
         args: Positional arguments of `fn`, the same for each worker.
         kwargs: Keyword arguments of `fn`, the same for each worker.
         threads: Computing threads of each worker; by default the cores of this machine, divided
@@ -65,6 +69,7 @@ def run(
 
     Raises:
         ValueError: An argument is out of its range, or the engine is unknown.
+        ImportError: The engine's package is not installed.
         RuntimeError: A worker failed; the message holds the traceback of the one that failed
             first. Or a worker did not appear, the time was over, or a value cannot travel.
     """

@@ -3,6 +3,7 @@
     python -m tfdist.launch --workers=2 script.py --epochs=5
     python -m tfdist.launch --workers=2 --log_dir=logs --max_restarts=3 script.py --epochs=5
     python -m tfdist.launch --workers=2 -m package.module --epochs=5
+    python -m tfdist.launch --workers=2 --engine=slurm script.py --epochs=5
 
 Everything after the script's name belongs to the script. The exit code is that of the worker that
 failed first: 128 + n where signal n killed it, 124 where the time was over, 2 for wrong flags.
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="tfdist-") as run_dir, stop_on_signals() as stop:
             *earlier, last = supervise.supervise(job, run_dir=run_dir, stop=stop)
-    except (ValueError, RuntimeError) as error:  # it could not even begin
+    except (ValueError, RuntimeError, ImportError) as error:  # it could not even begin
         say(str(error))
         return 2
     if not last.is_success or earlier:

@@ -22,6 +22,7 @@ from tfdist.roll_call import RollCall
 SETTLE_SECS = 0.3  # after a failure: an earlier one may come to light late
 LAST_WORDS_SECS = 3.0  # from an exception's escape to the end of its process
 _TICK_SECS = 0.1
+_POLL_SECS = 0.02
 TIMEOUT_EXIT_CODE = 124  # as the command `timeout` has it
 
 
@@ -124,7 +125,8 @@ class Watch:
                 continue  # as it was told
             elif ended.exit_code != 0 and rank not in found:
                 found[rank] = failures.find_failure(rank, at=ended.at, exit_code=ended.exit_code)
-        return failures.order(found.values())
+        well = [(ended.rank, ended.at) for ended in self._exits.values() if ended.exit_code == 0]
+        return failures.blame_deserters(failures.order(found.values()), well)
 
     def running(self) -> list[int]:
         """Ranks of the workers that have not ended."""
@@ -167,19 +169,60 @@ def run_attempt(
         deadline: End of the job's time, on the clock of time.monotonic.
         stop: Whether the launcher was told to stop.
     """
+    gang = load_engine(job.engine).place(job, is_restart=is_restart)
+    try:
+        if missed := _await_places(gang, stop, job=job, deadline=deadline):
+            return missed
+        return _run_workers(
+            job, gang, stop, run_dir=run_dir, restart_count=restart_count, deadline=deadline
+        )
+    finally:
+        gang.end(grace_secs=job.grace_secs, is_urgent=lambda: stop.is_urgent)
+
+
+def _await_places(gang: Gang, stop: StopRequest, *, job: Job, deadline: float) -> Outcome | None:
+    """Waits until there is a place for each worker; returns how it ended where there is none."""
+    began = time.monotonic()
+    while absent := gang.absent():
+        if stop.number:
+            name = signal.Signals(stop.number).name
+            code = 128 + stop.number
+            return Outcome(problem=f"stopped by {name}", exit_code=code, was_stopped=True)
+        if problem := gang.problem():
+            return Outcome(problem=f"engine {job.engine}: {problem}", exit_code=1)
+        now = time.monotonic()
+        is_first = len(absent) == job.workers
+        # A scheduler may let the whole job wait for hours; but then all of it begins at once.
+        began = now if is_first and gang.is_queued() else began
+        if now > began + job.roll_call_secs or now > deadline:
+            secs = f"roll_call_secs={job.roll_call_secs!r}"
+            if now > deadline:
+                secs = f"timeout_secs={job.timeout_secs!r}"
+            problem = (
+                f"engine {job.engine} has not made a place for {name_workers(absent)} within"
+                f" {secs}; look whether it has room for {job.workers} workers, and whether they"
+                f" can reach this host at {gang.interface}, or allow more time"
+            )
+            return Outcome(problem=problem, exit_code=TIMEOUT_EXIT_CODE)
+        time.sleep(_POLL_SECS)
+    return None
+
+
+def _run_workers(
+    job: Job, gang: Gang, stop: StopRequest, *, run_dir: str, restart_count: int, deadline: float
+) -> Outcome:
+    """Starts the workers at their places, and waits for their end."""
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    engine = load_engine(job.engine)
     secret = os.urandom(32).hex()
     with RollCall(
         size=job.workers,
         secret=secret.encode(),
-        host=engine.INTERFACE,
+        host=gang.interface,
         timeout_secs=job.roll_call_secs,
         on_end=lambda: events.put(RollCalled()),
     ) as roll_call:
         watch = Watch(job, roll_call, run_dir)
-        gang = engine.place(
-            job,
+        gang.start(
             environ_of=functools.partial(
                 make_environ,
                 job,
@@ -188,14 +231,11 @@ def run_attempt(
                 run_dir=run_dir,
                 restart_count=restart_count,
             ),
-            is_restart=is_restart,
+            run_dir=run_dir,
             on_end=lambda rank, code: events.put(Ended(rank, code, time.time())),
         )
-        try:
-            _wait(watch, gang, events, stop, job=job, deadline=deadline)
-            return watch.outcome()
-        finally:
-            gang.end(grace_secs=job.grace_secs, is_urgent=lambda: stop.is_urgent)
+        _wait(watch, gang, events, stop, job=job, deadline=deadline)
+        return watch.outcome()
 
 
 def _wait(

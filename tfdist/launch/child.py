@@ -24,7 +24,7 @@ from importlib.machinery import SourceFileLoader
 from typing import NoReturn
 
 from tfdist import cluster, facts, rendezvous
-from tfdist.launch import failures
+from tfdist.launch import failures, job
 
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
@@ -165,7 +165,11 @@ def _without_our_frames(frames: types.TracebackType | None) -> types.TracebackTy
 
 
 def _end_as_python_would(error: BaseException) -> NoReturn:
-    sys.excepthook(type(error), error, error.__traceback__)
+    if sys.excepthook is sys.__excepthook__ and os.environ.get(job.TRACEBACKS) == "0":
+        # The launcher shows the whole of the first one, where it can be found: at the end.
+        print("".join(traceback.format_exception_only(error)).rstrip(), file=sys.stderr)
+    else:
+        sys.excepthook(type(error), error, error.__traceback__)
     raise SystemExit(1) from None
 
 

@@ -1,7 +1,14 @@
 """What is an engine?  A module that places workers somewhere; everything else is the same on all.
 
-It has INTERFACE, the address at which its workers reach the roll call in this process, and the
-function `place`.
+An attempt of a job goes through four steps on each engine, and attempt.py alone takes them:
+
+1. place: the engine's `place` asks for one place for each worker, and returns a Gang at once;
+2. exchange addresses: when no place is missing any more, the Gang's `start` starts the workers, and
+   these meet in the roll call;
+3. wait for the first failure: the Gang tells each worker's end;
+4. end the gang: its `end` leaves no process behind.
+
+Restarts, resuming, time limits and reports are above that, and know no engine.
 """
 
 from __future__ import annotations
@@ -17,15 +24,35 @@ OnEnd = Callable[[int, int], None]  # takes a rank and an exit code, negative fo
 
 
 class EnvironOf(Protocol):
-    """Makes the environment of one worker, once its engine knows where it is."""
+    """Makes what a worker's environment has to hold, once its engine knows where it is."""
 
     def __call__(
-        self, rank: int, *, local_rank: int, local_size: int, host: str
+        self, rank: int, *, local_rank: int, local_size: int, host: str, cores: int
     ) -> dict[str, str]: ...
 
 
 class Gang(Protocol):
     """The workers of one attempt."""
+
+    interface: str  # the address of this host at which the workers can reach the roll call
+
+    def absent(self) -> list[int]:
+        """Ranks for which there is no place yet."""
+
+    def problem(self) -> str:
+        """Why there will never be one; "" where it may still come."""
+
+    def is_queued(self) -> bool:
+        """Whether a scheduler lets the whole job wait for its turn."""
+
+    def start(self, *, environ_of: EnvironOf, run_dir: str, on_end: OnEnd) -> None:
+        """Starts the worker at each place; each runs child.py with the job's command.
+
+        Args:
+            environ_of: Makes a worker's environment.
+            run_dir: Private folder of the attempt; what workers write down appears in it.
+            on_end: To be called, in any thread, when a worker has ended.
+        """
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal to the workers that still run."""
@@ -37,16 +64,16 @@ class Gang(Protocol):
 class Engine(Protocol):
     """The module of an engine."""
 
-    INTERFACE: str
-
-    def place(self, job: Job, *, environ_of: EnvironOf, is_restart: bool, on_end: OnEnd) -> Gang:
-        """Starts one worker for each rank; each runs child.py with the job's command.
+    def place(self, job: Job, *, is_restart: bool) -> Gang:
+        """Asks for a place for each worker.
 
         Args:
             job: What is asked for.
-            environ_of: Makes a worker's environment.
             is_restart: Whether the log files of an earlier attempt go on.
-            on_end: To be called, in any thread, when a worker has ended.
+
+        Raises:
+            ImportError: A package is missing.
+            RuntimeError: A program is missing, or the engine cannot be used from here.
         """
         ...
 

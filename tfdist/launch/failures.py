@@ -108,6 +108,22 @@ def shell_exit_code(exit_code: int) -> int:
     return exit_code if exit_code >= 0 else 128 - exit_code
 
 
+def blame_deserters(
+    failures: Sequence[Failure], ended_well: Iterable[tuple[int, float]]
+) -> tuple[Failure, ...]:
+    """Names who left first, where all others failed because they missed a peer.
+
+    Args:
+        failures: In the order in which they happened.
+        ended_well: Rank of each worker with exit code 0, and when that was.
+    """
+    if not failures or failures[0].exit_code != PEER_LOST:
+        return tuple(failures)
+    cause = "it ended with exit code 0 while the others still needed it"
+    early = [Failure(rank, at, PEER_LOST, cause) for rank, at in ended_well if at < failures[0].at]
+    return (*sorted(early, key=lambda failure: failure.at)[:1], *failures)
+
+
 def order(failures: Iterable[Failure]) -> tuple[Failure, ...]:
     """Puts failures in the order in which they happened; the loss of a peer is never the first."""
 
@@ -130,10 +146,21 @@ def headline(outcome: Outcome) -> str:
     if outcome.problem:
         return outcome.problem
     first = outcome.failures[0]
-    last_line = first.traceback.strip().rpartition("\n")[2]
+    last_line = _last_line(first)
     return f"worker {first.rank} failed first: {first.cause}" + (
         f": {last_line}" if last_line else ""
     )
+
+
+def _describe_later(failure: Failure, first: Failure) -> str:
+    told, last_line = f"worker {failure.rank} failed after it: {failure.cause}", _last_line(failure)
+    if failure is first or not last_line:
+        return told
+    return f"{told}: {'the same' if last_line == _last_line(first) else last_line}"
+
+
+def _last_line(failure: Failure) -> str:
+    return failure.traceback.strip().rpartition("\n")[2]
 
 
 def report(outcome: Outcome, *, earlier: Sequence[Outcome] = ()) -> str:
@@ -144,7 +171,7 @@ def report(outcome: Outcome, *, earlier: Sequence[Outcome] = ()) -> str:
         first, *later = later
         whole = first.traceback.rstrip().splitlines()
         lines += [f"  {line}" for line in whole if len(whole) > 1]  # else the headline has it
-    lines += [f"worker {failure.rank} failed after it: {failure.cause}" for failure in later]
+    lines += [_describe_later(failure, outcome.failures[0]) for failure in later]
     lines += [
         f"before restart {number}, {headline(attempt)}"
         for number, attempt in enumerate(earlier, start=1)

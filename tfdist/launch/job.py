@@ -10,11 +10,14 @@ from collections.abc import Mapping
 from tfdist import cluster, environments
 
 # Each is a module of this package; engine.py says what is in it.
-ENGINES = ("local",)
+ENGINES = ("local", "mpi", "slurm", "ray", "dask", "spark")
 
-_TIMES = (
-    "roll_call_secs", "grace_secs", "save_secs", "stall_secs", "backoff_secs", "timeout_secs"
-)
+# "0" where workers leave their tracebacks to the launcher: nobody keeps their own output.
+TRACEBACKS = "TFDIST_TRACEBACKS"
+
+_TIMES = ("roll_call_secs", "grace_secs", "save_secs", "stall_secs", "backoff_secs", "timeout_secs")
+# Of the launcher's variables, those that workers on other hosts get as well: how to compute.
+_FORWARDED = ("KERAS_", "TF_", "XLA_", "NCCL_", "PYTHONHASHSEED")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +67,11 @@ def make_environ(
     rendezvous: str,
     secret: str,
     host: str,
+    cores: int,
     run_dir: str,
     restart_count: int,
 ) -> dict[str, str]:
-    """Makes one worker's environment from this process's own.
+    """Makes what one worker's environment has to hold besides what its host gives.
 
     Args:
         job: What is asked for.
@@ -77,20 +81,12 @@ def make_environ(
         rendezvous: "host:port" of the roll call.
         secret: What the roll call demands.
         host: Name or address under which the others reach the worker.
+        cores: Those of its host that the worker shares with the others there.
         run_dir: Private folder for results and tracebacks.
         restart_count: Restarts so far.
     """
+    threads = str(job.threads or max(1, cores // local_size))
     environ = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in foreign_variables()
-        and (name == cluster.HEARTBEAT_SECS or not name.startswith("TFDIST_"))
-    }
-    # A set of names has to have one order on all workers, or they would meet in different calls.
-    environ.setdefault("PYTHONHASHSEED", "0")
-    threads = str(job.threads or max(1, count_cores() // local_size))
-    environ |= {
-        "PYTHONPATH": _python_path(environ.get("PYTHONPATH", "")),
         # TensorFlow reads its two when it starts; OMP's is read by what it and NumPy stand on.
         "TF_NUM_INTRAOP_THREADS": threads,
         "TF_NUM_INTEROP_THREADS": threads,
@@ -106,8 +102,34 @@ def make_environ(
         cluster.HOST: host,
         cluster.RUN_DIR: run_dir,
         cluster.RESTART_COUNT: str(restart_count),
+        TRACEBACKS: "0" if job.log_dir is None else "1",
     }
     return environ | dict(job.env)
+
+
+def inherited_environ() -> dict[str, str]:
+    """This process's environment, as far as a worker that it starts may have it."""
+    foreign = foreign_variables()
+    environ = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in foreign
+        and (name == cluster.HEARTBEAT_SECS or not name.startswith("TFDIST_"))
+    }
+    # A set of names has to have one order on all workers, or they would meet in different calls.
+    environ.setdefault("PYTHONHASHSEED", "0")
+    environ["PYTHONPATH"] = _python_path(environ.get("PYTHONPATH", ""))
+    return environ
+
+
+def forwarded_environ() -> dict[str, str]:
+    """What of this process's environment goes to workers on other hosts too."""
+    return {
+        name: value
+        for name, value in inherited_environ().items()
+        if name == cluster.HEARTBEAT_SECS
+        or (name.startswith(_FORWARDED) and name not in ("TF_CONFIG",))
+    }
 
 
 def foreign_variables() -> tuple[str, ...]:
@@ -121,9 +143,14 @@ def foreign_variables() -> tuple[str, ...]:
 
 def count_cores() -> int:
     """Counts the cores that this process may use."""
+    return len(own_cores())
+
+
+def own_cores() -> list[int]:
+    """Numbers of the cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def _python_path(inherited: str) -> str:

@@ -44,7 +44,7 @@ def supervise(
     """
     stop = stop or StopRequest()
     deadline = time.monotonic() + (job.timeout_secs or float("inf"))
-    _tell_foreign_variables()
+    _tell_foreign_variables(job)
     outcomes: list[Outcome] = []
     port_attempts = 1
     attempt = 0
@@ -99,6 +99,8 @@ def _pause(job: Job, outcomes: list[Outcome], stop: StopRequest) -> None:
         time.sleep(min(left, 0.1))
 
 
-def _tell_foreign_variables() -> None:
-    if names := foreign_variables():
+def _tell_foreign_variables(job: Job) -> None:
+    # In a script for sbatch Slurm itself sets one, and the workers get it anew from srun.
+    own = "SLURM_" if job.engine == "slurm" else "TFDIST_"
+    if names := [name for name in foreign_variables() if not name.startswith(own)]:
         say(f"the workers get places of their own; not handed on to them: {', '.join(names)}")

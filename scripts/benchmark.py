@@ -1,0 +1,300 @@
+"""Measures tfdist against its peers, by turns in one run, and prints ratios with their spread.
+
+    python scripts/benchmark.py --suite=step
+    python scripts/benchmark.py --suite=step,checkpoint --rounds=15 --output=out.json
+
+A ratio is our speed over the peer's: above 1 tfdist is faster. The quartiles of all rounds stand in
+brackets; a machine that is busy with something else widens them. Suites:
+
+    step        a small MLP: `fit`, `evaluate`, `predict` against Keras's and a hand-written loop
+    scaling     a CNN on one worker and on two, each with one core; Amdahl's fit
+    reduction   an MLP of 21 M parameters on two workers: milliseconds of a step, and of its sum
+    checkpoint  a model of 100 MB: how long training waits for a save, and how long it takes
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+from absl import app, flags
+
+from tfdist import launch, report
+
+_SUITES = flags.DEFINE_list("suite", ["step"], "Suites, of: step, scaling, reduction, checkpoint.")
+_ROUNDS = flags.DEFINE_integer("rounds", 9, "Rounds of each comparison.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", 600, "Steps of one timing in suite step.", lower_bound=50)
+_OUTPUT = flags.DEFINE_string("output", None, "A JSON file to write, besides what is printed.")
+
+_BATCH = 32
+
+
+# ---- step ------------------------------------------------------------------------------------
+
+
+def small_model() -> Any:
+    """Returns the MLP 64-64-64-10 with Adam and one metric, as users compile it."""
+    import keras
+
+    dense = keras.layers.Dense
+    model = keras.Sequential([keras.Input((64,)), dense(64, "relu"), dense(64, "relu"), dense(10)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, metrics=["accuracy"])
+    return model
+
+
+def small_data(steps: int) -> tuple[Any, Any]:
+    """Returns so many batches of 32 random examples."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    rows = steps * _BATCH
+    return rng.normal(size=(rows, 64)).astype("float32"), rng.integers(0, 10, rows)
+
+
+def raw_loop(x: Any, y: Any, *, steps_per_call: int) -> Callable[[], object]:
+    """Returns a hand-written loop: so many steps of a GradientTape in one traced function."""
+    import keras
+    import tensorflow as tf
+
+    model, optimizer = small_model(), keras.optimizers.Adam()
+    optimizer.build(model.trainable_variables)
+    loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    accuracy, mean = keras.metrics.SparseCategoricalAccuracy(), keras.metrics.Mean()
+    accuracy.update_state(y[:2], model(x[:2]))
+    data = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(1024).batch(_BATCH)
+    data = data.prefetch(tf.data.AUTOTUNE)
+
+    @tf.function
+    def run(iterator: Any, count: Any) -> None:
+        for _ in tf.range(count):
+            rows, labels = next(iterator)
+            with tf.GradientTape() as tape:
+                outputs = model(rows, training=True)
+                loss = loss_of(labels, outputs)
+            gradients = tape.gradient(loss, model.trainable_variables)
+            optimizer.apply(gradients, model.trainable_variables)
+            accuracy.update_state(labels, outputs)
+            mean.update_state(loss)
+
+    def epoch() -> None:
+        iterator, left = iter(data), len(x) // _BATCH
+        while left:
+            count = min(left, steps_per_call)
+            run(iterator, tf.constant(count))
+            left -= count
+        accuracy.result().numpy()
+
+    return epoch
+
+
+def suite_step() -> list[report.Ratio]:
+    """Compares small steps on one device, where everything but arithmetic shows."""
+    import tfdist
+
+    x, y = small_data(_STEPS.value)
+    ours, theirs = small_model(), small_model()
+
+    def compare(name: str, mine: Any, other: Any, target: float) -> report.Ratio:
+        return _said(report.compare(name, mine, other, rounds=_ROUNDS.value, target=target))
+
+    def fit(**options: Any) -> Callable[[], object]:
+        return lambda: tfdist.fit(ours, x, y, batch_size=_BATCH, **options)
+
+    def keras_fit(**options: Any) -> Callable[[], object]:
+        return lambda: theirs.fit(x, y, batch_size=_BATCH, **options)
+
+    def bar(work: Callable[[], object]) -> Callable[[], object]:
+        def hidden() -> None:
+            with open(os.devnull, "w") as nowhere:
+                before, sys.stdout = sys.stdout, nowhere
+                try:
+                    work()
+                finally:
+                    sys.stdout = before
+
+        return hidden
+
+    silent = {"verbose": 0}
+    ratios = [
+        compare("fit / keras fit", fit(**silent), keras_fit(**silent), 3.0),
+        compare("fit / keras fit, bar", bar(fit(verbose=1)), bar(keras_fit(verbose=1)), 3.0),
+    ]
+    for count in (20, 200):
+        peer = raw_loop(x, y, steps_per_call=count)
+        ratios.append(compare(f"fit / raw loop of {count} steps", fit(**silent), peer, 0.97))
+    passes = {"batch_size": _BATCH, "verbose": 0}
+    ratios += [
+        compare("evaluate / keras evaluate", lambda: tfdist.evaluate(ours, x, y, **passes),
+                lambda: theirs.evaluate(x, y, **passes), 1.0),
+        compare("predict / keras predict", lambda: tfdist.predict(ours, x, **passes),
+                lambda: theirs.predict(x, **passes), 1.0),
+    ]
+    ratios.append(_said(_first_steps()))
+    return ratios
+
+
+def _first_steps() -> report.Ratio:
+    """Compares tracing and compiling: the first step of a new model."""
+    import tfdist
+
+    x, y = small_data(1)
+    return report.compare(
+        "first step / keras", lambda: tfdist.fit(small_model(), x, y, verbose=0),
+        lambda: small_model().fit(x, y, verbose=0), rounds=5, target=1.0,
+    )
+
+
+# ---- scaling and reduction: worker processes -------------------------------------------------
+
+
+def time_workers(kind: str, rounds: int) -> dict[str, float]:
+    """Runs on each worker: returns medians of seconds a step."""
+    import statistics
+
+    import keras
+    import numpy as np
+
+    import tfdist
+
+    strategy = tfdist.get_strategy("cpu")
+    layers, workers = keras.layers, strategy.num_replicas_in_sync
+    with strategy.scope():
+        if kind == "cnn":
+            body = [keras.Input((32, 32, 3)), layers.Conv2D(32, 3, activation="relu"),
+                    layers.Conv2D(64, 3, strides=2, activation="relu"), layers.Flatten(),
+                    layers.Dense(10)]
+        else:
+            body = [keras.Input((1024,)), layers.Dense(4096, "relu"), layers.Dense(4096, "relu"),
+                    layers.Dense(10)]
+        model = keras.Sequential(body)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(0.01, momentum=0.9), loss)
+    steps, rows = 12, 64 * workers
+    x = np.zeros((steps * rows, *body[0].shape[1:]), "float32")
+    y = np.zeros(steps * rows, "int32")
+    tfdist.fit(model, x, y, batch_size=rows, verbose=0)
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        tfdist.fit(model, x, y, batch_size=rows, verbose=0)
+        times.append((time.perf_counter() - start) / steps)
+    return {"step_secs": statistics.median(times)}
+
+
+def _of_workers(kind: str, workers: int) -> float:
+    values = launch.run(
+        time_workers, workers=workers, args=(kind, _ROUNDS.value), threads=1,
+        env={"TF_CPP_MIN_LOG_LEVEL": "2"},
+    )
+    return float(max(value["step_secs"] for value in values))
+
+
+def suite_scaling() -> list[report.Ratio]:
+    """Compares a compute-bound CNN on two workers of one core each with one such worker."""
+    pairs = [(_of_workers("cnn", 1), _of_workers("cnn", 2)) for _ in range(3)]
+    ratio = _ratio("CNN: efficiency of 2 workers", pairs, target=0.97)
+    # Weak scaling: twice the workers do twice the work.
+    fit = report.amdahl([1, 2], [ratio.theirs_secs, ratio.ours_secs / 2])
+    print(f"  Amdahl's fit: {1000 * fit.serial_secs:.1f} ms of a step are not shared; efficiency "
+          f"stays above 80 % up to {fit.most_devices()} workers, if nothing else changes")
+    return [ratio]
+
+
+def suite_reduction() -> list[report.Ratio]:
+    """Compares a step that moves 84 MB of gradients over two workers with one that moves none."""
+    pairs = [(_of_workers("mlp", 1), _of_workers("mlp", 2)) for _ in range(3)]
+    ratio = _ratio("MLP of 21 M parameters: efficiency of 2 workers", pairs)
+    print(f"  a step: {1000 * ratio.theirs_secs:.0f} ms alone, {1000 * ratio.ours_secs:.0f} ms "
+          "with two")
+    return [ratio]
+
+
+def _ratio(name: str, pairs: list[tuple[float, float]], **options: Any) -> report.Ratio:
+    low, median, high = report.quartiles([alone / both for alone, both in pairs])
+    alone, both = (report.quartiles(times)[1] for times in zip(*pairs, strict=True))
+    return _said(report.Ratio(name, median, low, high, both, alone, **options))
+
+
+# ---- checkpoint ------------------------------------------------------------------------------
+
+
+def suite_checkpoint() -> list[report.Ratio]:
+    """Measures what saving a model of 100 MB, with its optimizer, costs."""
+    import keras
+    import numpy as np
+
+    import tfdist
+
+    dense = keras.layers.Dense
+    model = keras.Sequential([keras.Input((2048,)), dense(4096), dense(8)])
+    model.compile(keras.optimizers.Adam(), "mse")
+    model.optimizer.build(model.trainable_variables)
+    variables = [*model.variables, *model.optimizer.variables]
+    size = sum(np.asarray(v).nbytes for v in variables)
+    waits, wholes = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        checkpointer = tfdist.Checkpointer(folder)
+        for step in range(_ROUNDS.value):
+            start = time.perf_counter()
+            checkpointer.save(model, step=step)
+            waits.append(time.perf_counter() - start)
+            checkpointer.wait()
+            wholes.append(time.perf_counter() - start)
+        checkpointer.close()
+    wait, whole = report.quartiles(waits), report.quartiles(wholes)
+    print(f"checkpoint of {size / 1e6:.0f} MB: training waits {1000 * wait[1]:.0f} ms "
+          f"({1000 * wait[0]:.0f} to {1000 * wait[2]:.0f}), whole {whole[1]:.2f} s "
+          f"({whole[0]:.2f} to {whole[2]:.2f})")
+    return [report.Ratio("checkpoint: whole / wait", whole[1] / wait[1], whole[0] / wait[2],
+                         whole[2] / wait[0], wait[1], whole[1])]
+
+
+# ---- all of them -----------------------------------------------------------------------------
+
+
+def _said(ratio: report.Ratio) -> report.Ratio:
+    print(ratio, flush=True)
+    return ratio
+
+
+def machine() -> dict[str, Any]:
+    """Says what it was measured on."""
+    import keras
+    import tensorflow as tf
+
+    import tfdist
+
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=pathlib.Path(__file__).parent,
+        capture_output=True, text=True, check=False,
+    ).stdout.strip()
+    return {"cores": os.cpu_count(), "python": platform.python_version(), "commit": commit,
+            "tensorflow": tf.__version__, "keras": keras.__version__, "tfdist": tfdist.__version__}
+
+
+def main(argv: list[str]) -> None:
+    """Runs the suites that were asked for."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments {argv[1:]}; flags are given as --name=value.")
+    suites = {"step": suite_step, "scaling": suite_scaling, "reduction": suite_reduction,
+              "checkpoint": suite_checkpoint}
+    if unknown := set(_SUITES.value) - set(suites):
+        raise app.UsageError(f"--suite has {sorted(unknown)}; there are {', '.join(suites)}.")
+    ratios = [ratio for name in _SUITES.value for ratio in suites[name]()]
+    if _OUTPUT.value:
+        found = {"machine": machine(), "ratios": [dataclasses.asdict(ratio) for ratio in ratios]}
+        pathlib.Path(_OUTPUT.value).write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,53 @@
+"""What do activity regularizers add to the loss: a sum over the rows of a batch, or a mean?
+
+Keras up to 3.13 adds them as sums, later ones as means, each on any device. A mean is right on a
+replica's rows as it stands; a sum has to be weighed like one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfdist import keras_compat
+
+
+@contextlib.contextmanager
+def weighed_sums(weigh: Callable[[Any], Any]) -> Iterator[None]:
+    """Applies `weigh` to losses of activity regularizers that are sums; inside `replaced` only."""
+    if not _sums_activity():
+        yield
+        return
+
+    def get(layer: Any) -> Any:
+        regularizer = layer.__dict__["activity_regularizer"]
+        return regularizer and (lambda output: weigh(regularizer(output)))
+
+    def put(layer: Any, regularizer: Any) -> None:  # a layer that is made during the trace
+        layer.__dict__["activity_regularizer"] = regularizer
+
+    keras.layers.Layer.activity_regularizer = property(get, put)
+    try:
+        yield
+    finally:
+        del keras.layers.Layer.activity_regularizer
+
+
+@functools.cache
+def _sums_activity() -> bool:
+    """Tells by a trial whether a layer's activity loss grows with the rows of the batch."""
+
+    def trial() -> bool:
+        layer = keras.layers.ActivityRegularization(l1=1.0, dtype="float32")
+        losses = []
+        for rows in (1, 2):
+            layer(tf.ones((rows, 1)))
+            losses.append(float(sum(layer.losses)))
+        return losses[1] > losses[0]
+
+    return bool(keras_compat.outside_of_steps(trial))
