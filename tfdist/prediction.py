@@ -19,8 +19,8 @@ from tfdist.feed import Feed
 from tfdist.listeners import batches_between_events
 from tfdist.loop import Stopwatch
 
-#: `loop(iterator, num_batches)`: how many batches there were, and their outputs, joined; None of 0.
-OutputLoop = Callable[[Any, int], tuple[int, Any]]
+#: `loop(iterator, num_batches)`: how many batches there were; their outputs, in one part or more.
+OutputLoop = Callable[[Any, int], tuple[int, list[Any]]]
 Step = Callable[[Any], Any]
 Agree = Callable[[tf.Tensor], tf.Tensor]
 
@@ -53,12 +53,13 @@ def predicted(
         wanted = plan.steps if planned is None else min(plan.steps, planned - done)
         events.on_predict_batch_begin(done)
         with Stopwatch() as watch:
-            ran, joined = loop(feed.iterator, wanted)
+            ran, parts = loop(feed.iterator, wanted)
         ended = ran < wanted
         if ran == 0:
             break
-        outputs.append(joined)
-        events.on_predict_batch_end(done + (plan.event_steps or ran) - 1, {"outputs": joined})
+        outputs += parts
+        logs = {"outputs": _joined(parts)}
+        events.on_predict_batch_end(done + (plan.event_steps or ran) - 1, logs)
         done += ran
         plan.steps = plan.after(ran, watch.secs, done=done)
     feed.end_epoch(done, ended=ended and not model.stop_predicting)
@@ -69,7 +70,7 @@ def predicted(
 
 
 def make_output_loop(step: Step, *, agree: Agree | None, eager: bool = False) -> OutputLoop:
-    """Returns a function that runs a step on up to so many batches and joins the outputs.
+    """Returns a function that runs a step on up to so many batches and gives the outputs.
 
     Args:
         step: Takes one element of the stream; gives the outputs for its rows.
@@ -78,7 +79,7 @@ def make_output_loop(step: Step, *, agree: Agree | None, eager: bool = False) ->
     """
     traced_step = step if eager else tf.function(step, autograph=False, reduce_retracing=True)
 
-    def one_by_one(iterator: Any, num_batches: int) -> tuple[int, Any]:
+    def one_by_one(iterator: Any, num_batches: int) -> tuple[int, list[Any]]:
         outputs: list[Any] = []
         while len(outputs) < num_batches:
             batch = iterator.get_next_as_optional()
@@ -87,18 +88,18 @@ def make_output_loop(step: Step, *, agree: Agree | None, eager: bool = False) ->
             if not ends.goes_on(batch, numbers):
                 break
             outputs.append(traced_step(batch.get_value()))
-        return len(outputs), _joined(outputs) if outputs else None
+        return len(outputs), outputs
 
     if eager:
         return one_by_one
     many = tf.function(_many(step, traced_step, agree), autograph=False, reduce_retracing=True)
 
-    def run(iterator: Any, num_batches: int) -> tuple[int, Any]:
+    def run(iterator: Any, num_batches: int) -> tuple[int, list[Any]]:
         if not _can_join(_outputs_of(traced_step, iterator)):
             return one_by_one(iterator, num_batches)
         ran, numbers, outputs = many(iterator, tf.constant(num_batches))
         ends.refuse_other_ends(numbers)
-        return int(ran), outputs
+        return int(ran), [outputs]
 
     return run
 
