@@ -3,6 +3,7 @@
     python scripts/parity_table.py                            # all of it, about an hour
     python scripts/parity_table.py --worlds=2 --rows="SGD*"   # a part of it
     python scripts/parity_table.py --write                    # and replace the tables
+    python scripts/parity_table.py --junit=tests.xml --write  # with what pytest found of tfdist's
 
 A row is a program of tests/parity/: a model, its data, how it is trained. It is "right" where every
 weight, loss, metric and prediction is what stock Keras gives for it on one device. A row that hangs
@@ -18,9 +19,11 @@ import importlib
 import json
 import pathlib
 import queue
+import re
 import subprocess
 import sys
 import threading
+import xml.etree.ElementTree
 from typing import Any
 
 from absl import app, flags
@@ -31,6 +34,7 @@ _WORLDS = ("2", "4", "2 workers", "3 workers")
 _WANTED = flags.DEFINE_list("worlds", ["keras", *_WORLDS], "Worlds, of: keras, 2, 4, 2 workers, ..")
 _ROWS = flags.DEFINE_string("rows", "*", "Names of rows, as a pattern of the shell's kind.")
 _RESULTS = flags.DEFINE_string("results", "parity.jsonl", "The file in which results are kept.")
+_JUNIT = flags.DEFINE_string("junit", None, "A report of pytest on tests/test_parity.py to read.")
 _WRITE = flags.DEFINE_bool("write", False, "Whether to replace the tables in the documents.")
 _ROW_SECS = flags.DEFINE_float("row_secs", 120.0, "Longest time for a row, in seconds.")
 
@@ -56,6 +60,21 @@ def read_results(path: pathlib.Path) -> Verdicts:
         return {}
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     return {(_name_of(line), line["row"]): line for line in lines}
+
+
+def read_junit(path: str) -> Verdicts:
+    """Returns what a run of tests/test_parity.py found: a row that passed there is right."""
+    found: Verdicts = {}
+    for test in xml.etree.ElementTree.parse(path).iter("testcase"):
+        name = re.fullmatch(r"test_row\[(.*)-([^-]*)\]", test.get("name", ""))
+        if name and test.find("skipped") is None:
+            is_right = test.find("failure") is None and test.find("error") is None
+            row, world = name.groups()
+            found[world, row] = {
+                "row": row, "world": world, "is_stock": False, "detail": "",
+                "result": "right" if is_right else "wrong",
+            }
+    return found
 
 
 def _name_of(verdict: dict[str, Any]) -> str:
@@ -186,6 +205,9 @@ def main(argv: list[str]) -> None:
     if unknown:
         raise app.UsageError(f"--worlds has {sorted(unknown)}; there are keras and {_WORLDS}.")
     path = pathlib.Path(_RESULTS.value)
+    if _JUNIT.value:
+        for verdict in read_junit(_JUNIT.value).values():
+            _keep(verdict, path)
     for world in _WANTED.value:
         done = read_results(path)
         run_world(world, [name for name in rows_of(world) if (world, name) not in done], path)
