@@ -24,6 +24,7 @@ READY := $(VENV)/.ready-$(EXTRA)
 # Two processes, a file of tests in one of them: two cores are what everybody has.
 PYTEST := $(RUN) -m pytest -n 2 --dist loadfile --durations=15
 SLOW := -m slow -o timeout=900 -o faulthandler_timeout=1200
+ENGINES := ray,dask,spark
 # What Colab carries.
 COLAB_VENV := $(VENV)-colab
 COLAB_PINS := tensorflow-cpu==2.20.0,keras==3.13.2
@@ -38,8 +39,11 @@ train: $(READY)
 test: $(READY),test
 	$(PYTEST) tests -m "not slow" $(ARGS)
 
-test-all: test
-	$(PYTEST) tests $(SLOW) $(ARGS)
+test-all: test $(READY),test,$(ENGINES)
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then bash scripts/setup_engines.sh; \
+	else echo "Without: sudo bash scripts/setup_engines.sh, mpi, slurm and spark are not tested."; fi
+	$(PYTEST) tests $(SLOW) $(ARGS); code=$$?; \
+	[ "$$(id -u)" != 0 ] || bash scripts/setup_engines.sh --stop; exit $$code
 	$(MAKE) test-colab
 
 test-colab: $(COLAB_VENV)/.ready

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import signal
 import sys
 import time
@@ -80,9 +81,11 @@ def fail(how):
 def cluster_of(engine):
     """Starts what the engine's jobs share, as a user's own program would have."""
     if engine == "ray":
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # stay on loopback
+        # Else Ray writes a token into the user's home folder; it looks when it is imported.
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
         import ray
 
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # stay on loopback
         ray.init(
             address="local",
             num_cpus=2,

@@ -129,6 +129,18 @@ def test_out_of_memory_is_found(cache_dir: pathlib.Path) -> None:
     assert "fits: NO" in str(report)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_largest_batch_is_found(cache_dir: pathlib.Path) -> None:
+    model = keras.Sequential([keras.Input((128,)), layers.Dense(2**14, use_bias=False)])
+    model.compile("sgd", "mse")
+    options = {"topology": "v5e:1x1", "fast": True, "cache_dir": cache_dir}
+    report = tfdist.tpu.preflight(model, batch_size=2**18, find_largest_batch=True, **options)
+    best = report.largest_batch_size or 0
+    assert tfdist.tpu.preflight(model, batch_size=best, **options).fits
+    assert not tfdist.tpu.preflight(model, batch_size=int(best * 1.06) + 1, **options).fits
+
+
 class _OnHost(layers.Layer):
     def call(self, inputs: Any) -> Any:
         result = tf.py_function(lambda value: value, [inputs], tf.float32)
@@ -146,6 +158,25 @@ def test_what_does_not_compile_is_named(cache_dir: pathlib.Path) -> None:
     assert not report.fits
     assert report.where == "layer 'culprit' (_OnHost)"
     assert "EagerPyFunc has no kernel for TPUs" in (report.error or "")
+
+
+class _Doubled(layers.Layer):
+    def call(self, inputs: Any) -> Any:
+        waves = tf.signal.fft(tf.cast(inputs, tf.complex128))
+        return inputs + tf.stop_gradient(tf.cast(tf.abs(waves), inputs.dtype))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_what_the_compiler_of_the_tpu_refuses_is_named(cache_dir: pathlib.Path) -> None:
+    model = keras.Sequential([keras.Input((8,)), layers.Dense(8), _Doubled(name="culprit")])
+    model.compile("sgd", "mse")
+    report = tfdist.tpu.preflight(
+        model, batch_size=8, topology="v5e:1x1", fast=True, cache_dir=cache_dir
+    )
+    assert not report.compiles
+    assert report.where == "layer 'culprit' (_Doubled)"
+    assert "FFT" in (report.error or "")
 
 
 @pytest.mark.slow

@@ -158,7 +158,8 @@ def take_inventory(environ: Mapping[str, str] | None = None) -> Inventory:
         is_started=is_runtime_started(),
         num_nvidia_files=len(list(pathlib.Path("/dev").glob("nvidia[0-9]*"))),
         tpu=find_tpu(environ),
-        can_drive_tpus=keras_compat.has_kernel("ConfigureDistributedTPU"),
+        # The operation without the underscore has no kernel anywhere: it is rewritten to this one.
+        can_drive_tpus=keras_compat.has_kernel("_ConfigureDistributedTPU"),
         tensorflow=tf.__version__,
     )
 

@@ -9,9 +9,7 @@ the worker is a process of its own, beside the actor.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
-import secrets
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,10 +19,17 @@ from tfdist.launch.packages import import_package
 from tfdist.launch.remote import RemoteGang
 from tfdist.rendezvous import own_address
 
+_OWN_CLUSTER = {
+    # Without it Ray gives a node on loopback this host's outer address instead.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # As it will be by itself; until then it warns.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
 
 def place(job: Job, *, is_restart: bool) -> RemoteGang:
     """Asks Ray for an actor for each worker."""
-    with _variables({} if "RAY_ADDRESS" in os.environ else _own_cluster()):
+    with _variables({} if "RAY_ADDRESS" in os.environ else _OWN_CLUSTER):
         ray = import_package("ray", engine="ray", extra="ray")
         is_ours = not ray.is_initialized()
         if is_ours:
@@ -115,19 +120,6 @@ class _Agent:
 
     def serve(self, address: str, secret: str, rank: int) -> None:
         agent.serve(address, secret=secret, rank=rank)
-
-
-@functools.cache  # Ray reads the token once in the life of a process
-def _own_cluster() -> dict[str, str]:
-    """What Ray has to be told for a cluster of our own."""
-    return {
-        # Without it Ray gives a node on loopback this host's outer address instead.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        # Without one Ray draws it too, but writes it into the user's home folder.
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    }
 
 
 @contextlib.contextmanager

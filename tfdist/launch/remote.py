@@ -224,9 +224,10 @@ class RemoteGang:
                 lost = _LOST
                 if not isinstance(error, EOFError):
                     lost = f"RuntimeError: its agent says what it cannot: {shorten(error)}"
-                failures.write_failure(
-                    self._run_dir, rank=rank, at=time.time(), exit_code=1, traceback=lost
-                )
+                if failures.read_failure(self._run_dir, rank) is None:  # its own word counts more
+                    failures.write_failure(
+                        self._run_dir, rank=rank, at=time.time(), exit_code=1, traceback=lost
+                    )
                 self._take_end(rank, seated, 1)
         finally:
             seated.gone.set()

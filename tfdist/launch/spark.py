@@ -49,19 +49,23 @@ def _start(pyspark: Any, job: Job) -> Any:
             " and Ubuntu, apt-get install default-jre-headless brings one."
         )
     conf = pyspark.SparkConf().setAppName("tfdist")
-    if not conf.contains("spark.master"):
+    is_here = not conf.contains("spark.master")
+    if is_here:
         conf.setMaster(f"local[{max(count_cores(), job.workers)}]")
         conf.set("spark.driver.host", "127.0.0.1").set("spark.driver.bindAddress", "127.0.0.1")
         conf.set("spark.ui.enabled", "false").set("spark.ui.showConsoleProgress", "false")
         conf.set("spark.log.level", "ERROR")
     conf.set("spark.executorEnv.PYTHONPATH", inherited_environ()["PYTHONPATH"])
-    before = os.environ.get("PYSPARK_PYTHON")
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # else the first python3 on PATH
+    wanted = {"PYSPARK_PYTHON": sys.executable}  # else it is the first python3 on PATH
+    if is_here:
+        wanted["SPARK_LOCAL_IP"] = "127.0.0.1"
+    added = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(added)
     try:
         return pyspark.SparkContext(conf=conf)
     finally:
-        if before is None:
-            del os.environ["PYSPARK_PYTHON"]
+        for name in added:
+            del os.environ[name]
 
 
 def _stop(context: Any) -> None:

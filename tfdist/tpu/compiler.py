@@ -76,7 +76,8 @@ def compile_program(
         text = str(error)
         is_memory = "RESOURCE_EXHAUSTED" in text and "hbm" in text.lower()
         return {
-            "error": text,
+            "error": text.partition("Suspected Python Code Location")[0],
+            "named": _named_in(module, text),
             "is_out_of_memory": is_memory,
             "hbm_bytes_needed": _needed(text) if is_memory else None,
         }
@@ -147,6 +148,25 @@ def _parsed(program: bytes) -> Any:
             copy.results[0].replace_all_uses_with(copy.operands[0])
             copy.erase()
     return module
+
+
+def _named_in(module: Any, text: str) -> str:
+    """Returns where the operations come from whose kind a message names, as `loc("...")`."""
+    from jaxlib.mlir import ir
+
+    found = []
+
+    def visit(operation: Any) -> Any:
+        operation = operation.operation
+        dialect, _, kind = operation.name.rpartition(".")
+        is_telling = dialect == "stablehlo" and kind not in ("constant", "return")
+        if is_telling and re.search(rf"\b{kind.replace('_', '.')}\b", text, re.IGNORECASE):
+            found.extend(re.findall(r'"([^"]+)"', str(operation.location)))
+        return ir.WalkResult.ADVANCE
+
+    with module.context:
+        module.operation.walk(visit)
+    return " ".join(f'loc("{name}")' for name in found)
 
 
 def _collectives(hlo: str) -> Iterator[dict[str, Any]]:

@@ -90,11 +90,11 @@ def preflight(
     report = flight.report(batch_size)
     if not (find_largest_batch and report.compiles):
         return report
-    best = largest(
-        lambda size: size == report.global_batch_size and report.fits or flight.report(size).fits,
-        start=batch_size,
-        unit=flight.num_replicas,
-    )
+
+    def fits(size: int) -> bool:
+        return (report if size == report.global_batch_size else flight.report(size)).fits
+
+    best = largest(fits, start=report.global_batch_size, unit=flight.num_replicas)
     return dataclasses.replace(report, largest_batch_size=best or 0)
 
 
@@ -169,7 +169,7 @@ def _outcome(answer: Mapping[str, Any], program: Program, num_replicas: int) -> 
         return {
             "compiles": is_memory,
             "error": _shortened(answer["error"]),
-            "where": program.origins.of_message(answer["error"]),
+            "where": program.origins.of_message(f"{answer['error']} {answer['named']}"),
             "hbm_bytes_needed": answer["hbm_bytes_needed"],
         }
     memory = answer["memory"]
