@@ -2,6 +2,7 @@
 
     python scripts/doctor.py                      this process's own environment
     python scripts/doctor.py --environ=dump.txt   one that was written down where the trouble is
+    python scripts/doctor.py --tpu                which TPU is here, and which packages it needs
 
 A dump is what `env`, `env -0`, `export -p` or `declare -x` prints there, or a JSON object. The exit
 code is 1 where the environment is an error. TensorFlow is not needed, and not imported.
@@ -21,10 +22,12 @@ from absl import app, flags
 from tfdist.cluster import Cluster, detect_cluster
 from tfdist.meeting import find_place
 from tfdist.tf_config import TRAINING_TYPES
+from tfdist.tpu import doctor
 
 _ENVIRON = flags.DEFINE_string(
     "environ", None, "File with a dump of variables; this process's environment by default."
 )
+_TPU = flags.DEFINE_bool("tpu", False, "Look for a TPU and what can use it, and nothing else.")
 _PREFIXES = ("export ", "declare -x ", "typeset -x ")
 
 
@@ -115,6 +118,9 @@ def _explain_meeting(
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments {argv[1:]}; flags are given as --name=value.")
+    if _TPU.value:
+        print("\n".join(doctor.main_lines()))
+        return
     environ: Mapping[str, str] = os.environ
     if _ENVIRON.value is not None:
         try:

@@ -150,3 +150,11 @@ def test_values_of_several_lines(doctor):
     found = doctor.read_dump(dump)
     assert json.loads(found["TF_CONFIG"]) == {"cluster": {"worker": ["a:1"]}}
     assert found["HOME"] == "/root"
+
+
+def test_it_looks_for_a_tpu():
+    done = subprocess.run(
+        [sys.executable, _DOCTOR, "--tpu"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "TPU" in done.stdout

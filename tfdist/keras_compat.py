@@ -331,6 +331,12 @@ def default_replica_mode() -> Iterator[None]:
         lib._pop_per_thread_mode()
 
 
+def reduces_on_one_device(strategy: tf.distribute.Strategy) -> bool:
+    """Tells whether a strategy sums by copies to one device, without collective operations."""
+    operations = getattr(strategy.extended, "_cross_device_ops", None)
+    return isinstance(operations, tf.distribute.ReductionToOneDevice)
+
+
 # ---- TensorFlow runtime ----------------------------------------------------------------------
 
 

@@ -104,6 +104,32 @@ def _eager_steps(
     return num_steps
 
 
+def split_where(
+    loop: Loop, is_needed: Callable[[], bool], *, goes_on: Callable[[], Any] = lambda: True
+) -> Loop:
+    """Runs a loop one step a call, once it is traced, where something needs that.
+
+    Args:
+        loop: As `make_loop` returns it.
+        is_needed: Tells so; asked after the first step.
+        goes_on: As in `make_loop`.
+    """
+    is_traced = False
+
+    def run(iterator: Any, num_steps: int) -> int:
+        nonlocal is_traced
+        done = 0
+        while done < num_steps:
+            wanted = num_steps - done if is_traced and not is_needed() else 1
+            ran = loop(iterator, wanted)
+            done, is_traced = done + ran, True
+            if ran < wanted or (done < num_steps and not bool(goes_on())):
+                break
+        return done
+
+    return run
+
+
 def make_shared_loop(
     step: Callable[[Batch], None],
     *,

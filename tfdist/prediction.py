@@ -69,13 +69,16 @@ def predicted(
     return keras.tree.map_structure(_to_numpy, _joined(outputs))
 
 
-def make_output_loop(step: Step, *, agree: Agree | None, eager: bool = False) -> OutputLoop:
+def make_output_loop(
+    step: Step, *, agree: Agree | None, eager: bool = False, joins: bool = True
+) -> OutputLoop:
     """Returns a function that runs a step on up to so many batches and gives the outputs.
 
     Args:
         step: Takes one element of the stream; gives the outputs for its rows.
         agree: As in `loop.make_loop`.
         eager: Whether to run batch by batch in Python.
+        joins: Whether many batches may run in one call of a traced function.
     """
     traced_step = step if eager else tf.function(step, autograph=False, reduce_retracing=True)
 
@@ -95,7 +98,7 @@ def make_output_loop(step: Step, *, agree: Agree | None, eager: bool = False) ->
     many = tf.function(_many(step, traced_step, agree), autograph=False, reduce_retracing=True)
 
     def run(iterator: Any, num_batches: int) -> tuple[int, list[Any]]:
-        if not _can_join(_outputs_of(traced_step, iterator)):
+        if not joins or not _can_join(_outputs_of(traced_step, iterator)):
             return one_by_one(iterator, num_batches)
         ran, numbers, outputs = many(iterator, tf.constant(num_batches))
         ends.refuse_other_ends(numbers)

@@ -13,11 +13,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist import ends, keras_compat, own_share, rules, step
+from tfdist import ends, keras_compat, own_share, reduction, rules, step
 from tfdist.data import share_of
 from tfdist.data_errors import told_plainly
 from tfdist.finite import FiniteWatch
-from tfdist.loop import Loop, make_loop, make_shared_loop
+from tfdist.loop import Loop, make_loop, make_shared_loop, split_where
 from tfdist.prediction import OutputLoop, make_output_loop
 from tfdist.replicas import Batch
 from tfdist.same_data import Witness
@@ -110,23 +110,29 @@ class Programs:
         *args: Any,
         is_share: bool,
         undoing: Callable[..., Any] | None = None,
-        **options: Any,
+        goes_on: Callable[[], Any] = lambda: True,
     ) -> Loop:
         returned = self._returned.setdefault(phase, rules.LastLogs())
         one_step = rule(self._model, self._strategy, returned, *args)
         if undoing is not None:
             one_step = undoing(self._model, self._strategy, one_step)
-        if not is_share:
-            loop = make_loop(
-                one_step, eager=self._is_eager, witness=self.witness, agree=self._agree, **options
+        if is_share:
+            loop = make_shared_loop(
+                one_step, eager=self._is_eager, sizes_of=self._sizes_of, goes_on=goes_on
             )
-            return told_plainly()(loop)
-
-        def sizes_of(own_size: tf.Tensor) -> tf.Tensor:
-            return own_share.sizes_of_replicas(self._strategy, self._share, own_size)
-
-        loop = make_shared_loop(one_step, eager=self._is_eager, sizes_of=sizes_of, **options)
+        else:
+            loop = make_loop(
+                one_step, eager=self._is_eager, witness=self.witness, agree=self._agree,
+                goes_on=goes_on,
+            )
+        loop = split_where(loop, self._changes_shapes, goes_on=goes_on)
         return told_plainly()(loop)
+
+    def _changes_shapes(self) -> bool:
+        return reduction.changes_shapes(self._strategy)
+
+    def _sizes_of(self, own_size: tf.Tensor) -> tf.Tensor:
+        return own_share.sizes_of_replicas(self._strategy, self._share, own_size)
 
     def _agree(self, number: tf.Tensor) -> tf.Tensor:
         return ends.numbers_of_replicas(self._strategy, number)
@@ -147,7 +153,11 @@ class Programs:
             batch = Batch(global_size, parts, sizes)
             return step.predict_step(self._model, self._strategy, batch)
 
-        loop = make_output_loop(one_step, agree=self._agree, eager=self._is_eager)
+        # Rows of other workers are gathered, in shapes that follow the batch: one batch a call.
+        is_gathered = not is_share and self._share.local_replicas < self._share.num_replicas
+        loop = make_output_loop(
+            one_step, agree=self._agree, eager=self._is_eager, joins=not is_gathered
+        )
         return told_plainly()(loop)
 
     def _results(self) -> Callable[[], dict[str, Any]]:

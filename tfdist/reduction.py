@@ -12,6 +12,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from tfdist import keras_compat
+
 # Many small tensors cost a round trip each; packs of this size were the fastest on a gRPC ring.
 BYTES_PER_PACK = 16 * 2**20
 
@@ -26,18 +28,25 @@ class Collectives:
         sum: Tensor to the sum of all replicas' tensors, of the same shape and dtype. It has no
             gradient.
         linked_sum: As `sum`, with a gradient: the sum of all replicas' gradients.
+        gather: `gather(rows, offset, total)` puts this replica's rows, which begin at number
+            `offset`, among the `total` rows of all. It has no gradient.
     """
 
     num_replicas: int
     replica_id: Any
     sum: Callable[[Any], Any]
     linked_sum: Callable[[Any], Any]
+    gather: Callable[[Any, Any, Any], Any]
 
 
 def alone() -> Collectives:
     """Returns the collectives of a replica that has everything."""
     return Collectives(
-        num_replicas=1, replica_id=0, sum=lambda value: value, linked_sum=lambda value: value
+        num_replicas=1,
+        replica_id=0,
+        sum=lambda value: value,
+        linked_sum=lambda value: value,
+        gather=lambda rows, offset, total: rows,
     )
 
 
@@ -61,7 +70,37 @@ def for_replica() -> Collectives:
         # The gradient of an all-reduce is another one; a count needs none.
         sum=lambda value: linked_sum(tf.stop_gradient(value)),
         linked_sum=linked_sum,
+        gather=lambda rows, offset, total: _all_rows(context, tf.stop_gradient(rows)),
     )
+
+
+def _all_rows(context: Any, rows: Any) -> Any:
+    _note_changing_shapes(context.strategy)
+    return context.all_gather(rows, axis=0)
+
+
+_NOTE = "_tfdist_changes_shapes"
+
+
+def _note_changing_shapes(strategy: tf.distribute.Strategy) -> None:
+    if not keras_compat.reduces_on_one_device(strategy):
+        vars(strategy)[_NOTE] = True
+
+
+def changes_shapes(strategy: tf.distribute.Strategy) -> bool:
+    """Tells whether a step that was traced has collectives whose shape follows the batch.
+
+    TensorFlow's collectives keep the shape that they had first in a call of a traced function
+    ("Shape mismatch in the collective instance"), so such steps run one a call.
+    """
+    return _NOTE in vars(strategy)
+
+
+def padded(rows: tf.Tensor, offset: Any, total: Any) -> tf.Tensor:
+    """Returns `total` rows, zeros but for `rows`, which begin at number `offset`."""
+    rest = [[0, 0]] * (rows.shape.rank - 1)
+    # Rolled, since XLA pads by what is known while it compiles, and an offset is not.
+    return tf.roll(tf.pad(rows, [[0, total - tf.shape(rows)[0]], *rest]), offset, axis=0)
 
 
 def sum_gradients(strategy: tf.distribute.Strategy, gradients: Sequence[Any]) -> list[Any]:
@@ -79,6 +118,8 @@ def sum_gradients(strategy: tf.distribute.Strategy, gradients: Sequence[Any]) ->
     if strategy.num_replicas_in_sync == 1:
         return list(gradients)
     present = [gradient for gradient in gradients if gradient is not None]
+    if any(isinstance(_first(gradient), tf.IndexedSlices) for gradient in present):
+        _note_changing_shapes(strategy)  # as many rows as the batch has tokens
     options = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=BYTES_PER_PACK)
     reduced = strategy.extended.batch_reduce_to(
         tf.distribute.ReduceOp.SUM, [(value, _home(value)) for value in present], options
@@ -88,9 +129,12 @@ def sum_gradients(strategy: tf.distribute.Strategy, gradients: Sequence[Any]) ->
     return [None if value is None else _local(strategy, next(remaining)) for value in gradients]
 
 
+def _first(value: Any) -> Any:
+    return value.values[0] if isinstance(value, tf.distribute.DistributedValues) else value
+
+
 def _home(value: Any) -> Any:
-    first = value.values[0] if isinstance(value, tf.distribute.DistributedValues) else value
-    return first.device or "/device:CPU:0"
+    return _first(value).device or "/device:CPU:0"
 
 
 def _local(strategy: tf.distribute.Strategy, value: Any) -> Any:

@@ -19,10 +19,9 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from tfdist import keras_compat
+from tfdist import keras_compat, reduction
 from tfdist import position as position_lib
 from tfdist.position import Position
-from tfdist.reduction import alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,9 +126,7 @@ def _latest() -> _Call | None:
 
 
 def _on_all_rows(call: _Call, place: Position) -> Any:
-    whole = dataclasses.replace(
-        place, local_size=place.global_size, offset=0, collectives=alone(), keeps_filler=False
-    )
+    whole = Position(place.global_size, place.global_size, 0, reduction.alone())
     y_true, y_pred = (
         keras.tree.map_structure(lambda value: all_rows(value, place), rows)
         for rows in (call.y_true, call.y_pred)
@@ -151,11 +148,9 @@ def all_rows(rows: Any, place: Position) -> tf.Tensor:
     rows = tf.convert_to_tensor(rows)[: place.local_size]
     dtype = rows.dtype
     rows = tf.cast(rows, tf.int32) if dtype == tf.bool else rows
-    rest = rows.shape.rank - 1
-    others = place.global_size - place.local_size
-    # Rolled, since XLA pads by what is known while it compiles, and an offset is not.
-    padded = tf.roll(tf.pad(rows, [[0, others], *[[0, 0]] * rest]), place.offset, axis=0)
     numbers = tf.range(place.global_size)
     is_own = (numbers >= place.offset) & (numbers < place.offset + place.local_size)
-    is_own = tf.reshape(is_own, [-1, *[1] * rest])
-    return tf.cast(tf.where(is_own, padded, place.collectives.sum(padded)), dtype)
+    is_own = tf.reshape(is_own, [-1, *[1] * (rows.shape.rank - 1)])
+    own = reduction.padded(rows, place.offset, place.global_size)
+    of_all = place.collectives.gather(rows, place.offset, place.global_size)
+    return tf.cast(tf.where(is_own, own, of_all), dtype)

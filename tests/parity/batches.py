@@ -58,6 +58,14 @@ def _dataset() -> dict[str, Any]:
 
 
 ROWS = (
+    # The gradient's rows follow the batch, and TensorFlow's collectives may not within one call.
+    Case(
+        name="embedding, smaller last batch, many steps a call",
+        build=models.bag_of_words(lambda: keras.optimizers.Adam(0.05), steps_per_execution=50),
+        data=data.words,
+        batch_size=8,
+        worlds=WORLDS,
+    ),
     Case(
         name="uneven last batch",
         build=models.mlp(),

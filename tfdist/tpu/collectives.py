@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfdist.reduction import Collectives
+from tfdist.reduction import Collectives, padded
 
 # XLA's all-reduce, as an operation of TensorFlow, takes no 64 bits.
 _SUMMED_AS = {tf.float64: tf.float32, tf.int64: tf.int32, tf.bool: tf.int32}
@@ -38,6 +38,9 @@ def xla_collectives(num_replicas: int) -> Collectives:
         replica_id=operations.xla_replica_id(),
         sum=lambda value: linked_sum(tf.stop_gradient(tf.convert_to_tensor(value))),
         linked_sum=lambda value: linked_sum(tf.convert_to_tensor(value)),
+        gather=lambda rows, offset, total: linked_sum(
+            padded(tf.stop_gradient(rows), offset, total)
+        ),
     )
 
 
