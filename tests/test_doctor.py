@@ -154,7 +154,7 @@ def test_values_of_several_lines(doctor):
 
 def test_it_looks_for_a_tpu():
     done = subprocess.run(
-        [sys.executable, _DOCTOR, "--tpu"], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, _SCRIPT, "--tpu"], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "TPU" in done.stdout
