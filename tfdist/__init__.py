@@ -48,7 +48,7 @@ it only:
 14. callbacks.py, epochs.py, trainer.py: epochs, validation and callbacks, as in Keras.
 15. recording.py, verification.py, report.py: does it all agree with one device, and how fast is
     it?
-16. datasets/, testing.py: data to try it on, and workers to test it with.
+16. datasets/, parquet.py, testing.py: data to try it on, data of an engine, workers to test with.
 17. tpu/: will it train on a TPU that is not there?
 
 Importing tfdist does nothing else: TensorFlow is imported when a name that needs it is first used.
@@ -60,7 +60,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tfdist import datasets, launch, testing, tpu
+    from tfdist import datasets, launch, parquet, testing, tpu
     from tfdist.checkpoint import Checkpointer
     from tfdist.cluster import Cluster, detect_cluster
     from tfdist.custom import (
@@ -90,6 +90,7 @@ __all__ = [
     "get_strategy",
     "launch",
     "make_train_step",
+    "parquet",
     "predict",
     "testing",
     "tpu",
@@ -113,7 +114,7 @@ _MODULE_OF_NAME = {
     "verify": "tfdist.verification",
 }
 
-_SUBMODULES = ("datasets", "launch", "testing", "tpu")
+_SUBMODULES = ("datasets", "launch", "parquet", "testing", "tpu")
 
 
 def __getattr__(name: str) -> Any:
