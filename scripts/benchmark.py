@@ -10,6 +10,7 @@ brackets; a machine that is busy with something else widens them. Suites:
     scaling     a CNN on one worker and on two, each with one core; Amdahl's fit
     reduction   an MLP of 21 M parameters on two workers: milliseconds of a step, and of its sum
     checkpoint  a model of 100 MB: how long training waits for a save, and how long it takes
+    engines     a job of two workers that does nothing, on each engine that is installed
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from typing import Any
 from absl import app, flags
 
 from tfdist import launch, report
+from tfdist.launch.job import ENGINES
 
-_SUITES = flags.DEFINE_list("suite", ["step"], "Suites, of: step, scaling, reduction, checkpoint.")
+_SUITES = flags.DEFINE_list("suite", ["step"], "Suites of those above, as in step,checkpoint.")
 _ROUNDS = flags.DEFINE_integer("rounds", 9, "Rounds of each comparison.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 600, "Steps of one timing in suite step.", lower_bound=50)
 _OUTPUT = flags.DEFINE_string("output", None, "A JSON file to write, besides what is printed.")
@@ -259,6 +261,31 @@ def suite_checkpoint() -> list[report.Ratio]:
                          whole[2] / wait[0], wait[1], whole[1])]
 
 
+# ---- engines ---------------------------------------------------------------------------------
+
+
+def suite_engines() -> list[report.Ratio]:
+    """Measures what an engine's start costs over that of the engine local."""
+
+    def job(engine: str) -> Callable[[], object]:
+        return lambda: launch.run(os.getpid, workers=2, engine=engine, timeout_secs=120)
+
+    ratios = []
+    for engine in [engine for engine in ENGINES if engine != "local"]:
+        try:
+            job(engine)()
+        except (ImportError, RuntimeError, ValueError) as error:
+            print(f"{engine}: not here ({str(error).splitlines()[0][:120]})")
+            continue
+        ratio = report.compare(
+            f"start of {engine} / local", job(engine), job("local"), rounds=min(3, _ROUNDS.value)
+        )
+        ratios.append(_said(ratio))
+        over = ratio.ours_secs - ratio.theirs_secs
+        print(f"  {engine} takes {over:.1f} s over local's {ratio.theirs_secs:.1f} s")
+    return ratios
+
+
 # ---- all of them -----------------------------------------------------------------------------
 
 
@@ -287,7 +314,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments {argv[1:]}; flags are given as --name=value.")
     suites = {"step": suite_step, "scaling": suite_scaling, "reduction": suite_reduction,
-              "checkpoint": suite_checkpoint}
+              "checkpoint": suite_checkpoint, "engines": suite_engines}
     if unknown := set(_SUITES.value) - set(suites):
         raise app.UsageError(f"--suite has {sorted(unknown)}; there are {', '.join(suites)}.")
     ratios = [ratio for name in _SUITES.value for ratio in suites[name]()]
