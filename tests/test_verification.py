@@ -146,7 +146,7 @@ def test_a_planted_fault_is_named(fault):
 
 
 @pytest.mark.parametrize(
-    ("build_fn", "workers"), [(right, 1), (right_rule, 1), (right, 2)], ids=str
+    ("build_fn", "workers"), [(right, 1), (right_rule, 1), (right, 2)]
 )
 @pytest.mark.slow
 def test_what_is_right_agrees_to_rounding(build_fn, workers):
