@@ -160,7 +160,8 @@ def _cell(counts: Any) -> str:
     total = sum(counts.values())
     if not total:
         return ""
-    bad = [f"{counts[kind]} {kind}" for kind in ("wrong", "fails") if counts.get(kind)]
+    kinds = {"wrong": "wrong", "fails": "failed"}
+    bad = [f"{counts[kind]} {text}" for kind, text in kinds.items() if counts.get(kind)]
     return ", ".join([f"{counts.get('right', 0)} of {total}", *bad])
 
 
