@@ -64,12 +64,6 @@ MUTATIONS = {
         "return loss / place.collectives.num_replicas",
         "uneven last batch",
     ),
-    "an empty replica's NaN counts": Mutation(
-        "losses_metrics.py",
-        "return tf.where(place.local_size > 0, value, tf.zeros_like(value))",
-        "return value",
-        "last batch of one, Adam with clipping",
-    ),
     "the filler row counts": Mutation(
         "replicas.py",
         "kept = _first_rows(value, place.local_size)",

@@ -158,9 +158,11 @@ def write_by_ray(folder):
 
 
 def write_by_dask(folder):
+    import dask
     import dask.dataframe
     import pandas
 
+    dask.config.set({"dataframe.convert-string": False})  # or the lists become texts
     frame = pandas.DataFrame(rows_of_all())
     dask.dataframe.from_pandas(frame, npartitions=3).to_parquet(folder)
 
@@ -202,5 +204,5 @@ def in_a_process_of_its_own(work):
 
     process = multiprocessing.get_context("spawn").Process(target=work)
     process.start()
-    process.join(120)
+    process.join(200)
     assert process.exitcode == 0
