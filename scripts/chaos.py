@@ -44,18 +44,19 @@ HOW = {
     "truncate": "killed by SIGKILL",
 }
 
+_STEPS_AN_EPOCH = 23
+
 _KILLS = flags.DEFINE_integer("kills", 5, "disturbances, one an attempt", lower_bound=0)
 _HOW = flags.DEFINE_list("how", ["kill"], f"what is done, in turn: any of {', '.join(HOW)}")
 _WORKERS = flags.DEFINE_integer("workers", 2, "worker processes", lower_bound=1)
-_EPOCHS = flags.DEFINE_integer("epochs", 6, "epochs of 23 steps", lower_bound=1)
+_EPOCHS = flags.DEFINE_integer("epochs", 6, f"epochs of {_STEPS_AN_EPOCH} steps", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "seed of the moments, and of which worker it is")
-_MOST_SECS = flags.DEFINE_float(
-    "most_secs", 1.5, "longest life of a worker that is to be disturbed, after it began to train"
-)
 flags.register_validator("how", lambda names: set(names) <= set(HOW), f"must be of {list(HOW)}")
 
 _PATIENCE_SECS = 300.0  # for one attempt
 _STALL_SECS = 30.0  # without a step; the first one is traced in it
+_START_SECS = 2.0  # what a worker needs at least until its first step
+_STEP_SECS = 0.05  # what a step and its checkpoint take at most, or nearly so
 _ROOM_BYTES = 20_000  # of a full disk: too little for the weights, enough for an error's text
 
 
@@ -132,24 +133,27 @@ class Disturber(threading.Thread):
         self, how: str, folder: pathlib.Path, attempt: int, chance: random.Random
     ) -> None:
         super().__init__(daemon=True)
-        self.how, self._folder, self._newest = how, folder, newest(folder)
+        self.how, self._folder, self._first = how, folder, newest_step(folder)
         rank = 0 if how == "disk" else chance.randrange(_WORKERS.value)
         self._note = folder / f"worker-{attempt}-{rank}"
         # Most die while they train, some while they start.
-        self._waits_for_training = chance.random() < 0.8 or how != "kill"
-        self._secs = chance.uniform(0, _MOST_SECS.value if self._waits_for_training else 4.0)
+        is_in_training = chance.random() < 0.8 or how != "kill"
+        # Counted in steps, of which enough are left for all that is still to come on any machine.
+        most_steps = _STEPS_AN_EPOCH * _EPOCHS.value // (2 * (_KILLS.value + 1))
+        self._steps = chance.randint(1, max(1, most_steps)) if is_in_training else 0
+        self._secs = chance.uniform(0, _STEP_SECS if is_in_training else _START_SECS)
         self.is_over = threading.Event()
         self.said = ""
 
     def run(self) -> None:
-        while not self._note.exists() or not self._has_begun():
-            if self.is_over.wait(0.01):
+        while not self._note.exists() or newest_step(self._folder) - self._first < self._steps:
+            if self.is_over.wait(0.001):
                 return
         if self.is_over.wait(self._secs):
             return
         self._act(int(self._note.read_text()))
-        phase = "its first step" if newest(self._folder) != self._newest else "its start"
-        self.said = f"{self.how} {self._note.name}, {self._secs:.2f} s after {phase}"
+        done = newest_step(self._folder) - self._first
+        self.said = f"{self.how} {self._note.name} after {done} more steps"
 
     def _act(self, pid: int) -> None:
         if self.how == "disk":
@@ -159,13 +163,15 @@ class Disturber(threading.Thread):
             numbers = {"term": signal.SIGTERM, "stop": signal.SIGSTOP}
             os.kill(pid, numbers.get(self.how, signal.SIGKILL))
 
-    def _has_begun(self) -> bool:
-        return not self._waits_for_training or newest(self._folder) != self._newest
-
-
 def newest(folder: pathlib.Path) -> str:
     """Returns the name of the newest checkpoint; "none" where there is none."""
     return max((path.name for path in (folder / "run").glob("0*")), default="none")
+
+
+def newest_step(folder: pathlib.Path) -> int:
+    """Returns the number of the newest checkpoint's last step; -1 where there is none."""
+    name = newest(folder)
+    return -1 if name == "none" else int(name.rpartition("-")[2])
 
 
 def cut_newest(folder: pathlib.Path, chance: random.Random) -> str:

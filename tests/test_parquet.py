@@ -163,8 +163,9 @@ def write_by_dask(folder):
     import pandas
 
     dask.config.set({"dataframe.convert-string": False})  # or the lists become texts
-    frame = pandas.DataFrame(rows_of_all())
-    dask.dataframe.from_pandas(frame, npartitions=3).to_parquet(folder)
+    frame = dask.dataframe.from_pandas(pandas.DataFrame(rows_of_all()), npartitions=3)
+    # Without a schema of the whole, which Dask guesses from an object of its own, not from lists.
+    frame.to_parquet(folder, schema=None)
 
 
 def write_by_spark(folder):

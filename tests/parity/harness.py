@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import warnings
 from typing import Any
 
 import keras
@@ -60,7 +61,10 @@ def run(case: Case, api: Api) -> Outcome:
     keras.config.set_dtype_policy(case.floatx)
     keras.utils.set_random_seed(SEED)
     try:
-        return _run(case, api)
+        # What Keras warns of on one device (a variable without gradients) is no error here.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _run(case, api)
     except Exception as error:
         return Outcome(error=(type(error).__name__, str(error)))
     finally:

@@ -67,6 +67,13 @@ ROWS = (
         worlds=WORLDS,
     ),
     Case(
+        name="synchronized BatchNormalization, batches smaller than four replicas",
+        build=models.mlp(models.momentum, _sync(momentum=0.7)),
+        data=data.plain,
+        fit={"batch_size": 3},
+        worlds=("4", "3 workers"),
+    ),
+    Case(
         name="synchronized BatchNormalization of a masked sentence",
         build=models.tagger(
             models.momentum, _sync(), lambda: layers.GRU(3, return_sequences=True)

@@ -87,13 +87,11 @@ def _of_workers(rows: list[Case], workers: int, *, is_stock: bool) -> Iterator[V
 
 def main(arguments: list[str]) -> None:
     """Judges the rows that the arguments name."""
-    import warnings
 
     import tensorflow as tf
 
     is_stock = arguments[0] == "--stock"
     world, *wanted = arguments[is_stock:]
-    warnings.simplefilter("ignore")
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(
         cpu, [tf.config.LogicalDeviceConfiguration()] * _LOGICAL_CPUS

@@ -11,7 +11,6 @@ import time
 def run_rows(names: list[str], folder: str, is_stock: bool = False) -> None:
     """Runs rows of the table as one of several workers and writes each outcome to a file."""
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    import warnings
 
     import tensorflow as tf
 
@@ -24,7 +23,6 @@ def run_rows(names: list[str], folder: str, is_stock: bool = False) -> None:
 
     from parity import harness, table
 
-    warnings.simplefilter("ignore")
     api = harness.stock if is_stock else harness.distributed
     rows = {case.name: case for case in table.ROWS}
     for index, name in enumerate(names):
