@@ -11,8 +11,6 @@ and fits, 1 where it does not. Without `--target` it takes a small network on th
 
 from __future__ import annotations
 
-import importlib
-import os
 import sys
 from typing import Any
 
@@ -20,6 +18,7 @@ import keras
 from absl import app, flags
 
 import tfdist
+from tfdist.target import function_of
 
 _TARGET = flags.DEFINE_string("target", None, "module:function that returns a compiled model.")
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x4", "A kind of TPU and the shape of a slice.")
@@ -50,21 +49,14 @@ def digits() -> keras.Model:
     return model
 
 
-def find(target: str | None) -> Any:
-    """Returns the function that `--target` names."""
-    if target is None:
-        return digits
-    module, _, function = target.partition(":")
-    if not function:
-        raise app.UsageError(f"--target={target!r} names no function; write module:function.")
-    sys.path.insert(0, os.getcwd())
-    return getattr(importlib.import_module(module), function)
-
-
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments {argv[1:]}; flags are given as --name=value.")
-    made = find(_TARGET.value)()
+    try:
+        make = function_of(_TARGET.value) if _TARGET.value else digits
+    except ValueError as error:
+        raise app.UsageError(f"--target={error}") from None
+    made: Any = make()
     model, batch = made if isinstance(made, tuple) else (made, None)
     report = tfdist.tpu.preflight(
         model, batch, batch_size=_BATCH_SIZE.value, topology=_TOPOLOGY.value,

@@ -10,8 +10,6 @@ named. Without `--target` it checks a small network on the digits.
 
 from __future__ import annotations
 
-import importlib
-import os
 import sys
 from typing import Any
 
@@ -19,6 +17,7 @@ import keras
 from absl import app, flags
 
 import tfdist
+from tfdist.target import function_of
 
 _TARGET = flags.DEFINE_string("target", None, "module:function that returns (build_fn, x, y).")
 _DEVICE = flags.DEFINE_string("device", "2xcpu", "What each worker trains on, distributed.")
@@ -49,32 +48,15 @@ def digits() -> tuple[Any, Any, Any]:
     return build, x[:150].astype(keras.config.floatx()), y[:150]
 
 
-def find(target: str | None) -> Any:
-    """Returns the function that `--target` names."""
-    if target is None:
-        return digits
-    module, _, function = target.partition(":")
-    if not function:
-        raise app.UsageError(f"--target={target!r} names no function; write module:function.")
-    sys.path.insert(0, os.getcwd())
-    try:
-        found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module.partition(".")[0]:
-            raise  # the module is there, and lacks something itself
-        raise app.UsageError(
-            f"--target={target!r}: there is no module {module!r} on the path or in {os.getcwd()}."
-        ) from None
-    if not callable(getattr(found, function, None)):
-        raise app.UsageError(f"--target={target!r}: {found.__file__} has no function {function!r}.")
-    return getattr(found, function)
-
-
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments {argv[1:]}; flags are given as --name=value.")
     keras.config.set_floatx(_FLOATX.value)
-    case = find(_TARGET.value)()
+    try:
+        make = function_of(_TARGET.value) if _TARGET.value else digits
+    except ValueError as error:
+        raise app.UsageError(f"--target={error}") from None
+    case = make()
     if not isinstance(case, tuple) or len(case) != 3:
         raise app.UsageError(
             f"--target={_TARGET.value!r} returned {type(case).__name__}; it has to return "

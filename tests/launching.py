@@ -72,3 +72,12 @@ def wait_for(condition, what="it did not come to that"):
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.02)
+
+
+def is_alive(pid):
+    """Whether there is a process of this number that has not ended."""
+    try:
+        state = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state not in "ZX"

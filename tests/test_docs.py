@@ -98,7 +98,6 @@ def test_readme_block_parses(line, mark, code):
     ast.parse(textwrap.dedent(code), filename=f"README.md:{line}")
 
 
-@pytest.mark.skipif(not (_CHECKOUT / "README.md").exists(), reason="there is no README yet")
 def test_readme_marks_its_programs():
     assert "run" in _MARKS
     assert not _MARKS - {"", "run"}

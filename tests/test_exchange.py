@@ -47,4 +47,4 @@ def test_one_worker_asks_nobody(replicas):
     rows = np.arange(3 * replicas, dtype=np.uint8).reshape(replicas, 3)
     assert exchange.rows(rows).tolist() == rows.tolist()
     assert exchange.from_chief(b"\0\xff") == b"\0\xff"
-    assert (exchange.is_chief, exchange.is_shared) == (True, False)
+    assert (exchange.is_chief, exchange.has_others) == (True, False)

@@ -246,7 +246,7 @@ def test_killed_launcher_leaves_nobody(program, tmp_path, who):
         else:
             os.killpg(launcher.pid, signal.SIGKILL)
         launcher.communicate(timeout=20)
-    launching.wait_for(lambda: not any(map(_is_alive, pids)), "processes were left")
+    launching.wait_for(lambda: not any(map(launching.is_alive, pids)), "processes were left")
 
 
 def test_killed_launcher_and_guardian_leave_no_worker(program):
@@ -258,19 +258,11 @@ def test_killed_launcher_and_guardian_leave_no_worker(program):
         os.kill(guardian, signal.SIGKILL)
         launcher.kill()
         launcher.communicate(timeout=20)
-    launching.wait_for(lambda: not any(map(_is_alive, workers)), "workers were left")
+    launching.wait_for(lambda: not any(map(launching.is_alive, workers)), "workers were left")
 
 
 def _children(pid):
     return map(int, pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-
-
-def _is_alive(pid):
-    try:
-        state = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state not in "ZX"
 
 
 def test_time_limit_shows_where_they_are(program):

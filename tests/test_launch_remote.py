@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pathlib
 import signal
 import socket
 import subprocess
@@ -277,12 +276,4 @@ def test_launcher_that_was_killed_leaves_nobody(tmp_path):
         workers = [int(launcher.stdout.readline().split()[-1]) for _ in range(2)]
         launcher.kill()
         launcher.communicate(timeout=20)
-    launching.wait_for(lambda: not any(map(_is_alive, workers)), "workers were left")
-
-
-def _is_alive(pid):
-    try:
-        state = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state not in "ZX"
+    launching.wait_for(lambda: not any(map(launching.is_alive, workers)), "workers were left")

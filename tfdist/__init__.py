@@ -48,7 +48,8 @@ it only:
 14. callbacks.py, epochs.py, trainer.py: epochs, validation and callbacks, as in Keras.
 15. recording.py, verification.py, report.py: does it all agree with one device, and how fast is
     it?
-16. datasets/, parquet.py, testing.py: data to try it on, data of an engine, workers to test with.
+16. datasets/, parquet.py, target.py, testing.py: data to try it on, data of an engine, a function
+    that a flag names, workers to test with.
 17. tpu/: will it train on a TPU that is not there?
 
 Importing tfdist does nothing else: TensorFlow is imported when a name that needs it is first used.

@@ -20,11 +20,11 @@ class Agreement:
     Args:
         strategy: The strategy that the workers share. Every worker has to make the same calls in
             the same order.
-        is_shared: Whether there are other workers.
+        has_others: Whether there are other workers.
     """
 
-    def __init__(self, strategy: tf.distribute.Strategy, *, is_shared: bool) -> None:
-        self._is_shared = is_shared
+    def __init__(self, strategy: tf.distribute.Strategy, *, has_others: bool) -> None:
+        self._has_others = has_others
 
         @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.int64)])
         def gathered(values: tf.Tensor) -> tf.Tensor:
@@ -40,7 +40,7 @@ class Agreement:
     def gather(self, *values: int) -> np.ndarray:
         """Returns every replica's values, one row a replica in rank order, int64."""
         mine = np.asarray(values, np.int64)
-        if not self._is_shared:
+        if not self._has_others:
             return mine[np.newaxis]
         with keras_compat.default_replica_mode():
             return self._gathered(tf.constant(mine)).numpy()
@@ -79,7 +79,7 @@ class Agreement:
         Raises:
             RuntimeError: The workers have read different batches.
         """
-        if not self._is_shared:
+        if not self._has_others:
             return stop, steps, is_due, leaves
         rows = self.gather(int(stop), steps, witness, int(is_due), int(leaves))
         same_data.refuse_other_batches(rows[:, 2])

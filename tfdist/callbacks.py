@@ -145,7 +145,7 @@ def events_of(
             callbacks, add_history=add_history, add_progbar=verbose != 0, model=model,
             verbose=verbose, **params,
         )
-    if is_alone or not exchange.is_shared:
+    if is_alone or not exchange.has_others:
         return inner
     refuse_unable(inner)
     return SharedEvents(

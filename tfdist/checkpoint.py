@@ -212,7 +212,7 @@ class Checkpointer:
                 f"which={which!r} must be 'newest', or 'best' of a Checkpointer(..., best=...)."
             )
         self.wait()
-        if not self._exchange.is_shared:
+        if not self._exchange.has_others:
             return self._read(which)
         found, error = None, None
         if self._exchange.is_chief:

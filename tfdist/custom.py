@@ -175,7 +175,7 @@ def distribute_dataset(
     """
     share = data_lib.share_of(strategy)
     source = data_lib.dataset_source(dataset, share=share, fill_empty=False)
-    agreement = Agreement(strategy, is_shared=share.local_replicas < share.num_replicas)
+    agreement = Agreement(strategy, has_others=share.has_others)
     presence = Presence(strategy, agreement, Exchange(strategy, share))
     with presence.run():
         for _, parts in source.stream(0, 0):

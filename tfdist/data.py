@@ -44,6 +44,11 @@ class Share:
         """The numbers of this worker's replicas."""
         return range(self.first_replica, self.first_replica + self.local_replicas)
 
+    @property
+    def has_others(self) -> bool:
+        """Whether there are other workers."""
+        return self.local_replicas < self.num_replicas
+
 
 def share_of(strategy: tf.distribute.Strategy) -> Share:
     """Returns which replicas the worker that this process is feeds under `strategy`."""
@@ -183,8 +188,7 @@ def make_source(
     if isinstance(adapter, keras_compat.array_adapter_class()):
         return _array_source(adapter, share=share, shuffle=shuffle, seed=seed)
     dataset = adapter.get_tf_dataset()
-    is_shared = share.local_replicas < share.num_replicas
-    source = dataset_source(dataset, share=share, is_sampled=is_shared)
+    source = dataset_source(dataset, share=share, is_sampled=share.has_others)
     return dataclasses.replace(
         source,
         num_batches=adapter.num_batches,
@@ -298,7 +302,7 @@ def dataset_source(
     spec = dataset.element_spec
     rows.refuse_unbatched(spec)
     is_of_unknown_length = int(dataset.cardinality()) == tf.data.UNKNOWN_CARDINALITY
-    if share.local_replicas < share.num_replicas:
+    if share.has_others:
         dataset = same_data.in_one_order(dataset)
 
     def parts_of(*batch: Any) -> tuple[Any, ...]:

@@ -46,13 +46,13 @@ class Exchange:
         return self.share.first_replica == 0
 
     @property
-    def is_shared(self) -> bool:
+    def has_others(self) -> bool:
         """Whether there are other workers."""
-        return self.share.local_replicas < self.share.num_replicas
+        return self.share.has_others
 
     def from_chief(self, payload: bytes) -> bytes:
         """Returns the chief's `payload` on every worker; the others' is not looked at."""
-        if not self.is_shared:
+        if not self.has_others:
             return payload
         size = len(payload) if self.is_chief else 0
         high, low = self._total(np.array([size >> 24, size & 0xFFFFFF], np.int32))
@@ -77,7 +77,7 @@ class Exchange:
         Returns:
             uint8 of shape `(num_replicas, n)`.
         """
-        if not self.is_shared:
+        if not self.has_others:
             return own
         width = -(-own.shape[1] // 4) * 4
         every = np.zeros((self.share.num_replicas, width), np.uint8)

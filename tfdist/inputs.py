@@ -60,7 +60,7 @@ class Inputs:
         source = self._source(x, y, already_sharded=already_sharded, steps=steps, **kwargs)
         if already_sharded and not is_alone:
             source = own_share.agreed(source, self.agreement, self.share)
-        if not already_sharded and self.exchange.is_shared:
+        if not already_sharded and self.exchange.has_others:
             same_data.require(source.identity(), self.exchange)
         _refuse_no_end(source, steps)
         return Feed(source, steps_per_epoch=steps, first_pass=first_pass)

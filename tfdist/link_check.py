@@ -68,7 +68,7 @@ def _has_links(strategy: tf.distribute.Strategy, share: Share) -> bool:
     """Tells whether replicas have memories of their own."""
     if share.num_replicas == 1:
         return False
-    if share.local_replicas < share.num_replicas:
+    if share.has_others:
         return True
     return any("CPU" not in device for device in strategy.extended.worker_devices)
 

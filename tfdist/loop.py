@@ -28,6 +28,18 @@ def _batch_of(element: Any, witness: Witness | None) -> Batch:
     return Batch(global_size, parts)
 
 
+def next_where(is_wanted: Any, iterator: Any) -> Any:
+    """Returns the next batch as an Optional; an empty one where none is wanted.
+
+    Fetching past the last step would lose a batch to the next call of a traced function.
+    """
+
+    def empty() -> Any:
+        return tf.experimental.Optional.empty(iterator.element_spec)
+
+    return tf.cond(is_wanted, iterator.get_next_as_optional, empty)
+
+
 def make_loop(
     step: Callable[[Batch], None],
     *,
@@ -59,9 +71,7 @@ def make_loop(
     @tf.function(autograph=False, reduce_retracing=True)
     def traced(iterator: Any, num_steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         def fetch(is_wanted: tf.Tensor) -> tuple[Any, tf.Tensor]:
-            # Fetching past the last step would lose a batch to the next call.
-            empty = lambda: tf.experimental.Optional.empty(iterator.element_spec)  # noqa: E731
-            batch = tf.cond(is_wanted, iterator.get_next_as_optional, empty)
+            batch = next_where(is_wanted, iterator)
             return batch, ends.numbers_of(batch, iterator.element_spec, agree)
 
         def body(done: tf.Tensor, batch: Any, _: tf.Tensor) -> tuple[tf.Tensor, Any, tf.Tensor]:
@@ -152,8 +162,7 @@ def make_shared_loop(
 
     def run(iterator: Any, num_steps: tf.Tensor) -> tf.Tensor:
         def fetch(is_wanted: Any) -> tuple[tf.Tensor, Any]:
-            empty = lambda: tf.experimental.Optional.empty(iterator.element_spec)  # noqa: E731
-            batch = tf.cond(is_wanted, iterator.get_next_as_optional, empty)
+            batch = next_where(is_wanted, iterator)
             own = tf.cond(batch.has_value(), lambda: batch.get_value()[0], lambda: tf.constant(0))
             return sizes_of(own), batch  # asked in any case, so that all ask together
 

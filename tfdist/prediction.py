@@ -17,7 +17,7 @@ from tfdist import ends, keras_compat
 from tfdist.agreement import Agreement
 from tfdist.feed import Feed
 from tfdist.listeners import batches_between_events
-from tfdist.loop import Stopwatch
+from tfdist.loop import Stopwatch, next_where
 
 #: `loop(iterator, num_batches)`: how many batches there were; their outputs, in one part or more.
 OutputLoop = Callable[[Any, int], tuple[int, list[Any]]]
@@ -58,7 +58,7 @@ def predicted(
         if ran == 0:
             break
         outputs += parts
-        logs = {"outputs": _joined(parts)}
+        logs = {"outputs": _joined(parts)} if plan.is_watched else None
         events.on_predict_batch_end(done + (plan.event_steps or ran) - 1, logs)
         done += ran
         plan.steps = plan.after(ran, watch.secs, done=done)
@@ -95,7 +95,7 @@ def make_output_loop(
 
     if eager:
         return one_by_one
-    many = tf.function(_many(step, traced_step, agree), autograph=False, reduce_retracing=True)
+    many = tf.function(_many(traced_step, agree), autograph=False, reduce_retracing=True)
 
     def run(iterator: Any, num_batches: int) -> tuple[int, list[Any]]:
         if not joins or not _can_join(_outputs_of(traced_step, iterator)):
@@ -123,19 +123,18 @@ def _can_join(outputs: Any) -> bool:
     )
 
 
-def _many(step: Step, traced_step: Any, agree: Agree | None) -> Callable[..., Any]:
+def _many(traced_step: Any, agree: Agree | None) -> Callable[..., Any]:
     """Returns what runs many batches and joins their outputs, to be traced."""
 
     def many(iterator: Any, num_batches: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, Any]:
         structure = _outputs_of(traced_step, iterator)
 
         def fetch(is_wanted: tf.Tensor) -> tuple[Any, tf.Tensor]:
-            empty = lambda: tf.experimental.Optional.empty(iterator.element_spec)  # noqa: E731
-            batch = tf.cond(is_wanted, iterator.get_next_as_optional, empty)
+            batch = next_where(is_wanted, iterator)
             return batch, ends.numbers_of(batch, iterator.element_spec, agree)
 
         def body(done: Any, batch: Any, _: Any, parts: list[Any]) -> tuple[Any, ...]:
-            outputs = keras.tree.flatten(step(batch.get_value()))
+            outputs = keras.tree.flatten(traced_step(batch.get_value()))
             parts = [part.write(done, out) for part, out in zip(parts, outputs, strict=True)]
             return done + 1, *fetch(done + 1 < num_batches), parts
 

@@ -63,7 +63,7 @@ class Presence:
         Args:
             is_shared: Whether the other workers take part in it.
         """
-        heart = self._heart() if is_shared and self._exchange.is_shared else None
+        heart = self._heart() if is_shared and self._exchange.has_others else None
         with self.progress, heart.run() if heart else contextlib.nullcontext():
             yield
 

@@ -42,7 +42,7 @@ class Programs:
         self._model, self._strategy, self._replica_step = model, strategy, replica_step
         self._share = share_of(strategy)
         #: What the loops have read, where each worker reads the whole of it.
-        self.witness = Witness(is_needed=self._share.local_replicas < self._share.num_replicas)
+        self.witness = Witness(is_needed=self._share.has_others)
         self._made: dict[str, Any] = {}
         self._compiled: tuple[Any, ...] = ()
         self._returned: dict[str, rules.LastLogs] = {}
@@ -154,7 +154,7 @@ class Programs:
             return step.predict_step(self._model, self._strategy, batch)
 
         # Rows of other workers are gathered, in shapes that follow the batch: one batch a call.
-        is_gathered = not is_share and self._share.local_replicas < self._share.num_replicas
+        is_gathered = not is_share and self._share.has_others
         loop = make_output_loop(
             one_step, agree=self._agree, eager=self._is_eager, joins=not is_gathered
         )

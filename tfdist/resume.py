@@ -172,7 +172,7 @@ class Run:
             return self.place
         strategy, exchange = self._checkpointer.bind(self._model)
         # One of several workers holds its own rows in its buffers, and they read in one order.
-        self._keeps_buffers = not exchange.is_shared
+        self._keeps_buffers = not exchange.has_others
         streams.settle(strategy)
         self._world = identity.of_world(exchange.share)
         self._rate = identity.learning_rate(self._model)

@@ -76,9 +76,7 @@ class Trainer:
         self.model = model
         self.strategy = _strategy_of(model)
         self._share = share_of(self.strategy)
-        self._agreement = Agreement(
-            self.strategy, is_shared=self._share.local_replicas < self._share.num_replicas
-        )
+        self._agreement = Agreement(self.strategy, has_others=self._share.has_others)
         self._exchange = Exchange(self.strategy, self._share)
         self._inputs = Inputs(self._share, self._agreement, self._exchange)
         self._programs = Programs(model, self.strategy, replica_step=replica_step)
