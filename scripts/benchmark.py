@@ -7,6 +7,7 @@ A ratio is our speed over the peer's: above 1 tfdist is faster. The quartiles of
 brackets; a machine that is busy with something else widens them. Suites:
 
     step        a small MLP: `fit`, `evaluate`, `predict` against Keras's and a hand-written loop
+    replicas    the same `fit` on two replicas of one process, against Keras's on two
     scaling     a CNN on one worker and on two, each with one core; Amdahl's fit
     reduction   an MLP of 21 M parameters on two workers: milliseconds of a step, and of its sum
     checkpoint  a model of 100 MB: how long training waits for a save, and how long it takes
@@ -63,8 +64,18 @@ def small_data(steps: int) -> tuple[Any, Any]:
     return rng.normal(size=(rows, 64)).astype("float32"), rng.integers(0, 10, rows)
 
 
-def raw_loop(x: Any, y: Any, *, steps_per_call: int) -> Callable[[], object]:
-    """Returns a hand-written loop: so many steps of a GradientTape in one traced function."""
+def raw_loop(
+    x: Any, y: Any, *, steps_per_call: int, in_memory: bool = False
+) -> Callable[[], object]:
+    """Returns a hand-written loop: so many steps of a GradientTape in one traced function.
+
+    Args:
+        x: Inputs.
+        y: Labels.
+        steps_per_call: Steps of a call.
+        in_memory: Whether it gathers the rows of each batch itself, which few would write, or
+            reads a `tf.data.Dataset`, as guides show it.
+    """
     import keras
     import tensorflow as tf
 
@@ -76,24 +87,37 @@ def raw_loop(x: Any, y: Any, *, steps_per_call: int) -> Callable[[], object]:
     data = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(1024).batch(_BATCH)
     data = data.prefetch(tf.data.AUTOTUNE)
 
+    def step(rows: Any, labels: Any) -> None:
+        with tf.GradientTape() as tape:
+            outputs = model(rows, training=True)
+            loss = loss_of(labels, outputs)
+        gradients = tape.gradient(loss, model.trainable_variables)
+        optimizer.apply(gradients, model.trainable_variables)
+        accuracy.update_state(labels, outputs)
+        mean.update_state(loss)
+
     @tf.function
     def run(iterator: Any, count: Any) -> None:
         for _ in tf.range(count):
-            rows, labels = next(iterator)
-            with tf.GradientTape() as tape:
-                outputs = model(rows, training=True)
-                loss = loss_of(labels, outputs)
-            gradients = tape.gradient(loss, model.trainable_variables)
-            optimizer.apply(gradients, model.trainable_variables)
-            accuracy.update_state(labels, outputs)
-            mean.update_state(loss)
+            step(*next(iterator))
+
+    all_x, all_y = tf.constant(x), tf.constant(y)
+
+    @tf.function
+    def gather_and_run(order: Any, start: Any, count: Any) -> None:
+        for i in tf.range(start, start + count):
+            rows = order[i * _BATCH : (i + 1) * _BATCH]
+            step(tf.gather(all_x, rows), tf.gather(all_y, rows))
 
     def epoch() -> None:
-        iterator, left = iter(data), len(x) // _BATCH
-        while left:
-            count = min(left, steps_per_call)
-            run(iterator, tf.constant(count))
-            left -= count
+        iterator = None if in_memory else iter(data)
+        order = tf.random.shuffle(tf.range(len(x))) if in_memory else None
+        for start in range(0, len(x) // _BATCH, steps_per_call):
+            count = tf.constant(min(len(x) // _BATCH - start, steps_per_call))
+            if in_memory:
+                gather_and_run(order, tf.constant(start), count)
+            else:
+                run(iterator, count)
         accuracy.result().numpy()
 
     return epoch
@@ -131,9 +155,11 @@ def suite_step() -> list[report.Ratio]:
         compare("fit / keras fit", fit(**silent), keras_fit(**silent), 3.0),
         compare("fit / keras fit, bar", bar(fit(verbose=1)), bar(keras_fit(verbose=1)), 3.0),
     ]
-    for count in (20, 200):
-        peer = raw_loop(x, y, steps_per_call=count)
-        ratios.append(compare(f"fit / raw loop of {count} steps", fit(**silent), peer, 0.97))
+    for count in (20, _STEPS.value):
+        for in_memory in (False, True):
+            peer = raw_loop(x, y, steps_per_call=count, in_memory=in_memory)
+            name = f"fit / raw loop of {count} steps{', rows in memory' if in_memory else ''}"
+            ratios.append(compare(name, fit(**silent), peer, 0.97))
     passes = {"batch_size": _BATCH, "verbose": 0}
     ratios += [
         compare("evaluate / keras evaluate", lambda: tfdist.evaluate(ours, x, y, **passes),
@@ -154,6 +180,28 @@ def _first_steps() -> report.Ratio:
         "first step / keras", lambda: tfdist.fit(small_model(), x, y, verbose=0),
         lambda: small_model().fit(x, y, verbose=0), rounds=5, target=1.0,
     )
+
+
+def compare_replicas(steps: int, rounds: int) -> report.Ratio:
+    """Compares `fit` on two replicas, in a process whose TensorFlow has not started yet."""
+    import tfdist
+
+    strategy = tfdist.get_strategy("2xcpu")
+    with strategy.scope():
+        ours, theirs = small_model(), small_model()
+    x, y = small_data(steps)
+    given = {"batch_size": _BATCH, "verbose": 0}
+    return report.compare(
+        "fit / keras fit, 2 replicas", lambda: tfdist.fit(ours, x, y, **given),
+        lambda: theirs.fit(x, y, **given), rounds=rounds, target=3.0,
+    )
+
+
+def suite_replicas() -> list[report.Ratio]:
+    """Compares small steps on two replicas of one process."""
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "2"}
+    given = (_STEPS.value, _ROUNDS.value)
+    return [_said(launch.run(compare_replicas, workers=1, args=given, env=quiet)[0])]
 
 
 # ---- scaling and reduction: worker processes -------------------------------------------------
@@ -313,8 +361,9 @@ def main(argv: list[str]) -> None:
     """Runs the suites that were asked for."""
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments {argv[1:]}; flags are given as --name=value.")
-    suites = {"step": suite_step, "scaling": suite_scaling, "reduction": suite_reduction,
-              "checkpoint": suite_checkpoint, "engines": suite_engines}
+    suites = {"step": suite_step, "replicas": suite_replicas, "scaling": suite_scaling,
+              "reduction": suite_reduction, "checkpoint": suite_checkpoint,
+              "engines": suite_engines}
     if unknown := set(_SUITES.value) - set(suites):
         raise app.UsageError(f"--suite has {sorted(unknown)}; there are {', '.join(suites)}.")
     ratios = [ratio for name in _SUITES.value for ratio in suites[name]()]

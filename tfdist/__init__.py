@@ -32,7 +32,7 @@ it only:
 4. keras_compat.py: which private names does all the rest lean on?
 5. devices.py, plan.py, tpu_system.py, exposure.py, bring_up.py, strategy.py: which strategy, and
    why that one?
-6. position.py, rows.py, py_batches.py, same_data.py, data.py, ends.py, data_errors.py,
+6. position.py, rows.py, arrays.py, py_batches.py, same_data.py, data.py, ends.py, data_errors.py,
    feed.py: which examples are in which batch of which replica?
 7. agreement.py, exchange.py, presence.py, own_share.py, inputs.py: what do the workers tell each
    other?

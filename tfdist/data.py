@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdist import keras_compat, rows, same_data
+from tfdist.arrays import Arrays, arrays_of, as_tensors, own_rows
 from tfdist.position import bounds
 from tfdist.py_batches import OrderedBatches
 
@@ -128,6 +129,7 @@ class Source:
         begin_with: Makes the present pass begin with a batch in its middle, at no cost; None where
             what comes before it has to be read.
         identity: Gives the facts that have to be the same on every worker, by name.
+        arrays: What `stream` is made of, where a loop can gather the rows itself; else None.
         on_pass_begin: Called before a pass; on_pass_end after it (`PyDataset`'s hooks).
     """
 
@@ -142,6 +144,7 @@ class Source:
     is_share: bool = False
     identity: Callable[[], dict[str, Any]] = dict
     begin_with: Callable[[int], None] | None = None
+    arrays: Arrays | None = None
     on_pass_begin: Callable[[], None] = lambda: None
     on_pass_end: Callable[[], None] = lambda: None
 
@@ -234,7 +237,7 @@ def _adapter(
 
 
 def _array_source(adapter: Any, *, share: Share, shuffle: bool | str, seed: int) -> Source:
-    arrays = keras_compat.adapter_arrays(adapter)
+    arrays = as_tensors(keras_compat.adapter_arrays(adapter))
     size, examples, steps = adapter.batch_size, adapter._num_samples, adapter.num_batches
 
     def order(epoch: np.ndarray) -> np.ndarray:
@@ -245,7 +248,13 @@ def _array_source(adapter: Any, *, share: Share, shuffle: bool | str, seed: int)
         chunks = (starts[:, np.newaxis] + np.arange(size)).reshape(-1)
         return np.concatenate([chunks, np.arange(full * size, examples)])
 
+    def order_of(number: int) -> np.ndarray:
+        return order(np.asarray(number)) if shuffle else np.arange(examples)
+
     def stream(first_pass: int, start: int) -> tf.data.Dataset:
+        passes_on, start = divmod(start, steps)
+        first_pass += passes_on
+
         def batches_of(epoch: tf.Tensor) -> tf.data.Dataset:
             numbers = tf.range(examples, dtype=tf.int64)
             if shuffle:
@@ -260,7 +269,7 @@ def _array_source(adapter: Any, *, share: Share, shuffle: bool | str, seed: int)
             global_size = tf.size(indices)
 
             def rows_of(replica: int) -> Any:
-                own = _own_rows(indices, global_size, replica, share.num_replicas)
+                own = own_rows(indices, global_size, replica, share.num_replicas)
                 return keras_compat.take_rows(arrays, own)
 
             return global_size, tuple(rows_of(replica) for replica in share.replicas)
@@ -282,6 +291,10 @@ def _array_source(adapter: Any, *, share: Share, shuffle: bool | str, seed: int)
     return Source(
         steps, examples, spec, stream, endless=True, is_seekable=True,
         identity=lambda: {**facts, **same_data.of_arrays(adapter._inputs)},
+        arrays=arrays_of(
+            arrays, order=order_of, batch_size=size, replicas=share.replicas,
+            num_replicas=share.num_replicas,
+        ),
     )
 
 
@@ -339,14 +352,6 @@ def dataset_source(
         is_infinite=int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY,
         identity=lambda: same_data.of_dataset(dataset),
     )
-
-
-def _own_rows(indices: tf.Tensor, size: Any, replica: int, num_replicas: int) -> tf.Tensor:
-    """Returns a replica's part of a global batch's `indices`; never an empty one."""
-    if num_replicas == 1:
-        return indices
-    start, stop = rows.never_empty(*bounds(size, replica, num_replicas), size)
-    return indices[start:stop]
 
 
 def _ordered_py_dataset(x: Any, *, shuffle: Any, seed: int) -> Any:

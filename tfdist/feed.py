@@ -13,6 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfdist import keras_compat
+from tfdist.arrays import Cursor
 from tfdist.data import Source
 
 _LOG = logging.getLogger("tfdist")
@@ -25,10 +26,19 @@ class Feed:
         source: The batches.
         steps_per_epoch: As in `fit`; None for one pass an epoch.
         first_pass: Number of the first pass over the data: the epoch that training starts with.
+        in_loop: Whether the iterator may be a `Cursor`, for a loop that gathers rows itself.
     """
 
-    def __init__(self, source: Source, *, steps_per_epoch: int | None, first_pass: int = 0) -> None:
+    def __init__(
+        self,
+        source: Source,
+        *,
+        steps_per_epoch: int | None,
+        first_pass: int = 0,
+        in_loop: bool = False,
+    ) -> None:
         self.source = source
+        self._arrays = source.arrays if in_loop else None
         self.steps_per_epoch = steps_per_epoch
         self.iterator: Any = None
         self._planned: int | None = None
@@ -165,6 +175,9 @@ class Feed:
 
     def _open(self) -> None:
         start, self._ahead = self._seen + self._ahead, 0
+        if self._arrays is not None:
+            self.iterator = Cursor(self._arrays, self._pass, start)
+            return
         if self._dataset is None or self.source.is_seekable or start or self._skips:
             self._dataset, self._skips = self.source.stream(self._pass, start), start
         self.iterator = iter(self._dataset)

@@ -63,7 +63,7 @@ class Inputs:
         if not already_sharded and self.exchange.has_others:
             same_data.require(source.identity(), self.exchange)
         _refuse_no_end(source, steps)
-        return Feed(source, steps_per_epoch=steps, first_pass=first_pass)
+        return Feed(source, steps_per_epoch=steps, first_pass=first_pass, in_loop=not is_alone)
 
     def validation_feed(self, data: Any, **kwargs: Any) -> Feed | None:
         """Makes the feed of `validation_data`; None for None."""

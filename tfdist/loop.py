@@ -14,6 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfdist import ends
+from tfdist.arrays import Cursor, Gathering
 from tfdist.replicas import Batch
 from tfdist.same_data import Witness
 
@@ -86,12 +87,62 @@ def make_loop(
         )
         return done, numbers
 
+    gathering = _make_gathering_loop(step, goes_on)
+
     def run(iterator: Any, num_steps: int) -> int:
+        if isinstance(iterator, Cursor):
+            return gathering(iterator, num_steps)
         done, numbers = traced(iterator, tf.constant(num_steps))
         ends.refuse_other_ends(numbers)
         return int(done)
 
     return run
+
+
+def _make_gathering_loop(
+    step: Callable[[Batch], None], goes_on: Callable[[], Any]
+) -> Callable[[Cursor, int], int]:
+    """As `make_loop`, over arrays: no end has to be looked for, and nothing fetched ahead."""
+    made: dict[str, Any] = {}
+
+    def run(cursor: Cursor, num_steps: int) -> int:
+        done, is_on = 0, True
+        while is_on and done < num_steps:
+            arrays = cursor.arrays
+            key = repr(arrays.gathering)
+            if key not in made:
+                made[key] = _traced_gathering(step, goes_on, arrays.gathering)
+            wanted = min(num_steps - done, cursor.left)
+            ran, goes = made[key](arrays.tensors, cursor.order, cursor.batch, wanted)
+            cursor.advance(int(ran))
+            done, is_on = done + int(ran), bool(goes)
+        return done
+
+    return run
+
+
+def _traced_gathering(
+    step: Callable[[Batch], None], goes_on: Callable[[], Any], gathering: Gathering
+) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
+    scalar = tf.TensorSpec([], tf.int64)
+    order = tf.TensorSpec([None], tf.int64)
+
+    @tf.function(autograph=False, input_signature=[gathering.specs, order, scalar, scalar])
+    def traced(tensors: Any, order: Any, start: Any, count: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        def body(done: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            with tf.device("/CPU:0"):  # a GPU would get the arrays whole
+                batch = gathering.batch(tensors, order, start + done)
+            step(Batch(*batch))
+            return done + 1, tf.convert_to_tensor(goes_on())
+
+        return tf.while_loop(
+            lambda done, is_on: tf.logical_and(is_on, done < count),
+            body,
+            [tf.constant(0, tf.int64), tf.constant(True)],
+            parallel_iterations=1,
+        )
+
+    return traced
 
 
 def _eager_steps(
@@ -102,6 +153,8 @@ def _eager_steps(
     iterator: Any,
     num_steps: int,
 ) -> int:
+    if isinstance(iterator, Cursor):
+        return _eager_gathering(step, goes_on, iterator, num_steps)
     for done in range(num_steps):
         batch = iterator.get_next_as_optional()
         numbers = ends.numbers_of(batch, iterator.element_spec, agree)
@@ -109,6 +162,18 @@ def _eager_steps(
         if not ends.goes_on(batch, numbers):
             return done
         step(_batch_of(batch.get_value(), witness))
+        if not goes_on():
+            return done + 1
+    return num_steps
+
+
+def _eager_gathering(
+    step: Callable[[Batch], None], goes_on: Callable[[], Any], cursor: Cursor, num_steps: int
+) -> int:
+    for done in range(num_steps):
+        arrays, number = cursor.arrays, tf.constant(cursor.batch, tf.int64)
+        step(Batch(*arrays.gathering.batch(arrays.tensors, cursor.order, number)))
+        cursor.advance(1)
         if not goes_on():
             return done + 1
     return num_steps

@@ -74,6 +74,7 @@ def agreed(source: Source, agreement: Agreement, share: Share) -> Source:
         stream=lambda first_pass, start: padded(source, first_pass, start),
         endless=False,
         is_share=True,
+        arrays=None,  # an end is to be waited for, which only the stream does
     )
 
 
