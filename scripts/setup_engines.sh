@@ -37,6 +37,7 @@ await() {
 install_packages() {
   local wanted=(openmpi-bin slurm-wlm munge) missing=() package
   command -v java >/dev/null || wanted+=(default-jre-headless)
+  command -v ip >/dev/null || wanted+=(iproute2) # for two hosts on this machine
   for package in "${wanted[@]}"; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||
       missing+=("$package")

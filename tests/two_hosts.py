@@ -1,0 +1,78 @@
+"""Two hosts on this machine: network namespaces with a cable between them. Linux, as root."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+ADDRESSES = ("10.213.77.1", "10.213.77.2")
+_NAMES_FILES = pathlib.Path("/etc/netns")  # `ip netns exec` puts NAME/hosts over /etc/hosts
+
+
+@dataclasses.dataclass(frozen=True)
+class Hosts:
+    """The two hosts.
+
+    Attributes:
+        spaces: Their namespaces, in rank order.
+        cables: The end of the cable in each.
+    """
+
+    spaces: tuple[str, str]
+    cables: tuple[str, str]
+
+    def command(self, rank: int, *command: str) -> list[str]:
+        """A command line that runs a command on one of them."""
+        return ["ip", "netns", "exec", self.spaces[rank], *command]
+
+    def pull_the_cable(self) -> None:
+        """Lets every packet between them be lost."""
+        _run(*self.command(0, "ip", "link", "set", self.cables[0], "down"))
+
+
+def are_there() -> bool:
+    """Whether this machine lets us make them."""
+    if os.name != "posix" or os.geteuid() != 0 or shutil.which("ip") is None:
+        return False
+    trial = f"tfdist-trial-{os.getpid()}"
+    made = subprocess.run(["ip", "netns", "add", trial], capture_output=True, check=False)
+    if made.returncode == 0:
+        _run("ip", "netns", "del", trial)
+    return made.returncode == 0
+
+
+@contextlib.contextmanager
+def two_hosts(names: tuple[str, str] = ("algo-1", "algo-2")) -> Iterator[Hosts]:
+    """Makes two hosts that know each other by address and by name; removes them in the end."""
+    pid = os.getpid()
+    hosts = Hosts((f"tfdist-{pid}-0", f"tfdist-{pid}-1"), (f"tfd{pid}a", f"tfd{pid}b"))
+    known = "127.0.0.1 localhost\n" + "".join(
+        f"{address} {name}\n" for address, name in zip(ADDRESSES, names, strict=True)
+    )
+    with contextlib.ExitStack() as stack:
+        for space in hosts.spaces:
+            _run("ip", "netns", "add", space)
+            stack.callback(_run, "ip", "netns", "del", space)
+            folder = _NAMES_FILES / space
+            folder.mkdir(parents=True)
+            stack.callback(shutil.rmtree, folder)
+            (folder / "hosts").write_text(known)
+        _run("ip", "link", "add", hosts.cables[0], "type", "veth", "peer", "name", hosts.cables[1])
+        for space, cable, address in zip(hosts.spaces, hosts.cables, ADDRESSES, strict=True):
+            _run("ip", "link", "set", cable, "netns", space)
+            for setting in (
+                ["addr", "add", f"{address}/24", "dev", cable],
+                ["link", "set", cable, "up"],
+                ["link", "set", "lo", "up"],
+            ):
+                _run("ip", "netns", "exec", space, "ip", *setting)
+        yield hosts
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True, timeout=20)
