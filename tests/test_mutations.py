@@ -127,6 +127,12 @@ MUTATIONS = {
         "synchronized BatchNormalization, batches smaller than four replicas",
         replicas=4,
     ),
+    "a compiled step counts its own replica alone": Mutation(
+        "compiled.py",
+        "[place.collectives.sum(v) for v in _summands(replica_fn, data, place)]",
+        "_summands(replica_fn, data, place)",
+        "jit_compile, masked mean",
+    ),
     "an own step's gradients are summed as they are": Mutation(
         "rules.py",
         "grads = [_weighted(grad, place) for grad in grads]",

@@ -11,7 +11,7 @@ import tensorflow as tf
 from parity import data, models, worlds
 from parity.one_step import parts_of
 
-from tfdist import reduction, replicas, step
+from tfdist import keras_compat, reduction, replicas, step
 
 _NUM_REPLICAS = 2
 
@@ -135,3 +135,37 @@ def test_refuses_compiling_a_model_that_holds_a_collective() -> None:
         )()
     with pytest.raises(ValueError, match="norm.*jit_compile=False"):
         _traced(step.train_step, model, strategy, _batch(4))
+
+
+def test_refuses_compiling_a_loss_that_needs_the_rows_of_others() -> None:
+    def of_all_rows(y_true: Any, y_pred: Any) -> Any:
+        return tf.reduce_max(tf.abs(y_pred))
+
+    strategy = worlds.local_strategy(_NUM_REPLICAS)
+    with strategy.scope():
+        model = models.mlp(loss=of_all_rows, metrics=None, jit_compile=True)()
+        model.optimizer.build(model.trainable_variables)
+    with pytest.raises(ValueError, match="rows of other replicas.*Compile with jit_compile=False"):
+        _traced(step.train_step, model, strategy, _batch(4))
+
+
+def test_a_compiled_step_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a masked mean needs a sum over the replicas, which is taken outside."""
+    strategy = worlds.local_strategy(_NUM_REPLICAS)
+    with strategy.scope():
+        model = models.tagger(jit_compile=True)()
+        rows = (data.tagged()["x"], data.tagged()["y"])
+        spec = keras.tree.map_structure(tf.type_spec_from_value, rows)
+        keras_compat.symbolic_build(model, spec)
+    parts = keras.tree.map_structure(tf.constant, parts_of(rows, _NUM_REPLICAS, fill_empty=True))
+
+    @tf.function(autograph=False)
+    def run() -> Any:
+        batch = replicas.Batch(global_size=tf.constant(len(rows[0])), parts=parts)
+        return step.train_step(model, strategy, batch)
+
+    graph = run.get_concrete_function().graph.as_graph_def()
+    compiled = [f for f in graph.library.function if f.attr["_XlaMustCompile"].b]
+    names = {f.signature.name: {node.op for node in f.node_def} for f in compiled}
+    assert any("MatMul" in ops for ops in names.values())
+    assert len([node for node in graph.node if node.op == "StatefulPartitionedCall"]) == 2

@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from tfdist import keras_compat, losses_metrics, reduction, replicas
 from tfdist import position as position_lib
+from tfdist.compiled import compiled
 from tfdist.replicas import Batch
 
 Logs = dict[str, Any]
@@ -201,8 +202,7 @@ def _backward_of(model: keras.Model) -> Callable[[Any], tuple[list[Any], Logs]]:
     if not model.jit_compile or model.run_eagerly:
         return backward
     _refuse_collectives(model)
-    compiled = tf.function(backward, autograph=False, jit_compile=True)
-    return replicas.undoing_filler(model, compiled)
+    return replicas.undoing_filler(model, compiled(backward))
 
 
 def _refuse_collectives(model: keras.Model) -> None:

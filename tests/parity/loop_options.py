@@ -40,6 +40,29 @@ ROWS = (
         data=data.words,
     ),
     Case(
+        name="jit_compile, masked mean",
+        build=models.tagger(
+            lambda: keras.optimizers.Adam(0.02, clipnorm=0.1),
+            lambda: keras.layers.LSTM(3, return_sequences=True),
+            lambda: keras.layers.Dropout(0.3),
+            jit_compile=True,
+        ),
+        data=data.tagged,
+        worlds=WORLDS,
+    ),
+    Case(
+        name="jit_compile, mean_with_sample_weight",
+        build=models.mlp(
+            made=lambda: {
+                "loss": keras.losses.SparseCategoricalCrossentropy(
+                    reduction="mean_with_sample_weight"
+                )
+            },
+            jit_compile=True,
+        ),
+        data=lambda: data.plain(sample_weight=data.weights()),
+    ),
+    Case(
         name="jit_compile=auto",
         build=_pipeline(jit_compile="auto"),
         data=data.plain,
