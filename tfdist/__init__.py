@@ -40,12 +40,13 @@ it only:
    activity_losses.py, batch_statistics.py, replicas.py, compiled.py, step.py: what is one update?
 9. state.py, finite.py, rules.py, custom.py: which variables are there, and what if an update is no
    number, or the user's own?
-10. loop.py, listeners.py, prediction.py, programs.py: how are many steps run at a time?
+10. loop.py, waits.py, listeners.py, prediction.py, programs.py: how are many steps run at a time?
 11. streams.py, plain.py, callback_state.py: what is a run?
 12. claim.py, manifest.py, saved.py, checkpoint.py, identity.py, every.py, preemption.py, resume.py:
     how does it go on after a stop?
 13. link_check.py, fingerprint.py, guard.py: does hardware, or a NaN, spoil it?
-14. split.py, callbacks.py, epochs.py, trainer.py: epochs, validation and callbacks, as in Keras.
+14. split.py, profiling.py, callbacks.py, epochs.py, trainer.py: epochs, validation and callbacks,
+    as in Keras, and where their time goes.
 15. recording.py, verification.py, report.py, forecast.py, plot.py: does it all agree with one
     device, how fast is it, and how fast would it be on more workers?
 16. datasets/, parquet.py, target.py, testing.py: data to try it on, data of an engine, a function

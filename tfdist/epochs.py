@@ -5,6 +5,7 @@ No arithmetic: a call of the loop runs some steps, and then the workers agree on
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -16,6 +17,7 @@ from tfdist.feed import Feed
 from tfdist.guard import Guard
 from tfdist.listeners import Plan, batches_between_events, stops_at_nan_of
 from tfdist.loop import Loop, Stopwatch
+from tfdist.profiling import Profiler
 from tfdist.programs import Programs
 from tfdist.progress import Progress
 from tfdist.resume import Run
@@ -34,6 +36,7 @@ class Training:
         validation_freq: As in `fit`.
         run: Where the run is, and what saves it.
         guard: What looks at it while it goes on.
+        profiler: What measures it, or None.
     """
 
     feed: Feed
@@ -44,6 +47,7 @@ class Training:
     validation_freq: Any
     run: Run
     guard: Guard
+    profiler: Profiler | None = None
 
     def bounded(self, steps: int, plan: Plan) -> int:
         """Returns how many of `steps` may run until there is something to do between two calls."""
@@ -70,19 +74,23 @@ class Epochs:
     def train(self, training: Training) -> None:
         """Runs the epochs that are left, with validation and all events."""
         model, run, events = self._model, training.run, training.events
+        profiler = training.profiler
         self._begin(training)
         stops_at_nan = self._agreement.any(stops_at_nan_of(model, events))
         loop = self._programs.train(
             is_share=training.feed.source.is_share, stops_at_nan=stops_at_nan,
-            on_nan=training.guard.on_nan,
+            on_nan=training.guard.on_nan, waits=self._programs.waits() if profiler else None,
         )
+        loop = profiler.timed(loop) if profiler else loop
         for epoch in run.place.epochs(training.epochs):
             run.leave_if_told(self._agreement)
             if not run.place.done:  # else another process has begun the epoch
                 model.reset_metrics()
                 events.on_epoch_begin(epoch)
             self._steps(training.feed, loop, events, phase="train", training=training)
-            logs = dict(self._programs.logs("train")) | self._validated(epoch, training)
+            logs = dict(self._programs.logs("train"))
+            with profiler.left_out() if profiler else contextlib.nullcontext():
+                logs |= self._validated(epoch, training)
             events.on_epoch_end(epoch, logs)
             is_over = self._agreement.any(model.stop_training)
             run.end_epoch(logs, is_over=is_over, is_last=epoch + 1 == training.epochs)

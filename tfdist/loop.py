@@ -19,6 +19,7 @@ from tfdist.replicas import Batch
 from tfdist.same_data import Witness
 
 Loop = Callable[[Any, int], int]
+NextBatch = Callable[[Any, Any], Any]  # takes and gives what `next_where` does
 
 
 def _batch_of(element: Any, witness: Witness | None) -> Batch:
@@ -48,6 +49,7 @@ def make_loop(
     goes_on: Callable[[], Any] = lambda: True,
     witness: Witness | None = None,
     agree: Callable[[tf.Tensor], tf.Tensor] | None = None,
+    next_batch: NextBatch = next_where,
 ) -> Loop:
     """Returns a function that runs a step on up to so many batches of an iterator.
 
@@ -58,6 +60,7 @@ def make_loop(
         witness: Takes note of what is read, where the stream carries samples of it.
         agree: Takes how many batches this worker has read; gives that of every replica's worker,
             who call it together. Needed for streams of which nobody knows the end, see `ends`.
+        next_batch: Fetches as `next_where` does, in the traced loop.
 
     Returns:
         `loop(iterator, num_steps)`, which gives the number of steps that were run: fewer than
@@ -72,7 +75,7 @@ def make_loop(
     @tf.function(autograph=False, reduce_retracing=True)
     def traced(iterator: Any, num_steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         def fetch(is_wanted: tf.Tensor) -> tuple[Any, tf.Tensor]:
-            batch = next_where(is_wanted, iterator)
+            batch = next_batch(is_wanted, iterator)
             return batch, ends.numbers_of(batch, iterator.element_spec, agree)
 
         def body(done: tf.Tensor, batch: Any, _: tf.Tensor) -> tuple[tf.Tensor, Any, tf.Tensor]:
@@ -211,6 +214,7 @@ def make_shared_loop(
     sizes_of: Callable[[tf.Tensor], tf.Tensor],
     eager: bool = False,
     goes_on: Callable[[], Any] = lambda: True,
+    next_batch: NextBatch = next_where,
 ) -> Loop:
     """As `make_loop`, for workers of which each brings its own rows of the global batch.
 
@@ -220,6 +224,7 @@ def make_shared_loop(
             who call it together.
         eager: As in `make_loop`.
         goes_on: As in `make_loop`.
+        next_batch: As in `make_loop`.
 
     Returns:
         As in `make_loop`. The iterator never ends; the step for which nobody has a row is the end.
@@ -227,7 +232,7 @@ def make_shared_loop(
 
     def run(iterator: Any, num_steps: tf.Tensor) -> tf.Tensor:
         def fetch(is_wanted: Any) -> tuple[tf.Tensor, Any]:
-            batch = next_where(is_wanted, iterator)
+            batch = next_batch(is_wanted, iterator)
             own = tf.cond(batch.has_value(), lambda: batch.get_value()[0], lambda: tf.constant(0))
             return sizes_of(own), batch  # asked in any case, so that all ask together
 

@@ -17,10 +17,11 @@ from tfdist import ends, keras_compat, own_share, reduction, rules, step
 from tfdist.data import share_of
 from tfdist.data_errors import told_plainly
 from tfdist.finite import FiniteWatch
-from tfdist.loop import Loop, make_loop, make_shared_loop, split_where
+from tfdist.loop import Loop, make_loop, make_shared_loop, next_where, split_where
 from tfdist.prediction import OutputLoop, make_output_loop
 from tfdist.replicas import Batch
 from tfdist.same_data import Witness
+from tfdist.waits import Waits
 
 
 class Programs:
@@ -48,7 +49,12 @@ class Programs:
         self._returned: dict[str, rules.LastLogs] = {}
 
     def train(
-        self, *, is_share: bool = False, stops_at_nan: bool = False, on_nan: str = "warn"
+        self,
+        *,
+        is_share: bool = False,
+        stops_at_nan: bool = False,
+        on_nan: str = "warn",
+        waits: Waits | None = None,
     ) -> Loop:
         """Returns the traced loop over training steps.
 
@@ -56,6 +62,7 @@ class Programs:
             is_share: Whether each worker's iterator holds its own rows alone.
             stops_at_nan: Whether the loop ends after a step whose loss is not finite.
             on_nan: What is done where a gradient is not finite; one of guard.POLICIES.
+            waits: What adds up the loop's waits for its batches; a loop traced apart.
         """
         watch = self.watch(on_nan)
 
@@ -67,10 +74,14 @@ class Programs:
             undoing = watch.undoing if watch and on_nan == "skip" else None
             return self._loop(
                 "train", rules.train_rule, self._replica_step, watch, undoing=undoing,
-                is_share=is_share, goes_on=goes_on,
+                is_share=is_share, goes_on=goes_on, waits=waits,
             )
 
-        return self._kept(f"train {is_share} {stops_at_nan} {on_nan}", make)
+        return self._kept(f"train {is_share} {stops_at_nan} {on_nan} {waits is not None}", make)
+
+    def waits(self) -> Waits:
+        """Returns what adds up the waits of the training loop that is measured."""
+        return self._kept("waits", Waits)
 
     def watch(self, on_nan: str) -> FiniteWatch | None:
         """Returns what sees the gradients of the training loop, where the policy needs it."""
@@ -111,19 +122,24 @@ class Programs:
         is_share: bool,
         undoing: Callable[..., Any] | None = None,
         goes_on: Callable[[], Any] = lambda: True,
+        waits: Waits | None = None,
     ) -> Loop:
         returned = self._returned.setdefault(phase, rules.LastLogs())
         one_step = rule(self._model, self._strategy, returned, *args)
         if undoing is not None:
             one_step = undoing(self._model, self._strategy, one_step)
+        next_batch = next_where
+        if waits is not None:
+            one_step, next_batch = waits.after(one_step), waits.next_where
         if is_share:
             loop = make_shared_loop(
-                one_step, eager=self._is_eager, sizes_of=self._sizes_of, goes_on=goes_on
+                one_step, eager=self._is_eager, sizes_of=self._sizes_of, goes_on=goes_on,
+                next_batch=next_batch,
             )
         else:
             loop = make_loop(
                 one_step, eager=self._is_eager, witness=self.witness, agree=self._agree,
-                goes_on=goes_on,
+                goes_on=goes_on, next_batch=next_batch,
             )
         loop = split_where(loop, self._changes_shapes, goes_on=goes_on)
         return told_plainly()(loop)

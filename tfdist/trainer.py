@@ -17,12 +17,13 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import keras
 import tensorflow as tf
 
-from tfdist import batch_statistics, keras_compat
+from tfdist import batch_statistics, keras_compat, profiling
 from tfdist import callbacks as callbacks_lib
 from tfdist import strategy as strategy_lib
 from tfdist.agreement import Agreement
@@ -34,6 +35,7 @@ from tfdist.inputs import Inputs
 from tfdist.link_check import check_links
 from tfdist.prediction import predicted
 from tfdist.presence import Presence
+from tfdist.profiling import Profiler
 from tfdist.programs import Programs
 from tfdist.resume import Run
 
@@ -114,6 +116,7 @@ class Trainer:
         save_every: Any = None,
         fingerprint_every: int | None = None,
         on_nan: str = "warn",
+        profile: Any = False,
     ) -> keras.callbacks.History:
         """Trains the model; see `tfdist.fit`."""
         model = self.model
@@ -122,11 +125,12 @@ class Trainer:
         if self._replica_step is None:
             keras_compat.assert_compiled(model, "fit")
         epochs = keras_compat.limited(epochs, "epochs") or epochs
+        profiler = self._profiler(profile)
         if validation_split and validation_data is None:
             (x, y, sample_weight), validation_data = keras_compat.validation_split(
                 (x, y, sample_weight), validation_split
             )
-        with Run(model, checkpoint_dir, save_every=save_every) as run:
+        with Run(model, checkpoint_dir, save_every=save_every) as run, profiler or nullcontext():
             check_links(self.strategy, self._share)
             guard = Guard(
                 model, self.strategy, self._agreement, fingerprint_every=fingerprint_every,
@@ -155,9 +159,11 @@ class Trainer:
                     Training(
                         feed=feed, validation=validation, events=events, epochs=epochs,
                         initial_epoch=initial_epoch, validation_freq=validation_freq,
-                        run=run, guard=guard,
+                        run=run, guard=guard, profiler=profiler,
                     )
                 )
+            if profiler:
+                self._tell(profiler, verbose=verbose)
         return model.history
 
     @_seen
@@ -209,6 +215,24 @@ class Trainer:
             agreement = None if already_sharded else self._agreement
             return predicted(self.model, feed, events, loop, agreement=agreement)
 
+    def _profiler(self, profile: Any) -> Profiler | None:
+        folder = profiling.folder_of(profile)
+        # Measuring the sum of gradients takes all workers.
+        if not self._agreement.any(bool(profile)):
+            return None
+        if self.model.compiled and self.model.run_eagerly:
+            raise ValueError(
+                f"profile={profile!r} measures the traced loop, but the model was compiled with "
+                "run_eagerly=True. Compile it without, or leave profile out."
+            )
+        return Profiler(self._programs.waits(), trace=folder if self.is_chief else None)
+
+    def _tell(self, profiler: Profiler, *, verbose: Any) -> None:
+        profile = profiler.profile(self.strategy, self.model.trainable_variables)
+        self.model.history.profile = profile
+        if self.is_chief and verbose:
+            print(f"profile: {profile}", flush=True)
+
     def _build(self, spec: Any) -> None:
         if not self.model.compiled:
             return  # a rule of the user's own brings what it needs
@@ -246,9 +270,12 @@ def fit(model: keras.Model, x: Any = None, y: Any = None, **kwargs: Any) -> kera
             names the gradient; "skip" leaves the step out, and its batch out of the metrics;
             "ignore" does not look. `already_sharded=True`: each worker gives its own examples
             alone, for validation too; what they give in a step is the global batch.
+            `profile=True`: measure where the time goes, and print it at the end; a folder in its
+            place gets a TensorBoard trace of some of the chief's steps too. See `profiling.py`.
 
     Returns:
-        The `History` of the whole run, the same on every worker.
+        The `History` of the whole run, the same on every worker. With `profile`, `history.profile`
+        is the `Profile` of this worker.
 
     Raises:
         ValueError: The model was not compiled, or the data cannot be used.
