@@ -51,7 +51,8 @@ it only:
     device, how fast is it, and how fast would it be on more workers?
 16. datasets/, parquet.py, target.py, testing.py: data to try it on, data of an engine, a function
     that a flag names, workers to test with.
-17. tpu/: will it train on a TPU that is not there?
+17. batch_search.py, memory_limit.py, batch_size.py: how large a batch trains here?
+18. tpu/: will it train on a TPU that is not there?
 
 Importing tfdist does nothing else: TensorFlow is imported when a name that needs it is first used.
 """
@@ -63,6 +64,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tfdist import datasets, launch, parquet, testing, tpu
+    from tfdist.batch_size import find_batch_size
     from tfdist.checkpoint import Checkpointer
     from tfdist.cluster import Cluster, detect_cluster
     from tfdist.custom import (
@@ -88,6 +90,7 @@ __all__ = [
     "detect_cluster",
     "distribute_dataset",
     "evaluate",
+    "find_batch_size",
     "fit",
     "get_strategy",
     "launch",
@@ -109,6 +112,7 @@ _MODULE_OF_NAME = {
     "detect_cluster": "tfdist.cluster",
     "distribute_dataset": "tfdist.custom",
     "evaluate": "tfdist.trainer",
+    "find_batch_size": "tfdist.batch_size",
     "fit": "tfdist.trainer",
     "get_strategy": "tfdist.strategy",
     "make_train_step": "tfdist.custom",

@@ -19,8 +19,8 @@ from typing import Any
 
 import keras
 
+from tfdist.batch_search import largest
 from tfdist.tpu import example
-from tfdist.tpu.batch_search import largest
 from tfdist.tpu.compiling import compile_for, describe_topology
 from tfdist.tpu.environment import compiler_python
 from tfdist.tpu.program import Program, make_program, refuse
