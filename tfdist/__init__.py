@@ -51,7 +51,8 @@ it only:
     device, how fast is it, and how fast would it be on more workers?
 16. datasets/, parquet.py, target.py, testing.py: data to try it on, data of an engine, a function
     that a flag names, workers to test with.
-17. batch_search.py, memory_limit.py, batch_size.py: how large a batch trains here?
+17. batch_search.py, memory_limit.py, batch_size.py, liveness.py, memory.py: how large a batch
+    trains here, and how much memory does it take?
 18. tpu/: will it train on a TPU that is not there?
 
 Importing tfdist does nothing else: TensorFlow is imported when a name that needs it is first used.
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
         distribute_dataset,
         make_train_step,
     )
+    from tfdist.memory import estimate_memory
     from tfdist.strategy import describe, get_strategy
     from tfdist.trainer import Trainer, evaluate, fit, predict
     from tfdist.verification import verify
@@ -89,6 +91,7 @@ __all__ = [
     "describe",
     "detect_cluster",
     "distribute_dataset",
+    "estimate_memory",
     "evaluate",
     "find_batch_size",
     "fit",
@@ -111,6 +114,7 @@ _MODULE_OF_NAME = {
     "describe": "tfdist.strategy",
     "detect_cluster": "tfdist.cluster",
     "distribute_dataset": "tfdist.custom",
+    "estimate_memory": "tfdist.memory",
     "evaluate": "tfdist.trainer",
     "find_batch_size": "tfdist.batch_size",
     "fit": "tfdist.trainer",
