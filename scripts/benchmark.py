@@ -8,7 +8,10 @@ brackets; a machine that is busy with something else widens them. Suites:
 
     step        a small MLP: `fit`, `evaluate`, `predict` against Keras's and a hand-written loop
     replicas    the same `fit` on two replicas of one process, against Keras's on two
-    scaling     a CNN on one worker and on two, each with one core; Amdahl's fit
+    scaling     a CNN on one worker and on two, each with one core, weak and strong, with a
+                prediction for more, and --plot=FILE.png; two replicas against one
+    input       a tf.data pipeline that is as slow as the step: how much of it hides?
+    memory      the most that `fit` and a hand-written loop take; its "secs" are bytes
     reduction   an MLP of 21 M parameters on two workers: milliseconds of a step, and of its sum
     checkpoint  a model of 100 MB: how long training waits for a save, and how long it takes
     engines     a job of two workers that does nothing, on each engine that is installed
@@ -17,6 +20,7 @@ brackets; a machine that is busy with something else widens them. Suites:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -28,6 +32,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import benchmark_processes
 from absl import app, flags
 
 from tfdist import launch, report
@@ -37,6 +42,7 @@ _SUITES = flags.DEFINE_list("suite", ["step"], "Suites of those above, as in ste
 _ROUNDS = flags.DEFINE_integer("rounds", 9, "Rounds of each comparison.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 600, "Steps of one timing in suite step.", lower_bound=50)
 _OUTPUT = flags.DEFINE_string("output", None, "A JSON file to write, besides what is printed.")
+_PLOT = flags.DEFINE_string("plot", None, "PNG of suite scaling: FILE_weak.png, FILE_strong.png.")
 
 _BATCH = 32
 
@@ -249,17 +255,6 @@ def _of_workers(kind: str, workers: int) -> float:
     return float(max(value["step_secs"] for value in values))
 
 
-def suite_scaling() -> list[report.Ratio]:
-    """Compares a compute-bound CNN on two workers of one core each with one such worker."""
-    pairs = [(_of_workers("cnn", 1), _of_workers("cnn", 2)) for _ in range(3)]
-    ratio = _ratio("CNN: efficiency of 2 workers", pairs, target=0.97)
-    # Weak scaling: twice the workers do twice the work.
-    fit = report.amdahl([1, 2], [ratio.theirs_secs, ratio.ours_secs / 2])
-    print(f"  Amdahl's fit: {1000 * fit.serial_secs:.1f} ms of a step are not shared; efficiency "
-          f"stays above 80 % up to {fit.most_devices()} workers, if nothing else changes")
-    return [ratio]
-
-
 def suite_reduction() -> list[report.Ratio]:
     """Compares a step that moves 84 MB of gradients over two workers with one that moves none."""
     pairs = [(_of_workers("mlp", 1), _of_workers("mlp", 2)) for _ in range(3)]
@@ -361,14 +356,20 @@ def main(argv: list[str]) -> None:
     """Runs the suites that were asked for."""
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments {argv[1:]}; flags are given as --name=value.")
-    suites = {"step": suite_step, "replicas": suite_replicas, "scaling": suite_scaling,
-              "reduction": suite_reduction, "checkpoint": suite_checkpoint,
-              "engines": suite_engines}
+    suites: dict[str, Callable[[], list[Any]]] = {
+        "step": suite_step, "replicas": suite_replicas, "reduction": suite_reduction,
+        "checkpoint": suite_checkpoint, "engines": suite_engines,
+    }
+    for name, suite in benchmark_processes.SUITES.items():
+        suites[name] = functools.partial(suite, _ROUNDS.value, _PLOT.value)
     if unknown := set(_SUITES.value) - set(suites):
         raise app.UsageError(f"--suite has {sorted(unknown)}; there are {', '.join(suites)}.")
-    ratios = [ratio for name in _SUITES.value for ratio in suites[name]()]
+    results = [result for name in _SUITES.value for result in suites[name]()]
     if _OUTPUT.value:
-        found = {"machine": machine(), "ratios": [dataclasses.asdict(ratio) for ratio in ratios]}
+        rows = [(type(result), dataclasses.asdict(result)) for result in results]
+        found = {"machine": machine(),
+                 "ratios": [row for kind, row in rows if kind is report.Ratio],
+                 "forecasts": [row for kind, row in rows if kind is not report.Ratio]}
         pathlib.Path(_OUTPUT.value).write_text(json.dumps(found, indent=1))
 
 
