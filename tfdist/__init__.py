@@ -36,7 +36,7 @@ it only:
    feed.py: which examples are in which batch of which replica?
 7. agreement.py, exchange.py, presence.py, own_share.py, inputs.py: what do the workers tell each
    other?
-8. randomness.py, reduction.py, whole_batch.py, losses_metrics.py,
+8. randomness.py, wire.py, reduction.py, whole_batch.py, losses_metrics.py,
    activity_losses.py, batch_statistics.py, replicas.py, compiled.py, step.py: what is one update?
 9. state.py, finite.py, rules.py, custom.py: which variables are there, and what if an update is no
    number, or the user's own?

@@ -340,6 +340,11 @@ def reduces_on_one_device(strategy: tf.distribute.Strategy) -> bool:
 # ---- TensorFlow runtime ----------------------------------------------------------------------
 
 
+def collective_context() -> Any:
+    """Returns the object whose `enable_collective_ops(server_def)` starts a worker's server."""
+    return module("tensorflow.python.eager.context").context()
+
+
 def has_kernel(operation: str) -> bool:
     """Tells whether this TensorFlow can run an operation at all.
 

@@ -12,10 +12,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfdist import keras_compat
-
-# Many small tensors cost a round trip each; packs of this size were the fastest on a gRPC ring.
-BYTES_PER_PACK = 16 * 2**20
+from tfdist import keras_compat, wire
+from tfdist.wire import EXACT, Reduction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,34 +101,138 @@ def padded(rows: tf.Tensor, offset: Any, total: Any) -> tf.Tensor:
     return tf.roll(tf.pad(rows, [[0, total - tf.shape(rows)[0]], *rest]), offset, axis=0)
 
 
-def sum_gradients(strategy: tf.distribute.Strategy, gradients: Sequence[Any]) -> list[Any]:
+def sum_gradients(
+    strategy: tf.distribute.Strategy, gradients: Sequence[Any], how: Reduction = EXACT
+) -> list[Any]:
     """Sums gradients over all replicas of all workers.
 
     Args:
         strategy: The strategy whose replicas made them.
         gradients: Per-replica tensors or IndexedSlices, in cross-replica context; None where a
             variable got no gradient, on every replica.
+        how: What they look like on the wire.
 
     Returns:
-        One tensor or IndexedSlices each: rows of an embedding stay rows, since Keras's optimizers
-        update the touched rows alone.
+        One tensor or IndexedSlices each, the same bits on every worker: rows of an embedding stay
+        rows, since Keras's optimizers update the touched rows alone.
     """
     if strategy.num_replicas_in_sync == 1:
         return list(gradients)
-    present = [gradient for gradient in gradients if gradient is not None]
-    if any(isinstance(_first(gradient), tf.IndexedSlices) for gradient in present):
+    places = [place for place, gradient in enumerate(gradients) if gradient is not None]
+    rows = [place for place in places if isinstance(_first(gradients[place]), tf.IndexedSlices)]
+    dense = [place for place in places if place not in rows]
+    summed = dict(zip(dense, _sum_dense(strategy, [gradients[p] for p in dense], how), strict=True))
+    if rows:
         _note_changing_shapes(strategy)  # as many rows as the batch has tokens
-    options = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=BYTES_PER_PACK)
-    reduced = strategy.extended.batch_reduce_to(
-        tf.distribute.ReduceOp.SUM, [(value, _home(value)) for value in present], options
-    )
-    # Backwards through the layers they came; forwards they go on, Nones in their places.
-    remaining = iter(reduced)
-    return [None if value is None else _local(strategy, next(remaining)) for value in gradients]
+        summed |= zip(rows, _reduced(strategy, [gradients[place] for place in rows]), strict=True)
+    return [summed.get(place) for place in range(len(gradients))]
+
+
+def _sum_dense(
+    strategy: tf.distribute.Strategy, gradients: Sequence[Any], how: Reduction
+) -> list[Any]:
+    parts = [list(strategy.experimental_local_results(gradient)) for gradient in gradients]
+    dtypes = [of_replicas[0].dtype for of_replicas in parts]
+    narrowed = [place for place, dtype in enumerate(dtypes) if how.narrows(dtype)]
+    scales: dict[int, Any] = dict.fromkeys(narrowed)
+    if narrowed and how.wire_dtype == "float16":
+        bounds = [  # one vector for all of them: a round trip each would cost more than it saves
+            tf.stack([wire.largest(parts[place][replica]) for place in narrowed])
+            for replica in range(len(parts[0]))
+        ]
+        scale = wire.scales_of(_sum_parts(strategy, [bounds], how)[0])
+        scales = dict(zip(narrowed, tf.unstack(scale, len(narrowed)), strict=True))
+    for place in narrowed:
+        parts[place] = [wire.narrow(p, str(how.wire_dtype), scales[place]) for p in parts[place]]
+    summed = _sum_parts(strategy, parts, how)
+    for place in narrowed:
+        summed[place] = wire.widen(summed[place], dtypes[place], scales[place])
+    return summed
+
+
+def _sum_parts(
+    strategy: tf.distribute.Strategy, tensors: Sequence[Sequence[Any]], how: Reduction
+) -> list[Any]:
+    """Sums tensors, each given as the parts of this worker's replicas."""
+    cut = _cut(strategy, tensors, how)
+    # TensorFlow packs by concatenating: one type a call, and no shape that is unknown.
+    kinds = [(parts[0].dtype, parts[0].shape.is_fully_defined()) for parts in tensors]
+    sums: dict[int, list[Any]] = {}
+    for kind in dict.fromkeys(kinds):
+        alike = [place for place, other in enumerate(kinds) if other == kind]
+        values = [_joined(strategy, piece) for place in alike for piece in cut[place]]
+        came = iter(_reduced(strategy, values, how.bucket_bytes))
+        sums |= {place: [next(came) for _ in cut[place]] for place in alike}
+    return [
+        _whole(sums[place], parts[0]) if len(cut[place]) > 1 else sums[place][0]
+        for place, parts in enumerate(tensors)
+    ]
+
+
+def _cut(
+    strategy: tf.distribute.Strategy, tensors: Sequence[Sequence[Any]], how: Reduction
+) -> list[list[Any]]:
+    """Returns the pieces of each tensor, each piece as the parts of this worker's replicas."""
+    if not _travels_in_packs(strategy):
+        return [[parts] for parts in tensors]
+    devices = strategy.extended.worker_devices
+    # Only a ring over gRPC gains by pieces.
+    most = how.piece_bytes if "CPU" in devices[0].upper() else None
+    return [
+        list(zip(*(_pieces(p, device, most) for p, device in zip(parts, devices, strict=True)),
+                 strict=True))
+        for parts in tensors
+    ]
+
+
+def _whole(pieces: Sequence[Any], like: tf.Tensor) -> tf.Tensor:
+    with tf.device(like.device):
+        return tf.reshape(tf.concat(pieces, axis=0), like.shape)
+
+
+def _pieces(tensor: tf.Tensor, device: str, most: int | None) -> list[tf.Tensor]:
+    """Cuts a tensor into flat pieces of at most so many bytes; leaves a small one as it is."""
+    length, size = tensor.shape.num_elements(), tensor.dtype.size
+    with tf.device(device):  # TensorFlow only packs what it sees to be on one device
+        if most is None or length is None or length * size <= most:
+            return [tf.identity(tensor)]
+        whole, rest = divmod(length, most // size)
+        return tf.split(tf.reshape(tensor, [-1]), [most // size] * whole + [rest] * bool(rest))
+
+
+def _reduced(
+    strategy: tf.distribute.Strategy, values: Sequence[Any], bytes_per_pack: int = 0
+) -> list[Any]:
+    """Sums per-replica values, from the last layer's to the first's, which is as they come."""
+    options = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=bytes_per_pack)
+    if not values:
+        return []
+    # TensorFlow packs only what stays where it is; adding up on one device needs no copies back.
+    stays = _travels_in_packs(strategy)
+    pairs = [(value, value if stays and _is_several(value) else _home(value)) for value in values]
+    summed = strategy.extended.batch_reduce_to(tf.distribute.ReduceOp.SUM, pairs, options)
+    return [_local(strategy, value) for value in summed]
+
+
+def _travels_in_packs(strategy: tf.distribute.Strategy) -> bool:
+    is_tpu = isinstance(strategy, tf.distribute.TPUStrategy)  # where XLA packs by itself
+    return not is_tpu and not keras_compat.reduces_on_one_device(strategy)
+
+
+def _joined(strategy: tf.distribute.Strategy, parts: Sequence[Any]) -> Any:
+    """Makes one per-replica value of the parts of this worker's replicas."""
+    if len(parts) == 1:
+        return parts[0]
+    of_replicas = iter(parts)
+    return strategy.experimental_distribute_values_from_function(lambda _: next(of_replicas))
+
+
+def _is_several(value: Any) -> bool:
+    return isinstance(value, tf.distribute.DistributedValues)
 
 
 def _first(value: Any) -> Any:
-    return value.values[0] if isinstance(value, tf.distribute.DistributedValues) else value
+    return value.values[0] if _is_several(value) else value
 
 
 def _home(value: Any) -> Any:
