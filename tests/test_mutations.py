@@ -44,8 +44,8 @@ class Mutation:
 MUTATIONS = {
     "the reduction is doubled": Mutation(
         "step.py",
-        "summed = reduction.sum_gradients(strategy, gradients)",
-        "summed = [2 * g for g in reduction.sum_gradients(strategy, gradients)]",
+        "summed = reduction.sum_gradients(strategy, gradients, how)",
+        "summed = [2 * g for g in reduction.sum_gradients(strategy, gradients, how)]",
         "SGD with momentum",
     ),
     "gradients are clipped before the reduction": Mutation(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import collections
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from parity import worlds
 
+import tfdist
 from tfdist import keras_compat, reduction, testing
 from tfdist.wire import EXACT, Reduction, scales_of
 
@@ -54,6 +56,8 @@ def _summed(strategy: Any, how: Reduction) -> tuple[dict[str, np.ndarray], list[
             return [*own, rows]
 
         *dense, rows = strategy.run(gradients)
+        # As operations outside of the replicas leave them: on no device that is named.
+        dense = [tf.identity(v) if isinstance(v, tf.Tensor) else v for v in dense]
         return reduction.sum_gradients(strategy, [*dense, None, rows], how)
 
     *dense, nothing, rows = run()
@@ -63,8 +67,6 @@ def _summed(strategy: Any, how: Reduction) -> tuple[dict[str, np.ndarray], list[
 
 
 def _on_worker(hows: list[Reduction]) -> list[Any]:
-    import tfdist
-
     strategy = tfdist.get_strategy("cpu")
     assert strategy.num_replicas_in_sync == 2
     found = []
@@ -129,7 +131,8 @@ def test_two_workers() -> None:
     """Also: whether they are cut and packed, and what travels, by the traced operations."""
     cut = Reduction(piece_bytes=1000, bucket_bytes=500)
     hows = [*HOWS, cut]
-    (*first, chunk), (*second, _) = testing.run_workers(_on_worker, args=(hows,), timeout_secs=_LIMIT_SECS)
+    found = testing.run_workers(_on_worker, args=(hows,), timeout_secs=_LIMIT_SECS)
+    (*first, chunk), (*second, _) = found
     for how, mine, theirs in zip(hows, first, second, strict=True):
         _assert_right(*mine[:2], how)
         for name, value in mine[0].items():
@@ -189,3 +192,115 @@ def test_no_scaled_sum_overflows_or_vanishes() -> None:
 def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Reduction(**options)
+
+
+def _fitted(strategy: Any, reduction: Any, **options: Any) -> list[np.ndarray]:
+    with strategy.scope():
+        keras.utils.set_random_seed(1)
+        dense = keras.layers.Dense
+        model = keras.Sequential([keras.Input((6,)), dense(9, "tanh"), dense(3)])
+        model.compile(keras.optimizers.Adam(0.01), "mse")
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(23, 6)), rng.normal(size=(23, 3))
+    options = {"batch_size": 5, "epochs": 2, "verbose": 0, "shuffle": False} | options
+    tfdist.fit(model, x, y, reduction=reduction, **options)
+    return [np.asarray(weight) for weight in model.weights]
+
+
+def _fits_on_worker(folder: str) -> list[Any]:
+    strategy = tfdist.get_strategy("cpu")
+    assert strategy.num_replicas_in_sync == 2
+    found: list[Any] = [_fitted(strategy, how) for how in (None, "bfloat16", "float16")]
+    part = {"checkpoint_dir": folder, "save_every": 3}
+    _fitted(strategy, "float16", epochs=1, **part)
+    found.append(_fitted(strategy, "float16", **part))
+    is_chief = strategy.cluster_resolver.task_id == 0
+    try:
+        _fitted(strategy, "float16" if is_chief else "bfloat16")
+    except ValueError as error:
+        found.append(str(error))
+    return found
+
+
+def test_fit_on_two_workers(tmp_path: Any) -> None:
+    first, second = testing.run_workers(
+        _fits_on_worker, args=(str(tmp_path),), timeout_secs=_LIMIT_SECS
+    )
+    for mine, theirs in zip(first[:4], second[:4], strict=True):
+        for weight, other in zip(mine, theirs, strict=True):
+            assert weight.tobytes() == other.tobytes()
+    exact, bfloat16, float16, resumed = first[:4]
+    for weight, rounded, finer, again in zip(exact, bfloat16, float16, resumed, strict=True):
+        off, less = np.abs(weight - rounded).max(), np.abs(weight - finer).max()
+        assert 0 < less < off < 1e-2
+        assert finer.tobytes() == again.tobytes(), "stopped and resumed"
+    for told in (first[4], second[4]):
+        assert "is not the same on all workers" in told
+
+
+def test_fit_on_two_replicas_against_one_device() -> None:
+    strategy = worlds.local_strategy(2)
+    alone = _fitted(tfdist.get_strategy("cpu", cluster=None), "float16")
+    for how, within in ((None, 1e-6), ("float16", 1e-3)):
+        for mine, theirs in zip(_fitted(strategy, how), alone, strict=True):
+            np.testing.assert_allclose(mine, theirs, atol=within)
+    assert any(
+        mine.tobytes() != exact.tobytes()
+        for mine, exact in zip(_fitted(strategy, "float16"), _fitted(strategy, None), strict=True)
+    )
+
+
+def test_models_with_a_train_step_and_loops_of_their_own_narrow_too() -> None:
+    strategy = worlds.local_strategy(2)
+    odd = np.float32(1 / 3)
+
+    class Own(keras.Model):
+        def train_step(self, data: Any) -> dict[str, Any]:
+            variables = [variable.value for variable in self.trainable_variables]
+            self.optimizer.apply([odd * tf.ones_like(v) for v in variables])
+            return {}
+
+    def made(kind: type) -> Any:
+        with strategy.scope():
+            x = keras.Input((1,))
+            model = kind(x, keras.layers.Dense(1, kernel_initializer="zeros")(x))
+            model.compile(keras.optimizers.SGD(1.0), "mse")
+        return model
+
+    model = made(Own)
+    tfdist.fit(model, np.ones((2, 1)), np.ones((2, 1)), reduction="bfloat16", verbose=0)
+    rounded = 2 * float(tf.cast(odd / 2, tf.bfloat16))
+    assert float(np.asarray(model.weights[0])[0, 0]) == -rounded != -odd
+
+    model = made(keras.Model)
+    model.optimizer.build(model.trainable_variables)
+
+    def replica_step(batch: Any) -> Any:
+        variables = model.trainable_variables
+        gradients = [odd / 2 * tf.ones(v.shape) for v in variables]
+        tfdist.apply_gradients(model.optimizer, gradients, variables, reduction="bfloat16")
+        return tf.constant(0.0)
+
+    train_step = tfdist.make_train_step(replica_step, strategy)
+    data = tf.data.Dataset.from_tensor_slices(np.ones((2, 1), "float32")).batch(2)
+    for batch in tfdist.distribute_dataset(data, strategy):
+        train_step(batch)
+    assert float(np.asarray(model.weights[0])[0, 0]) == -rounded
+
+
+def test_what_fit_cannot_use_is_refused() -> None:
+    strategy = worlds.local_strategy(2)
+    with pytest.raises(ValueError, match=r"reduction=0.5 is none. Give tfdist.Reduction"):
+        _fitted(strategy, 0.5)
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    trainer = tfdist.Trainer(model, replica_step=lambda batch: {})
+    with pytest.raises(ValueError, match=r"Give it there: tfdist.apply_gradients"):
+        trainer.fit(np.ones((2, 1)), reduction="float16")
+
+
+def test_a_run_goes_on_as_it_began(tmp_path: Any) -> None:
+    strategy = worlds.local_strategy(2)
+    _fitted(strategy, "bfloat16", checkpoint_dir=tmp_path, epochs=1)
+    with pytest.raises(ValueError, match="wire_dtype"):
+        _fitted(strategy, None, checkpoint_dir=tmp_path)

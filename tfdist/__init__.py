@@ -78,12 +78,14 @@ if TYPE_CHECKING:
     from tfdist.strategy import describe, get_strategy
     from tfdist.trainer import Trainer, evaluate, fit, predict
     from tfdist.verification import verify
+    from tfdist.wire import Reduction
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Checkpointer",
     "Cluster",
+    "Reduction",
     "Trainer",
     "apply_gradients",
     "average_loss",
@@ -108,6 +110,7 @@ __all__ = [
 _MODULE_OF_NAME = {
     "Checkpointer": "tfdist.checkpoint",
     "Cluster": "tfdist.cluster",
+    "Reduction": "tfdist.wire",
     "Trainer": "tfdist.trainer",
     "apply_gradients": "tfdist.custom",
     "average_loss": "tfdist.custom",

@@ -32,12 +32,14 @@ import keras
 import tensorflow as tf
 
 from tfdist import data as data_lib
-from tfdist import keras_compat, randomness, reduction, replicas, step
+from tfdist import keras_compat, randomness, replicas, step
 from tfdist import position as position_lib
 from tfdist.agreement import Agreement
 from tfdist.exchange import Exchange
 from tfdist.position import Position
 from tfdist.presence import Presence
+from tfdist.reduction import for_replica
+from tfdist.wire import Reduction, parse_reduction
 
 _plain = tf.autograph.experimental.do_not_convert
 
@@ -86,6 +88,8 @@ def apply_gradients(
     optimizer: keras.optimizers.Optimizer,
     gradients: Sequence[Any],
     trainable_variables: Sequence[Any],
+    *,
+    reduction: Reduction | str | None = None,
 ) -> None:
     """Sums the replicas' gradients over all replicas of all workers, once, and applies them.
 
@@ -98,12 +102,14 @@ def apply_gradients(
         gradients: Tensors, IndexedSlices or None, one a variable: gradients of this replica's
             share of the loss (see `average_loss`). Do not reduce them before.
         trainable_variables: The variables, in the same order.
+        reduction: How gradients travel between replicas, as in `tfdist.fit`.
 
     Raises:
-        ValueError: There are not as many gradients as variables.
+        ValueError: There are not as many gradients as variables, or `reduction` is none.
         RuntimeError: There is no replica: it was called in the strategy's scope.
     """
     gradients, variables = list(gradients), list(trainable_variables)
+    how = parse_reduction(reduction)
     if len(gradients) != len(variables):
         raise ValueError(
             f"There are {len(gradients)} gradients for {len(variables)} variables. Give "
@@ -111,12 +117,12 @@ def apply_gradients(
         )
     context = tf.distribute.get_replica_context()
     if context is None:
-        reduction.for_replica()  # raises: says where to call it
+        for_replica()  # raises: says where to call it
     if context.num_replicas_in_sync == 1:
         optimizer.apply(gradients, variables)
         return
 
-    step.apply_on_replica(optimizer, gradients, variables)
+    step.apply_on_replica(optimizer, gradients, variables, how=how)
 
 
 def make_train_step(
@@ -188,7 +194,7 @@ def _place(batch: Any) -> Position:
     place = position_lib.current()
     if place is not None:
         return place
-    collectives = reduction.for_replica()
+    collectives = for_replica()
     local = replicas.num_rows(batch)
     if collectives.num_replicas == 1:
         return Position(global_size=local, local_size=local, offset=0, collectives=collectives)

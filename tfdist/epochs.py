@@ -21,6 +21,7 @@ from tfdist.profiling import Profiler
 from tfdist.programs import Programs
 from tfdist.progress import Progress
 from tfdist.resume import Run
+from tfdist.wire import Reduction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Training:
         validation_freq: As in `fit`.
         run: Where the run is, and what saves it.
         guard: What looks at it while it goes on.
+        how: How gradients travel between replicas.
         profiler: What measures it, or None.
     """
 
@@ -47,6 +49,7 @@ class Training:
     validation_freq: Any
     run: Run
     guard: Guard
+    how: Reduction
     profiler: Profiler | None = None
 
     def bounded(self, steps: int, plan: Plan) -> int:
@@ -79,7 +82,8 @@ class Epochs:
         stops_at_nan = self._agreement.any(stops_at_nan_of(model, events))
         loop = self._programs.train(
             is_share=training.feed.source.is_share, stops_at_nan=stops_at_nan,
-            on_nan=training.guard.on_nan, waits=self._programs.waits() if profiler else None,
+            on_nan=training.guard.on_nan, how=training.how,
+            waits=self._programs.waits() if profiler else None,
         )
         loop = profiler.timed(loop) if profiler else loop
         for epoch in run.place.epochs(training.epochs):

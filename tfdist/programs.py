@@ -22,6 +22,7 @@ from tfdist.prediction import OutputLoop, make_output_loop
 from tfdist.replicas import Batch
 from tfdist.same_data import Witness
 from tfdist.waits import Waits
+from tfdist.wire import EXACT, Reduction
 
 
 class Programs:
@@ -54,6 +55,7 @@ class Programs:
         is_share: bool = False,
         stops_at_nan: bool = False,
         on_nan: str = "warn",
+        how: Reduction = EXACT,
         waits: Waits | None = None,
     ) -> Loop:
         """Returns the traced loop over training steps.
@@ -62,6 +64,7 @@ class Programs:
             is_share: Whether each worker's iterator holds its own rows alone.
             stops_at_nan: Whether the loop ends after a step whose loss is not finite.
             on_nan: What is done where a gradient is not finite; one of guard.POLICIES.
+            how: How gradients travel between replicas.
             waits: What adds up the loop's waits for its batches; a loop traced apart.
         """
         watch = self.watch(on_nan)
@@ -73,11 +76,12 @@ class Programs:
         def make() -> Loop:
             undoing = watch.undoing if watch and on_nan == "skip" else None
             return self._loop(
-                "train", rules.train_rule, self._replica_step, watch, undoing=undoing,
+                "train", rules.train_rule, self._replica_step, watch, how, undoing=undoing,
                 is_share=is_share, goes_on=goes_on, waits=waits,
             )
 
-        return self._kept(f"train {is_share} {stops_at_nan} {on_nan} {waits is not None}", make)
+        name = f"train {is_share} {stops_at_nan} {on_nan} {how} {waits is not None}"
+        return self._kept(name, make)
 
     def waits(self) -> Waits:
         """Returns what adds up the waits of the training loop that is measured."""

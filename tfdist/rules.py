@@ -23,6 +23,7 @@ from tfdist import keras_compat, replicas, step
 from tfdist import position as position_lib
 from tfdist.finite import FiniteWatch
 from tfdist.replicas import Batch
+from tfdist.wire import EXACT, Reduction
 
 Rule = Callable[[Batch], None]
 
@@ -52,14 +53,15 @@ def train_rule(
     logs: LastLogs,
     replica_step: Any = None,
     watch: FiniteWatch | None = None,
+    how: Reduction = EXACT,
 ) -> Rule:
     """Returns the function that takes the model through one global batch of training."""
     if replica_step is not None:
         return lambda batch: _replica_step(replica_step, strategy, batch, logs)
     if keras_compat.overrides(model, "train_step"):
-        return lambda batch: _own_step(model, model.train_step, strategy, batch, logs)
+        return lambda batch: _own_step(model, model.train_step, strategy, batch, logs, how)
     apply = watch.apply if watch else None
-    return lambda batch: logs.keep(step.train_step(model, strategy, batch, apply=apply))
+    return lambda batch: logs.keep(step.train_step(model, strategy, batch, apply=apply, how=how))
 
 
 def test_rule(model: keras.Model, strategy: tf.distribute.Strategy, logs: LastLogs) -> Rule:
@@ -84,6 +86,7 @@ def _own_step(
     strategy: tf.distribute.Strategy,
     batch: Batch,
     logs: LastLogs,
+    how: Reduction = EXACT,
 ) -> None:
     """Runs a model's own `train_step` or `test_step` on every replica."""
 
@@ -105,13 +108,13 @@ def _own_step(
 
     is_jit = model.jit_compile and not model.run_eagerly
     run_one = tf.function(on_replica, autograph=False, jit_compile=True) if is_jit else on_replica
-    with _reducing_optimizers(strategy):
+    with _reducing_optimizers(strategy, how):
         shares = replicas.run(strategy, replicas.undoing_filler(model, run_one), batch)
     logs.keep(step.sum_shares(strategy, shares))
 
 
 @contextlib.contextmanager
-def _reducing_optimizers(strategy: tf.distribute.Strategy) -> Iterator[None]:
+def _reducing_optimizers(strategy: tf.distribute.Strategy, how: Reduction) -> Iterator[None]:
     """Makes `optimizer.apply`, called by a replica, the one reduction and update of a step."""
     if strategy.num_replicas_in_sync == 1:
         yield
@@ -125,7 +128,7 @@ def _reducing_optimizers(strategy: tf.distribute.Strategy) -> Iterator[None]:
             return original(optimizer, grads, trainable_variables)
         variables = list(trainable_variables or optimizer._trainable_variables)
         grads = [_weighted(grad, place) for grad in grads]
-        return step.apply_on_replica(optimizer, grads, variables)
+        return step.apply_on_replica(optimizer, grads, variables, how=how)
 
     with keras_compat.replaced_apply(apply):
         yield

@@ -20,6 +20,7 @@ from tfdist import keras_compat, losses_metrics, reduction, replicas
 from tfdist import position as position_lib
 from tfdist.compiled import compiled
 from tfdist.replicas import Batch
+from tfdist.wire import EXACT, Reduction
 
 Logs = dict[str, Any]
 Apply = Callable[[Any, Sequence[Any], Sequence[Any]], None]  # takes what `optimizer.apply` does
@@ -31,6 +32,7 @@ def train_step(
     batch: Batch,
     *,
     apply: Apply | None = None,
+    how: Reduction = EXACT,
 ) -> Logs:
     """Updates a compiled model on one global batch, in cross-replica context.
 
@@ -39,12 +41,13 @@ def train_step(
         strategy: The strategy that the model was made under.
         batch: One global batch.
         apply: Applies gradients with an optimizer, in the place of `optimizer.apply`.
+        how: How gradients travel between replicas.
 
     Returns:
         What an overridden `compute_metrics` returned besides the results of the model's metrics.
     """
     gradients, logs = replicas.run(strategy, _backward_of(model), batch)
-    update(strategy, model.optimizer, gradients, model.trainable_variables, apply=apply)
+    update(strategy, model.optimizer, gradients, model.trainable_variables, apply=apply, how=how)
     return sum_shares(strategy, logs)
 
 
@@ -72,13 +75,14 @@ def update(
     variables: Sequence[Any],
     *,
     apply: Apply | None = None,
+    how: Reduction = EXACT,
 ) -> None:
     """Sums the replicas' gradients and applies them once, in cross-replica context."""
     if not variables:
         return
     if not optimizer.built:
         keras_compat.outside_of_steps(lambda: _build(strategy, optimizer, variables))
-    summed = reduction.sum_gradients(strategy, gradients)
+    summed = reduction.sum_gradients(strategy, gradients, how)
     with keras_compat.default_replica_mode(), position_lib.at(None):
         if apply is None:
             optimizer.apply(summed, variables)
@@ -92,7 +96,11 @@ def _build(strategy: tf.distribute.Strategy, optimizer: Any, variables: Sequence
 
 
 def apply_on_replica(
-    optimizer: keras.optimizers.Optimizer, gradients: Sequence[Any], variables: Sequence[Any]
+    optimizer: keras.optimizers.Optimizer,
+    gradients: Sequence[Any],
+    variables: Sequence[Any],
+    *,
+    how: Reduction = EXACT,
 ) -> None:
     """Calls `update` for all replicas, from inside the function that each of them runs."""
     gradients = list(gradients)
@@ -100,7 +108,7 @@ def apply_on_replica(
     def in_cross_replica(strategy: tf.distribute.Strategy, *per_replica: Any) -> None:
         present = iter(per_replica)
         whole = [None if gradient is None else next(present) for gradient in gradients]
-        update(strategy, optimizer, whole, variables)
+        update(strategy, optimizer, whole, variables, how=how)
 
     present = tuple(gradient for gradient in gradients if gradient is not None)
     tf.distribute.get_replica_context().merge_call(

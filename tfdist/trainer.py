@@ -38,6 +38,7 @@ from tfdist.presence import Presence
 from tfdist.profiling import Profiler
 from tfdist.programs import Programs
 from tfdist.resume import Run
+from tfdist.wire import Reduction, parse_reduction
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -116,12 +117,14 @@ class Trainer:
         save_every: Any = None,
         fingerprint_every: int | None = None,
         on_nan: str = "warn",
+        reduction: Reduction | str | None = None,
         profile: Any = False,
     ) -> keras.callbacks.History:
         """Trains the model; see `tfdist.fit`."""
         model = self.model
         is_own_rule = self._replica_step is not None or keras_compat.overrides(model, "train_step")
         on_nan = parse_on_nan(on_nan, is_own_rule=is_own_rule)
+        how = self._agreed(reduction)
         if self._replica_step is None:
             keras_compat.assert_compiled(model, "fit")
         epochs = keras_compat.limited(epochs, "epochs") or epochs
@@ -150,6 +153,8 @@ class Trainer:
             batch_statistics.warn_of_plain(model, self._share.num_replicas)
             feed.rewind()
             run.note(shuffle=shuffle, class_weight=class_weight, initial_epoch=initial_epoch)
+            if how.wire_dtype:
+                run.note(wire_dtype=how.wire_dtype)
             with callbacks_lib.files_of_chief_alone(callbacks, is_chief=self.is_chief):
                 events = self._events(
                     callbacks, add_history=True, verbose=verbose, epochs=epochs,
@@ -159,7 +164,7 @@ class Trainer:
                     Training(
                         feed=feed, validation=validation, events=events, epochs=epochs,
                         initial_epoch=initial_epoch, validation_freq=validation_freq,
-                        run=run, guard=guard, profiler=profiler,
+                        run=run, guard=guard, how=how, profiler=profiler,
                     )
                 )
             if profiler:
@@ -233,6 +238,21 @@ class Trainer:
         if self.is_chief and verbose:
             print(f"profile: {profile}", flush=True)
 
+    def _agreed(self, reduction: Any) -> Reduction:
+        """Returns how gradients travel, which has to be the same on all workers."""
+        how = parse_reduction(reduction)
+        if reduction is not None and self._replica_step is not None:
+            raise ValueError(
+                f"reduction={reduction!r} was given to fit, but gradients are summed by "
+                "replica_step. Give it there: tfdist.apply_gradients(..., reduction=...)."
+            )
+        if (self._agreement.gather(*how.numbers) != how.numbers).any():
+            raise ValueError(
+                f"reduction={reduction!r} is not the same on all workers. Give every worker the "
+                "same."
+            )
+        return how
+
     def _build(self, spec: Any) -> None:
         if not self.model.compiled:
             return  # a rule of the user's own brings what it needs
@@ -268,8 +288,10 @@ def fit(model: keras.Model, x: Any = None, y: Any = None, **kwargs: Any) -> kera
             `on_nan`: where the loss or a gradient is infinite or not a number, "warn" (the default)
             trains on as Keras does, and says once where that began; "raise" ends at the step, and
             names the gradient; "skip" leaves the step out, and its batch out of the metrics;
-            "ignore" does not look. `already_sharded=True`: each worker gives its own examples
-            alone, for validation too; what they give in a step is the global batch.
+            "ignore" does not look. `reduction`: how gradients travel between replicas, a
+            `tfdist.Reduction` or its type, "bfloat16" or "float16", which halve what is sent and
+            round it; by default nothing is lost. `already_sharded=True`: each worker gives its own
+            examples alone, for validation too; what they give in a step is the global batch.
             `profile=True`: measure where the time goes, and print it at the end; a folder in its
             place gets a TensorBoard trace of some of the chief's steps too. See `profiling.py`.
 
