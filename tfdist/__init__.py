@@ -32,11 +32,11 @@ it only:
 4. keras_compat.py: which private names does all the rest lean on?
 5. devices.py, plan.py, tpu_system.py, exposure.py, bring_up.py, strategy.py: which strategy, and
    why that one?
-6. position.py, rows.py, arrays.py, py_batches.py, same_data.py, data.py, ends.py, data_errors.py,
-   feed.py: which examples are in which batch of which replica?
-7. agreement.py, exchange.py, presence.py, own_share.py, inputs.py: what do the workers tell each
-   other?
-8. randomness.py, wire.py, reduction.py, whole_batch.py, losses_metrics.py,
+6. position.py, rows.py, arrays.py, py_batches.py, same_data.py, largest_batch.py, data.py, ends.py,
+   data_errors.py, feed.py: which examples are in which batch of which replica?
+7. agreement.py, exchange.py, presence.py, own_share.py, padding.py, inputs.py: what do the workers
+   tell each other?
+8. randomness.py, wire.py, reduction.py, weights_of_rows.py, whole_batch.py, losses_metrics.py,
    activity_losses.py, batch_statistics.py, replicas.py, compiled.py, step.py: what is one update?
 9. state.py, finite.py, rules.py, custom.py: which variables are there, and what if an update is no
    number, or the user's own?

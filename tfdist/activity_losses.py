@@ -14,19 +14,27 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist import keras_compat
+from tfdist import keras_compat, weights_of_rows
 
 
 @contextlib.contextmanager
 def weighed_sums(weigh: Callable[[Any], Any]) -> Iterator[None]:
-    """Applies `weigh` to losses of activity regularizers that are sums; inside `replaced` only."""
-    if not _sums_activity():
-        yield
-        return
+    """Applies `weigh` to losses of activity regularizers that are sums; inside `replaced` only.
+
+    Rows that do not count are masked for either kind.
+    """
+    sums = _sums_activity()
 
     def get(layer: Any) -> Any:
         regularizer = layer.__dict__["activity_regularizer"]
-        return regularizer and (lambda output: weigh(regularizer(output)))
+        if not regularizer:
+            return regularizer
+
+        def regularized(output: Any) -> Any:
+            loss = weights_of_rows.regularized(layer, regularizer, output)
+            return weigh(loss) if sums else weights_of_rows.mean_of_counted(loss)
+
+        return regularized
 
     def put(layer: Any, regularizer: Any) -> None:  # a layer that is made during the trace
         layer.__dict__["activity_regularizer"] = regularizer

@@ -16,7 +16,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from tfdist import keras_compat
+from tfdist import keras_compat, weights_of_rows
 from tfdist import position as position_lib
 from tfdist.position import Position
 
@@ -32,11 +32,15 @@ def global_moments() -> dict[str, Callable[..., Any]]:
         place = position_lib.current()
         if place is None:
             return synchronized(x, axes, keepdims)
-        x = x[: tf.where(place.local_size > 0, tf.shape(x)[0], 0)]
+        if place.padded_rows is None:
+            x = x[: tf.where(place.local_size > 0, tf.shape(x)[0], 0)]
         return _synchronized_moments(x, axes, keepdims, place)
 
     def moments(layer: Any, inputs: Any, mask: Any) -> tuple[Any, Any]:
         place = position_lib.current()
+        is_padded = place is not None and place.padded_rows is not None
+        if is_padded and not layer.synchronized:
+            return _own_moments(inputs, mask, keras_compat.reduction_axes(layer))
         if place is None or mask is None or not layer.synchronized:
             return layer_moments(layer, inputs, mask)
         return _masked_moments(inputs, mask, keras_compat.reduction_axes(layer), place)
@@ -51,6 +55,7 @@ def _synchronized_moments(x: Any, axes: Any, keepdims: bool, place: Position) ->
     """
 
     def total(values: Any) -> Any:
+        values = weights_of_rows.zeroed(values)
         return place.collectives.linked_sum(tf.reduce_sum(values, axis=axes, keepdims=True))
 
     total_sum, total_of_squares = total(x), total(tf.square(x))
@@ -67,6 +72,7 @@ def _masked_moments(inputs: Any, mask: Any, axes: Any, place: Position) -> tuple
     """Returns mean and variance over the valid steps of all replicas, by Keras's formula."""
     is_valid = ops.broadcast_to(ops.expand_dims(mask, -1), ops.shape(inputs))
     is_valid = ops.cast(is_valid, "bool") & (place.local_size > 0)
+    is_valid = weights_of_rows.zeroed(is_valid)
 
     def total(values: Any) -> Any:
         local = ops.sum(ops.where(is_valid, values, 0), axes, keepdims=True)
@@ -76,6 +82,24 @@ def _masked_moments(inputs: Any, mask: Any, axes: Any, place: Position) -> tuple
     mean = total(inputs) / count
     variance = total(ops.square(inputs - mean)) / count
     return ops.squeeze(mean), ops.squeeze(variance)
+
+
+def _own_moments(inputs: Any, mask: Any, axes: Any) -> tuple[Any, Any]:
+    """Returns mean and variance over a replica's own rows that count; of all where none does."""
+    if mask is None:
+        is_valid, epsilon = tf.ones_like(inputs, tf.bool), 0.0
+    else:
+        is_valid = tf.broadcast_to(tf.cast(mask, tf.bool)[..., tf.newaxis], tf.shape(inputs))
+        epsilon = keras.config.epsilon()  # as Keras has it there
+    is_valid = weights_of_rows.zeroed(is_valid, unless_empty=True)
+
+    def total(values: Any) -> Any:
+        return tf.reduce_sum(tf.where(is_valid, values, 0), axis=axes, keepdims=True)
+
+    count = total(tf.ones_like(inputs)) + epsilon
+    mean = total(inputs) / count
+    variance = total(tf.square(inputs - mean)) / count
+    return tf.squeeze(mean), tf.squeeze(variance)
 
 
 def warn_of_plain(model: keras.Model, num_replicas: int) -> None:

@@ -20,7 +20,8 @@ import tensorflow as tf
 
 from tfdist import keras_compat, rows, same_data
 from tfdist.arrays import Arrays, arrays_of, as_tensors, own_rows
-from tfdist.position import bounds
+from tfdist.largest_batch import first_batch, largest_batch
+from tfdist.position import Padding, bounds
 from tfdist.py_batches import OrderedBatches
 
 _plain = tf.autograph.experimental.do_not_convert  # no Python control flow to convert, no warnings
@@ -129,6 +130,9 @@ class Source:
         begin_with: Makes the present pass begin with a batch in its middle, at no cost; None where
             what comes before it has to be read.
         identity: Gives the facts that have to be the same on every worker, by name.
+        batch_size: Gives the rows of the largest batch, as far as that is known before; else None.
+        is_even: Whether every batch has that many rows.
+        padding: The shape that every batch is given, where it is given one.
         arrays: What `stream` is made of, where a loop can gather the rows itself; else None.
         on_pass_begin: Called before a pass; on_pass_end after it (`PyDataset`'s hooks).
     """
@@ -144,6 +148,9 @@ class Source:
     is_share: bool = False
     identity: Callable[[], dict[str, Any]] = dict
     begin_with: Callable[[int], None] | None = None
+    batch_size: Callable[[], int | None] = lambda: None
+    is_even: bool = False
+    padding: Padding | None = None
     arrays: Arrays | None = None
     on_pass_begin: Callable[[], None] = lambda: None
     on_pass_end: Callable[[], None] = lambda: None
@@ -197,6 +204,7 @@ def make_source(
         num_batches=adapter.num_batches,
         is_infinite=source.is_infinite or (is_py_dataset and adapter.num_batches is None),
         is_dataset=isinstance(x, tf.data.Dataset),
+        batch_size=source.batch_size if x is dataset else lambda: first_batch(x, adapter),
         begin_with=x.begin_with if isinstance(x, OrderedBatches) else None,
         on_pass_begin=adapter.on_epoch_begin,
         on_pass_end=adapter.on_epoch_end,
@@ -290,6 +298,7 @@ def _array_source(adapter: Any, *, share: Share, shuffle: bool | str, seed: int)
     facts = {"number of examples": examples, "batch size": size}
     return Source(
         steps, examples, spec, stream, endless=True, is_seekable=True,
+        batch_size=lambda: size, is_even=examples % size == 0,
         identity=lambda: {**facts, **same_data.of_arrays(adapter._inputs)},
         arrays=arrays_of(
             arrays, order=order_of, batch_size=size, replicas=share.replicas,
@@ -351,6 +360,7 @@ def dataset_source(
         None, None, rows.open_spec(stream(0, 0).element_spec[1][0]), stream,
         is_infinite=int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY,
         identity=lambda: same_data.of_dataset(dataset),
+        batch_size=lambda: largest_batch(dataset), is_even=rows.fixed(spec) is not None,
     )
 
 

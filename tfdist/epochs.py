@@ -82,7 +82,7 @@ class Epochs:
         stops_at_nan = self._agreement.any(stops_at_nan_of(model, events))
         loop = self._programs.train(
             is_share=training.feed.source.is_share, stops_at_nan=stops_at_nan,
-            on_nan=training.guard.on_nan, how=training.how,
+            on_nan=training.guard.on_nan, how=training.how, padding=training.feed.source.padding,
             waits=self._programs.waits() if profiler else None,
         )
         loop = profiler.timed(loop) if profiler else loop
@@ -109,7 +109,8 @@ class Epochs:
         events.on_test_begin()
         self._model.reset_metrics()
         feed.rewind()
-        self._steps(feed, self._programs.test(is_share=feed.source.is_share), events, phase="test")
+        loop = self._programs.test(is_share=feed.source.is_share, padding=feed.source.padding)
+        self._steps(feed, loop, events, phase="test")
         logs = keras_compat.python_logs(self._programs.logs("test"))
         events.on_test_end(logs)
         return logs

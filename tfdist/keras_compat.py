@@ -30,6 +30,8 @@ _PLACES = {
     "apply_mask": "keras.src.losses.loss",
     "Loss.__call__": "keras.src.losses.loss",
     "reduce_weighted_values": "keras.src.losses.loss",
+    "MetricsList.update_state": "keras.src.trainers.compile_utils",
+    "Layer.add_loss": "keras.src.layers.layer",
     "reduce_to_samplewise_values": "keras.src.metrics.reduction_metrics",
     "MeanMetricWrapper.update_state": "keras.src.metrics.reduction_metrics",
     # The statistics of a synchronized BatchNormalization.
@@ -46,6 +48,7 @@ _PLACES = {
     "gamma": "keras.src.backend.tensorflow.random",
     "binomial": "keras.src.backend.tensorflow.random",
     "beta": "keras.src.backend.tensorflow.random",
+    "shuffle": "keras.src.backend.tensorflow.random",
 }
 _replacing = threading.RLock()
 
@@ -315,7 +318,6 @@ def outside_of_steps(function: Callable[[], Any]) -> Any:
         return thread.submit(function).result()
 
 
-
 @contextlib.contextmanager
 def default_replica_mode() -> Iterator[None]:
     """Runs a block as if no strategy were in scope, wherever it stands.
@@ -367,6 +369,17 @@ def initialized_tpus() -> tuple[str, ...]:
 
 
 # ---- TensorFlow: what a dataset is made of ----------------------------------------------------
+
+
+def batch_size_of(dataset: tf.data.Dataset) -> int | None:
+    """Returns what the last `.batch(n)` of a dataset was given; None where none shows."""
+    sizes = (getattr(part, "_batch_size", None) for part in dataset_parts(dataset))
+    return next((int(size) for size in sizes if size is not None), None)
+
+
+def first_of_generator(adapter: Any) -> Any:
+    """Returns the batch that Keras has read ahead of a Python generator; None where it has not."""
+    return next(iter(getattr(adapter, "_first_batches", ())), None)
 
 
 def dataset_parts(dataset: tf.data.Dataset) -> Iterator[Any]:

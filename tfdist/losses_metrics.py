@@ -23,7 +23,7 @@ from typing import Any
 import tensorflow as tf
 from keras import ops
 
-from tfdist import keras_compat, whole_batch
+from tfdist import keras_compat, weights_of_rows, whole_batch
 from tfdist import position as position_lib
 
 
@@ -50,8 +50,10 @@ def global_reductions() -> dict[str, Callable[..., Any]]:
         place = position_lib.current()
         weighted = reduction == "mean_with_sample_weight" and sample_weight is not None
         reduced = tuple(values.shape) == () or reduction in (None, "none")
+        values, sample_weight = (weights_of_rows.zeroed(v) for v in (values, sample_weight))
         if place is None or reduced or not (weighted or reduction == "sum"):
-            return reduce_values(values, sample_weight, reduction)
+            value = reduce_values(values, sample_weight, reduction)
+            return value if reduced else weights_of_rows.mean_of_counted(value)
         total = sum_of_rows(ops.sum(values))
         if reduction == "sum":
             return total
@@ -65,9 +67,11 @@ def global_reductions() -> dict[str, Callable[..., Any]]:
             return apply_mask(sample_weight, mask, dtype=dtype, reduction=reduction)
         # Keras weighs a valid step total / valid, so that a mean over all steps comes out as one
         # over the valid ones; both counts are those of the global batch here.
-        valid = place.collectives.sum(_of_counted_rows(ops.sum(ops.cast(mask, dtype)), place))
-        total = ops.cast(ops.size(mask), dtype) / _safe(place.fraction(dtype))
-        weight = ops.divide_no_nan(total, valid) * ops.cast(mask, dtype)
+        mask = weights_of_rows.zeroed(ops.cast(mask, dtype))
+        valid = place.collectives.sum(_of_counted_rows(ops.sum(mask), place))
+        size = weights_of_rows.size_of_counted(ops.cast(ops.size(mask), dtype))
+        total = size / _safe(place.fraction(dtype))
+        weight = ops.divide_no_nan(total, valid) * mask
         # As a sample weight of its own it is merged with the given one by Keras's rules.
         if sample_weight is None:
             return weight
@@ -75,9 +79,11 @@ def global_reductions() -> dict[str, Callable[..., Any]]:
 
     def samplewise_values(values: Any, sample_weight: Any, reduce_fn: Any, dtype: Any) -> Any:
         place = position_lib.current()
-        values, sample_weight = samplewise(
-            whole_batch.value_of_metric(values), sample_weight, reduce_fn, dtype
-        )
+        values = whole_batch.value_of_metric(values)
+        sample_weight = weights_of_rows.without_static_count(values, sample_weight)
+        values, sample_weight = samplewise(values, sample_weight, reduce_fn, dtype)
+        if len(values.shape) > 0:
+            return weights_of_rows.of_counted(values, sample_weight)
         if place is None or len(values.shape) > 0 or sample_weight is not None:
             return values, sample_weight
         fraction = place.fraction(values.dtype)
@@ -150,4 +156,5 @@ def track_loss(tracker: Any, loss: Any, local_size: Any) -> None:
     if len(loss.shape) == 0:
         tracker.update_state(loss, sample_weight=local_size)
     else:
-        tracker.update_state(loss)  # one value a row: each counts once, and none of no rows
+        # One value a row: each counts once, and none of no rows.
+        tracker.update_state(loss)

@@ -43,6 +43,19 @@ def _start(global_size: Any, replica: Any, num_replicas: int) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
+class Padding:
+    """The one shape that every batch of some data is given; see padding.py.
+
+    Attributes:
+        rows: Rows of each replica's part of a batch, those that do not count included.
+        is_needed: Whether there may be rows that do not count; else every batch is full.
+    """
+
+    rows: int
+    is_needed: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class Position:
     """Where a replica's rows stand in the global batch, in one step.
 
@@ -53,6 +66,8 @@ class Position:
         collectives: How this replica sums and gathers over all of them.
         keeps_filler: Whether the row that an empty replica computes on stays in sight, since its
             effects are undone afterwards instead.
+        padded_rows: Rows that the replica computes on where it is told to keep one shape: the
+            first `local_size` of them count. None where rows that do not count are cut.
     """
 
     global_size: Any
@@ -60,6 +75,7 @@ class Position:
     offset: Any
     collectives: Any
     keeps_filler: bool = False
+    padded_rows: int | None = None
 
     def fraction(self, dtype: Any) -> Any:
         """Returns `local_size / global_size` as a scalar of `dtype`: this replica's share."""

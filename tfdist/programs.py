@@ -7,17 +7,19 @@ anew.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfdist import ends, keras_compat, own_share, reduction, rules, step
+from tfdist import ends, keras_compat, own_share, reduction, rules, step, weights_of_rows
 from tfdist.data import share_of
 from tfdist.data_errors import told_plainly
 from tfdist.finite import FiniteWatch
 from tfdist.loop import Loop, make_loop, make_shared_loop, next_where, split_where
+from tfdist.position import Padding
 from tfdist.prediction import OutputLoop, make_output_loop
 from tfdist.replicas import Batch
 from tfdist.same_data import Witness
@@ -56,6 +58,7 @@ class Programs:
         stops_at_nan: bool = False,
         on_nan: str = "warn",
         how: Reduction = EXACT,
+        padding: Padding | None = None,
         waits: Waits | None = None,
     ) -> Loop:
         """Returns the traced loop over training steps.
@@ -65,6 +68,7 @@ class Programs:
             stops_at_nan: Whether the loop ends after a step whose loss is not finite.
             on_nan: What is done where a gradient is not finite; one of guard.POLICIES.
             how: How gradients travel between replicas.
+            padding: The shape of every batch, where they are given one.
             waits: What adds up the loop's waits for its batches; a loop traced apart.
         """
         watch = self.watch(on_nan)
@@ -77,10 +81,10 @@ class Programs:
             undoing = watch.undoing if watch and on_nan == "skip" else None
             return self._loop(
                 "train", rules.train_rule, self._replica_step, watch, how, undoing=undoing,
-                is_share=is_share, goes_on=goes_on, waits=waits,
+                is_share=is_share, goes_on=goes_on, padding=padding, waits=waits,
             )
 
-        name = f"train {is_share} {stops_at_nan} {on_nan} {how} {waits is not None}"
+        name = f"train {is_share} {stops_at_nan} {on_nan} {how} {padding} {waits is not None}"
         return self._kept(name, make)
 
     def waits(self) -> Waits:
@@ -93,19 +97,23 @@ class Programs:
             return None
         return self._kept("watch", FiniteWatch)
 
-    def test(self, *, is_share: bool = False) -> Loop:
+    def test(self, *, is_share: bool = False, padding: Padding | None = None) -> Loop:
         """Returns the traced loop over test steps; see `train`."""
         return self._kept(
-            f"test {is_share}", lambda: self._loop("test", rules.test_rule, is_share=is_share)
+            f"test {is_share} {padding}",
+            lambda: self._loop("test", rules.test_rule, is_share=is_share, padding=padding),
         )
 
-    def predict(self, *, is_share: bool = False) -> OutputLoop:
+    def predict(self, *, is_share: bool = False, padding: Padding | None = None) -> OutputLoop:
         """Returns the traced loop over batches whose outputs are wanted.
 
         Args:
             is_share: Whether each worker's iterator holds its own rows alone; so do the outputs.
+            padding: As in `train`.
         """
-        return self._kept(f"predict {is_share}", lambda: self._predict(is_share))
+        return self._kept(
+            f"predict {is_share} {padding}", lambda: self._predict(is_share, padding)
+        )
 
     def logs(self, phase: str) -> dict[str, Any]:
         """Returns the present loss, metrics and other logs; every worker has to ask together.
@@ -126,12 +134,17 @@ class Programs:
         is_share: bool,
         undoing: Callable[..., Any] | None = None,
         goes_on: Callable[[], Any] = lambda: True,
+        padding: Padding | None = None,
         waits: Waits | None = None,
     ) -> Loop:
+        if padding is not None and padding.is_needed:
+            weights_of_rows.refuse_own_rules(self._model, phase, self._replica_step)
         returned = self._returned.setdefault(phase, rules.LastLogs())
         one_step = rule(self._model, self._strategy, returned, *args)
         if undoing is not None:
             one_step = undoing(self._model, self._strategy, one_step)
+        if padding is not None:
+            one_step = _padded(one_step, padding)
         next_batch = next_where
         if waits is not None:
             one_step, next_batch = waits.after(one_step), waits.next_where
@@ -166,11 +179,11 @@ class Programs:
         with self._strategy.scope():
             return tf.math.is_finite(tracker.result() if loss is None else loss)
 
-    def _predict(self, is_share: bool) -> OutputLoop:
+    def _predict(self, is_share: bool, padding: Padding | None) -> OutputLoop:
         def one_step(element: Any) -> Any:
             global_size, parts, *_ = element
             sizes = own_share.only_own(self._share, global_size) if is_share else None
-            batch = Batch(global_size, parts, sizes)
+            batch = Batch(global_size, parts, sizes, padding)
             return step.predict_step(self._model, self._strategy, batch)
 
         # Rows of other workers are gathered, in shapes that follow the batch: one batch a call.
@@ -200,3 +213,8 @@ class Programs:
         if name not in self._made:
             self._made[name] = make()
         return self._made[name]
+
+
+def _padded(one_step: rules.Rule, padding: Padding) -> rules.Rule:
+    """Tells a step of the shape that its batches were given."""
+    return lambda batch: one_step(dataclasses.replace(batch, padding=padding))

@@ -111,21 +111,25 @@ class _Cut:
 
     def __init__(self, place: Position, own: Any) -> None:
         # Rows of the draw to a row of the batch: more than one where time is folded into the batch.
-        per_row = -(-own // tf.maximum(place.local_size, 1))
-        self.total = per_row * place.global_size
+        per_row = -(-own // _computed_rows(place))
+        if place.padded_rows is None:
+            self.total = per_row * place.global_size
+        else:  # rows that no replica has do no harm, and the shape stays
+            self.total = per_row * place.padded_rows * place.collectives.num_replicas
         # An empty replica computes on one row that does not count: any row serves it.
         self.start = tf.minimum(per_row * place.offset, self.total - own)
         self._own = own
 
     def of(self, whole: Any) -> Any:
         """Returns the own rows of a tensor that has all."""
-        return whole[self.start : self.start + self._own]
+        begin = tf.stack([self.start, *[0] * (whole.shape.rank - 1)])
+        return tf.slice(whole, begin, [self._own, *[-1] * (whole.shape.rank - 1)])
 
     def padded(self, rows: Any) -> Any:
         """Returns the own rows in their place, with ones for the rows of the other replicas."""
-        after = self.total - self.start - self._own
         rest = [[0, 0]] * (rows.shape.rank - 1)
-        return tf.pad(rows, [[self.start, after], *rest], constant_values=1)
+        whole = tf.pad(rows, [[0, self.total - self._own], *rest], constant_values=1)
+        return tf.roll(whole, self.start, axis=0)  # XLA pads by what is known while it compiles
 
 
 def _cut_from_global(draw: Callable[..., Any]) -> Callable[..., Any]:
@@ -204,7 +208,7 @@ def _rows(op: Callable[..., Any], shape: Any, place: Position, *, dtype: Any, se
     dtype = tf.as_dtype(dtype)
     per_block = min(_BLOCK_BITS // (8 * dtype.size), 4)
     count = tf.reduce_prod(tf.cast(tf.stack(dims), tf.int64))
-    per_row = count // tf.cast(tf.maximum(place.local_size, 1), tf.int64)
+    per_row = count // tf.cast(_computed_rows(place), tf.int64)
     begin = per_row * tf.cast(place.offset, tf.int64)
     skipped = begin % per_block
     key, counter = _key_and_counter(seed)
@@ -230,11 +234,16 @@ def _place(shape: Any) -> Position | None:
     dims = _dims(shape)
     if not dims:
         return None
-    first, local = dims[0], tf.get_static_value(place.local_size)
+    first, local = dims[0], place.padded_rows or tf.get_static_value(place.local_size)
     if isinstance(first, int):
         # A fixed first dimension is the batch only where the batch is of fixed size too.
         return place if local and first % local == 0 else None
     return place
+
+
+def _computed_rows(place: Position) -> Any:
+    """Returns the rows that a replica computes on, whether they count or not."""
+    return place.padded_rows or tf.maximum(place.local_size, 1)
 
 
 def _dims(shape: Any) -> list[Any]:

@@ -22,9 +22,10 @@ from tfdist import (
     losses_metrics,
     randomness,
     reduction,
+    weights_of_rows,
 )
 from tfdist import position as position_lib
-from tfdist.position import Position
+from tfdist.position import Padding, Position
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +38,18 @@ class Batch:
             holds one row that does not count.
         sizes: Rows of each replica, int32 of shape `(num_replicas,)`, where the batch is not split
             by `position.bounds`; else None.
+        padding: The shape of every part, where they are given one.
     """
 
     global_size: tf.Tensor
     parts: tuple[Any, ...]
     sizes: tf.Tensor | None = None
+    padding: Padding | None = None
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether there may be rows that do not count in any part."""
+        return self.padding is not None and self.padding.is_needed
 
 
 def run(
@@ -65,11 +73,11 @@ def run(
         What `replica_fn` returns, per replica.
     """
     plain = tf.autograph.experimental.do_not_convert
-    if strategy.num_replicas_in_sync == 1:
+    if strategy.num_replicas_in_sync == 1 and not batch.is_padded:
         return strategy.run(plain(replica_fn), batch.parts)
 
     def placed(data: Any) -> Any:
-        with position_lib.at(place_of(batch.global_size, batch.sizes)):
+        with position_lib.at(place_of(batch.global_size, batch.sizes, batch.padding)):
             return replica_fn(data)
 
     with whole_batch_semantics(reduces_losses=reduces_losses):
@@ -83,6 +91,7 @@ def whole_batch_semantics(*, reduces_losses: bool) -> Iterator[None]:
     functions |= batch_statistics.global_moments()
     if reduces_losses:
         functions |= losses_metrics.global_reductions()
+        functions |= weights_of_rows.functions()
     with keras_compat.replaced(functions), contextlib.ExitStack() as stack:
         if reduces_losses:
             weigh = losses_metrics.sum_of_rows
@@ -90,21 +99,26 @@ def whole_batch_semantics(*, reduces_losses: bool) -> Iterator[None]:
         yield
 
 
-def place_of(global_size: Any, sizes: Any = None) -> Position:
+def place_of(global_size: Any, sizes: Any = None, padding: Padding | None = None) -> Position:
     """Returns the current replica's position in a global batch that is split by `sizes`, or evenly.
 
     Args:
         global_size: Rows of the global batch.
         sizes: As in `Batch`.
+        padding: As in `Batch`.
     """
     collectives = reduction.for_replica()
     replica = collectives.replica_id
+    if padding is not None and not padding.is_needed:  # known while tracing, so that it stays so
+        own = tf.constant(padding.rows)
+        return Position(own * collectives.num_replicas, own, own * replica, collectives)
     if sizes is None:
         start, stop = position_lib.bounds(global_size, replica, collectives.num_replicas)
     else:
         start, stop = tf.reduce_sum(sizes[:replica]), tf.reduce_sum(sizes[: replica + 1])
     return Position(
-        global_size=global_size, local_size=stop - start, offset=start, collectives=collectives
+        global_size=global_size, local_size=stop - start, offset=start, collectives=collectives,
+        padded_rows=padding.rows if padding is not None else None,
     )
 
 
@@ -128,6 +142,17 @@ def gather_rows(
     return tf.concat(local, axis=0)
 
 
+def without_padding(value: Any, batch: Batch, num_replicas: int) -> Any:
+    """Cuts what does not count out of the joined rows of all replicas."""
+    if not batch.is_padded or batch.padding is None:
+        return value
+    start, stop = position_lib.bounds(batch.global_size, tf.range(num_replicas), num_replicas)
+    is_real = tf.range(batch.padding.rows) < (stop - start)[:, tf.newaxis]
+    is_real = tf.reshape(is_real, [-1])
+    each = tf.shape(value)[0] // (batch.padding.rows * num_replicas)
+    return tf.boolean_mask(value, tf.repeat(is_real, each))
+
+
 def num_rows(data: Any) -> tf.Tensor:
     """Returns the rows of the first tensor in a structure, as an int32 scalar."""
     first = next(leaf for leaf in keras.tree.flatten(data) if leaf is not None)
@@ -146,7 +171,7 @@ def undoing_filler(model: keras.Model, replica_fn: Callable[[Any], Any]) -> Call
 
     def wrapped(data: Any) -> Any:
         place = position_lib.current()
-        if place is None or place.keeps_filler:
+        if place is None or place.keeps_filler or place.padded_rows is not None:
             return replica_fn(data)
         states = [variable.value for variable in model.metrics_variables]
         before = [tf.identity(state) for state in states]
@@ -162,7 +187,7 @@ def undoing_filler(model: keras.Model, replica_fn: Callable[[Any], Any]) -> Call
 def counted(structure: Any) -> Any:
     """Cuts the row that an empty replica computes on, and that must not count."""
     place = position_lib.current()
-    if place is None or place.keeps_filler:
+    if place is None or place.keeps_filler or place.padded_rows is not None:
         return structure
 
     def cut(value: Any) -> Any:

@@ -42,6 +42,13 @@ def never_empty(start: Any, stop: Any, size: Any) -> tuple[Any, Any]:
     return start, tf.maximum(stop, start + 1)
 
 
+def fixed(spec: Any) -> int | None:
+    """Returns the rows that a structure of specs has in every batch; None where they vary."""
+    shapes = [leaf.shape for leaf in keras.tree.flatten(spec) if isinstance(leaf, tf.TensorSpec)]
+    known = {shape[0] for shape in shapes if shape.rank}
+    return known.pop() if len(known) == 1 else None
+
+
 def open_spec(spec: Any) -> Any:
     """Returns the specs of a structure with an open number of rows: what models are built with."""
 

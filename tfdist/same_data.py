@@ -55,7 +55,7 @@ def of_dataset(dataset: tf.data.Dataset) -> dict[str, Any]:
     Raises:
         ValueError: Something in it draws random numbers without a seed.
     """
-    seeds = list(_seeds(dataset))
+    seeds = list(random_parts(dataset))
     for name, seed in seeds:
         if not any(seed):
             raise ValueError(
@@ -206,7 +206,7 @@ def _sample_one(value: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(bits * (2 * tf.range(tf.size(bits, tf.int64)) + 1))
 
 
-def _seeds(dataset: tf.data.Dataset) -> Iterator[tuple[str, tuple[int, int]]]:
+def random_parts(dataset: tf.data.Dataset) -> Iterator[tuple[str, tuple[int, int]]]:
     """Gives the name and the two seeds of everything in a dataset that draws random numbers."""
     for part in keras_compat.dataset_parts(dataset):
         if isinstance(part, tf.data.Dataset):

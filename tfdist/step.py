@@ -63,9 +63,12 @@ def predict_step(model: keras.Model, strategy: tf.distribute.Strategy, batch: Ba
     Where the batch has `sizes` of its own, a worker gets the outputs for its own rows alone.
     """
     outputs = replicas.run(strategy, lambda d: replicas.counted(model.predict_step(d)), batch)
-    return keras.tree.map_structure(
-        lambda rows: replicas.gather_rows(strategy, rows, only_own=batch.sizes is not None), outputs
-    )
+
+    def joined(rows: Any) -> Any:
+        rows = replicas.gather_rows(strategy, rows, only_own=batch.sizes is not None)
+        return replicas.without_padding(rows, batch, strategy.num_replicas_in_sync)
+
+    return keras.tree.map_structure(joined, outputs)
 
 
 def update(
@@ -183,10 +186,16 @@ def _loss_and_metrics(model: keras.Model, data: Any, *, training: bool) -> tuple
     )
     tracker = keras_compat.loss_tracker(model)
     if tracker is not None:
-        losses_metrics.track_loss(tracker, loss, replicas.num_rows(x))
+        losses_metrics.track_loss(tracker, loss, _rows_that_count(x))
     returned = model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
     is_own = keras_compat.overrides(model, "compute_metrics")
     return loss, extra_logs(model, returned) if is_own else {}
+
+
+def _rows_that_count(x: Any) -> Any:
+    place = position_lib.current()
+    is_padded = place is not None and place.padded_rows is not None
+    return place.local_size if place is not None and is_padded else replicas.num_rows(x)
 
 
 def _backward(model: keras.Model, data: Any) -> tuple[list[Any], Logs]:

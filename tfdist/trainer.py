@@ -113,6 +113,7 @@ class Trainer:
         validation_batch_size: int | None = None,
         validation_freq: Any = 1,
         already_sharded: bool = False,
+        static_shapes: bool | None = None,
         checkpoint_dir: Any = None,
         save_every: Any = None,
         fingerprint_every: int | None = None,
@@ -143,11 +144,12 @@ class Trainer:
             feed = self._inputs.feed(
                 x, y, sample_weight=sample_weight, class_weight=class_weight, batch_size=batch_size,
                 steps=steps_per_epoch, shuffle=shuffle, seed=seed, first_pass=initial_epoch,
-                already_sharded=already_sharded,
+                already_sharded=already_sharded, static_shapes=self._is_static(static_shapes),
             )
             validation = self._inputs.validation_feed(
                 validation_data, batch_size=validation_batch_size or batch_size,
                 steps=validation_steps, already_sharded=already_sharded,
+                static_shapes=self._is_static(static_shapes),
             )
             self._build(feed.source.spec)
             batch_statistics.warn_of_plain(model, self._share.num_replicas)
@@ -184,12 +186,13 @@ class Trainer:
         callbacks: Any = None,
         return_dict: bool = False,
         already_sharded: bool = False,
+        static_shapes: bool | None = None,
     ) -> Any:
         """Returns the loss and metrics over the data; see `tfdist.evaluate`."""
         keras_compat.assert_compiled(self.model, "evaluate")
         feed = self._inputs.feed(
             x, y, sample_weight=sample_weight, batch_size=batch_size, steps=steps,
-            already_sharded=already_sharded,
+            already_sharded=already_sharded, static_shapes=self._is_static(static_shapes),
         )
         self._build(feed.source.spec)
         with callbacks_lib.files_of_chief_alone(callbacks, is_chief=self.is_chief):
@@ -207,12 +210,15 @@ class Trainer:
         steps: int | None = None,
         callbacks: Any = None,
         already_sharded: bool = False,
+        static_shapes: bool | None = None,
     ) -> Any:
         """Returns the outputs for `x` in input order; see `tfdist.predict`."""
         feed = self._inputs.feed(
-            x, batch_size=batch_size, steps=steps, already_sharded=already_sharded, is_alone=True
+            x, batch_size=batch_size, steps=steps, already_sharded=already_sharded, is_alone=True,
+            static_shapes=self._is_static(static_shapes),
         )
-        loop = self._presence.progress.ticking(self._programs.predict(is_share=already_sharded))
+        program = self._programs.predict(is_share=already_sharded, padding=feed.source.padding)
+        loop = self._presence.progress.ticking(program)
         with callbacks_lib.files_of_chief_alone(callbacks, is_chief=self.is_chief):
             events = self._events(
                 callbacks, verbose=verbose, epochs=1, steps=feed.num_batches, is_alone=True
@@ -252,6 +258,11 @@ class Trainer:
                 "same."
             )
         return how
+
+    def _is_static(self, static_shapes: bool | None) -> bool:
+        if static_shapes is None:  # a TPU compiles each shape anew, for seconds to minutes
+            return isinstance(self.strategy, tf.distribute.TPUStrategy)
+        return static_shapes
 
     def _build(self, spec: Any) -> None:
         if not self.model.compiled:
@@ -294,6 +305,8 @@ def fit(model: keras.Model, x: Any = None, y: Any = None, **kwargs: Any) -> kera
             examples alone, for validation too; what they give in a step is the global batch.
             `profile=True`: measure where the time goes, and print it at the end; a folder in its
             place gets a TensorBoard trace of some of the chief's steps too. See `profiling.py`.
+            `static_shapes=True`: every batch is padded to the shape of a full one by rows that do
+            not count, so that a step is traced and compiled once; None means on a TPU alone.
 
     Returns:
         The `History` of the whole run, the same on every worker. With `profile`, `history.profile`
@@ -313,7 +326,8 @@ def evaluate(model: keras.Model, x: Any = None, y: Any = None, **kwargs: Any) ->
         model: A compiled model.
         x: As in `fit`.
         y: As in `fit`.
-        **kwargs: As in `keras.Model.evaluate`; `batch_size` is global. And `already_sharded`.
+        **kwargs: As in `keras.Model.evaluate`; `batch_size` is global. And `already_sharded`
+            and `static_shapes`, as in `fit`.
 
     Returns:
         What `keras.Model.evaluate` returns: a scalar, a list, or with `return_dict=True` a dict.
@@ -328,7 +342,7 @@ def predict(model: keras.Model, x: Any, **kwargs: Any) -> Any:
         model: A Keras model; it need not be compiled.
         x: As in `fit`.
         **kwargs: As in `keras.Model.predict`; `batch_size` is global. With `already_sharded=True` a
-            worker gives its own inputs, and gets their outputs alone.
+            worker gives its own inputs, and gets their outputs alone. `static_shapes` as in `fit`.
 
     Returns:
         NumPy arrays of the model's output structure, with one row an example.

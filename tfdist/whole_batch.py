@@ -19,7 +19,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from tfdist import keras_compat, reduction
+from tfdist import keras_compat, reduction, weights_of_rows
 from tfdist import position as position_lib
 from tfdist.position import Position
 
@@ -31,6 +31,7 @@ class _Call:
     compute: Callable[[Any, Any], Any]
     y_true: Any
     y_pred: Any
+    name: str
 
 
 _calls = threading.local()
@@ -56,7 +57,7 @@ def functions() -> dict[str, Callable[..., Any]]:
 
             return loss.call(*(keras.tree.map_structure(converted, value) for value in rows))
 
-        with _remembered(_Call(compute, y_true, y_pred)):
+        with _remembered(_Call(compute, y_true, y_pred, f"loss {loss.name!r}")):
             return loss_call(loss, y_true, y_pred, sample_weight)
 
     def reduced(
@@ -86,7 +87,7 @@ def functions() -> dict[str, Callable[..., Any]]:
         def compute(*rows: Any) -> Any:
             return metric._fn(*rows, **metric._fn_kwargs)
 
-        with _remembered(_Call(compute, y_true, y_pred)):
+        with _remembered(_Call(compute, y_true, y_pred, f"metric {metric.name!r}")):
             update_state(metric, y_true, y_pred, sample_weight)
 
     return {
@@ -126,6 +127,8 @@ def _latest() -> _Call | None:
 
 
 def _on_all_rows(call: _Call, place: Position) -> Any:
+    if place.padded_rows is not None:
+        weights_of_rows.refuse(f"The {call.name} makes one number of a whole batch")
     whole = Position(place.global_size, place.global_size, 0, reduction.alone())
     y_true, y_pred = (
         keras.tree.map_structure(lambda value: all_rows(value, place), rows)

@@ -49,6 +49,7 @@ class Case:
         floatx: Keras's default dtype.
         tolerance: Largest difference, relative to the larger of 1 and the number.
         refused: Whether Keras refuses the row on one device, and so tfdist has to.
+        static_shapes: Whether tfdist pads every batch to one shape.
         worlds: Where the row runs; see `worlds.py`.
         quick: Whether it belongs to the quick selection.
         check: Further checks of the trained model, `check(model)`; raises AssertionError.
@@ -65,6 +66,7 @@ class Case:
     floatx: str = "float64"
     tolerance: float = 1e-9
     refused: bool = False
+    static_shapes: bool = False
     worlds: tuple[str, ...] = ("2", "2 workers")
     quick: bool = False
     check: Callable[[Any], None] | None = None

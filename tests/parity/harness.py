@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import gc
 import warnings
 from typing import Any
@@ -47,10 +48,17 @@ def stock(strategy: Any = None) -> Api:
     )
 
 
-def distributed(strategy: Any) -> Api:
+def distributed(strategy: Any, *, static_shapes: bool | None = None) -> Api:
     """tfdist under a strategy."""
+
+    def with_shapes(function: Any) -> Any:
+        return functools.partial(function, static_shapes=static_shapes)
+
     return Api(
-        scope=strategy.scope, fit=tfdist.fit, evaluate=tfdist.evaluate, predict=tfdist.predict
+        scope=strategy.scope,
+        fit=with_shapes(tfdist.fit),
+        evaluate=with_shapes(tfdist.evaluate),
+        predict=with_shapes(tfdist.predict),
     )
 
 

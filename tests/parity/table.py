@@ -15,6 +15,7 @@ from parity import (
     options,
     precision,
     randomness,
+    static_shapes,
 )
 
 TOPICS = {
@@ -28,6 +29,7 @@ TOPICS = {
     "kinds of models": models_by_shape.ROWS,
     "randomness": randomness.ROWS,
     "options of the loop": loop_options.ROWS,
+    "static shapes": static_shapes.ROWS,
     "metrics": metrics.ROWS,
     "training steps of one's own": custom_steps.ROWS,
 }

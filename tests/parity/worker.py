@@ -22,12 +22,17 @@ def run_rows(names: list[str], folder: str, is_stock: bool = False) -> None:
     assert strategy.num_replicas_in_sync == cluster.size > 1
 
     from parity import harness, table
+    from parity.case import Api, Case
 
-    api = harness.stock if is_stock else harness.distributed
+    def api(case: Case) -> Api:
+        if is_stock:
+            return harness.stock(strategy)
+        return harness.distributed(strategy, static_shapes=case.static_shapes)
+
     rows = {case.name: case for case in table.ROWS}
     for index, name in enumerate(names):
         start = time.monotonic()
-        outcome = harness.run(rows[name], api(strategy))
+        outcome = harness.run(rows[name], api(rows[name]))
         print(f"{name}: {time.monotonic() - start:.1f} s {outcome.error[0]}", flush=True)
         path = pathlib.Path(folder, file_name(index, cluster.rank))
         path.with_suffix(".part").write_bytes(pickle.dumps(outcome))

@@ -41,7 +41,8 @@ def oracle(case: Case) -> harness.Outcome:
 
 def on_replicas(case: Case, replicas: int) -> harness.Outcome:
     """Returns what tfdist gives on logical CPUs of this process."""
-    return harness.run(case, harness.distributed(local_strategy(replicas)))
+    strategy = local_strategy(replicas)
+    return harness.run(case, harness.distributed(strategy, static_shapes=case.static_shapes))
 
 
 def on_workers(
