@@ -86,9 +86,15 @@ MUTATIONS = {
     ),
     "valid steps are counted on one replica": Mutation(
         "losses_metrics.py",
-        "valid = place.collectives.sum(_of_counted_rows(ops.sum(ops.cast(mask, dtype)), place))",
-        "valid = ops.sum(ops.cast(mask, dtype))",
+        "valid = place.collectives.sum(_of_counted_rows(ops.sum(mask), place))",
+        "valid = ops.sum(mask)",
         "reduction sum_over_batch_size, mask",
+    ),
+    "rows that pad a batch count": Mutation(
+        "weights_of_rows.py",
+        "return tf.where(counts, value, tf.zeros((), value.dtype))",
+        "return value",
+        "static: binary metrics, weighted and not",
     ),
     "the reported loss is a mean of means": Mutation(
         "losses_metrics.py",
