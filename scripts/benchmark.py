@@ -2,6 +2,7 @@
 
     python scripts/benchmark.py --suite=step
     python scripts/benchmark.py --suite=step,checkpoint --rounds=15 --output=out.json
+    python scripts/benchmark.py --suite=reduction --peer=torch-ddp
 
 A ratio is our speed over the peer's: above 1 tfdist is faster. The quartiles of all rounds stand in
 brackets; a machine that is busy with something else widens them. Suites:
@@ -25,6 +26,7 @@ import json
 import os
 import pathlib
 import platform
+import socket
 import subprocess
 import sys
 import tempfile
@@ -41,6 +43,11 @@ from tfdist.launch.job import ENGINES
 _SUITES = flags.DEFINE_list("suite", ["step"], "Suites of those above, as in step,checkpoint.")
 _ROUNDS = flags.DEFINE_integer("rounds", 9, "Rounds of each comparison.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 600, "Steps of one timing in suite step.", lower_bound=50)
+_PEER = flags.DEFINE_enum("peer", None, ["torch-ddp"], "Whom suite reduction is compared with.")
+_TORCH = flags.DEFINE_string(
+    "torch", "torch==2.13.0+cpu", "What pip installs for that peer, in .venv-torch, once; a build "
+    "for CPUs is enough."
+)
 _OUTPUT = flags.DEFINE_string("output", None, "A JSON file to write, besides what is printed.")
 _PLOT = flags.DEFINE_string("plot", None, "PNG of suite scaling: FILE_weak.png, FILE_strong.png.")
 
@@ -213,7 +220,7 @@ def suite_replicas() -> list[report.Ratio]:
 # ---- scaling and reduction: worker processes -------------------------------------------------
 
 
-def time_workers(kind: str, rounds: int) -> dict[str, float]:
+def time_workers(kind: str, rounds: int, wire: str | None) -> dict[str, float]:
     """Runs on each worker: returns medians of seconds a step."""
     import statistics
 
@@ -238,18 +245,18 @@ def time_workers(kind: str, rounds: int) -> dict[str, float]:
     steps, rows = 12, 64 * workers
     x = np.zeros((steps * rows, *body[0].shape[1:]), "float32")
     y = np.zeros(steps * rows, "int32")
-    tfdist.fit(model, x, y, batch_size=rows, verbose=0)
+    tfdist.fit(model, x, y, batch_size=rows, verbose=0, reduction=wire)
     times = []
     for _ in range(rounds):
         start = time.perf_counter()
-        tfdist.fit(model, x, y, batch_size=rows, verbose=0)
+        tfdist.fit(model, x, y, batch_size=rows, verbose=0, reduction=wire)
         times.append((time.perf_counter() - start) / steps)
     return {"step_secs": statistics.median(times)}
 
 
-def _of_workers(kind: str, workers: int) -> float:
+def _of_workers(kind: str, workers: int, wire: str | None = None) -> float:
     values = launch.run(
-        time_workers, workers=workers, args=(kind, _ROUNDS.value), threads=1,
+        time_workers, workers=workers, args=(kind, _ROUNDS.value, wire), threads=1,
         env={"TF_CPP_MIN_LOG_LEVEL": "2"},
     )
     return float(max(value["step_secs"] for value in values))
@@ -257,11 +264,60 @@ def _of_workers(kind: str, workers: int) -> float:
 
 def suite_reduction() -> list[report.Ratio]:
     """Compares a step that moves 84 MB of gradients over two workers with one that moves none."""
-    pairs = [(_of_workers("mlp", 1), _of_workers("mlp", 2)) for _ in range(3)]
-    ratio = _ratio("MLP of 21 M parameters: efficiency of 2 workers", pairs)
-    print(f"  a step: {1000 * ratio.theirs_secs:.0f} ms alone, {1000 * ratio.ours_secs:.0f} ms "
-          "with two")
-    return [ratio]
+    python = _torch_python() if _PEER.value else None
+    rows = []
+    for _ in range(3):  # by turns
+        row = [_of_workers("mlp", 1), _of_workers("mlp", 2), _of_workers("mlp", 2, "bfloat16")]
+        rows.append([*row, *([_of_torch(python)] if python else [])])
+
+    def ratio(name: str, theirs: int, ours: int, **options: Any) -> report.Ratio:
+        return _ratio(name, [(row[theirs], row[ours]) for row in rows], **options)
+
+    ratios = [
+        ratio("MLP of 21 M parameters: efficiency of 2 workers", 0, 1),
+        ratio("the same in bfloat16", 0, 2),
+    ]
+    if python:
+        ratios += [
+            ratio("MLP of 21 M parameters: tfdist / torch DDP", 3, 1, target=1.0),
+            ratio("the same in bfloat16", 3, 2, target=1.33),
+        ]
+    names = ["alone", "float32", "bfloat16", "torch DDP"]
+    said = [
+        "{} {:.0f} ({:.0f} to {:.0f})".format(name, *(1000 * times[i] for i in (1, 0, 2)))
+        for name, column in zip(names, zip(*rows, strict=True), strict=False)
+        for times in [report.quartiles(column)]
+    ]
+    print("  ms a step: " + ", ".join(said))
+    return ratios
+
+
+def _torch_python() -> str:
+    """Returns a Python that has torch, in an environment of its own, made where it is missing."""
+    venv = pathlib.Path(__file__).resolve().parent.parent / ".venv-torch"
+    python = str(venv / "bin" / "python")
+    if not venv.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", _TORCH.value, "numpy"], check=True)
+    return python
+
+
+def _of_torch(python: str) -> float:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    program = str(pathlib.Path(__file__).with_name("torch_ddp.py"))
+    arguments = ["2", str(port), str(_ROUNDS.value)]
+    workers = [
+        subprocess.Popen(
+            [python, program, str(rank), *arguments], stdout=subprocess.PIPE, text=True
+        )
+        for rank in range(2)
+    ]
+    try:
+        return max(float(worker.communicate(timeout=300)[0]) for worker in workers) / 1000
+    finally:
+        for worker in workers:
+            worker.kill()
 
 
 def _ratio(name: str, pairs: list[tuple[float, float]], **options: Any) -> report.Ratio:
