@@ -1,9 +1,10 @@
 """Where did the time of this run go? What `fit(..., profile=True)` measures.
 
 Host time is what lies between two calls of the traced loop, validation left out. Input is how long
-the loop waited for batches, by time stamps in its graph (`waits.py`). Communication is a sum of
-zeros in the shapes of the weights, timed by itself after training: an upper bound where the rows of
-an embedding travel alone. Compute is the rest.
+the loop waited for batches, by time stamps in its graph (`waits.py`); rows of arrays that are
+gathered inside of it are compute. Communication is a sum of zeros in the shapes of the weights,
+timed by itself after training: an upper bound where the rows of an embedding travel alone. Compute
+is the rest.
 
 The first call of the loop, which traces, does not count, and neither do those under TensorBoard's
 profiler, where there are others.
