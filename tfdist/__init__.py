@@ -29,7 +29,8 @@ it only:
 2. messages.py, facts.py, roll_call.py, rendezvous.py, meeting.py, peers.py, progress.py,
    side_channel.py, heartbeat.py: is everybody there, and alike, alive and at work?
 3. launch/: how are the workers started and ended?
-4. keras_compat.py: which private names does all the rest lean on?
+4. keras_compat.py, outside.py: which private names does all the rest lean on, and what has to be
+   done as if no step were traced?
 5. devices.py, plan.py, tpu_system.py, exposure.py, bring_up.py, strategy.py: which strategy, and
    why that one?
 6. position.py, rows.py, arrays.py, py_batches.py, same_data.py, largest_batch.py, data.py, ends.py,

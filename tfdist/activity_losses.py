@@ -14,7 +14,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist import keras_compat, weights_of_rows
+from tfdist import weights_of_rows
+from tfdist.outside import outside_of_steps
 
 
 @contextlib.contextmanager
@@ -58,4 +59,4 @@ def _sums_activity() -> bool:
             losses.append(float(sum(layer.losses)))
         return losses[1] > losses[0]
 
-    return bool(keras_compat.outside_of_steps(trial))
+    return bool(outside_of_steps(trial))

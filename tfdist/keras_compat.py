@@ -14,7 +14,6 @@ import importlib
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from concurrent import futures
 from typing import Any
 
 import keras
@@ -305,17 +304,7 @@ def random_functions() -> Any:
     return module("keras.src.backend.tensorflow.random")
 
 
-# ---- TensorFlow: where variables are made, and applying in cross-replica context --------------
-
-
-def outside_of_steps(function: Callable[[], Any]) -> Any:
-    """Calls a function as if no step were traced and no strategy in scope, and returns its value.
-
-    TensorFlow makes no variables inside a step, and a strategy's scope counts twice where it is
-    entered once more under `default_replica_mode`. Both are known to the thread alone.
-    """
-    with futures.ThreadPoolExecutor(1) as thread:
-        return thread.submit(function).result()
+# ---- TensorFlow: applying in cross-replica context -------------------------------------------
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ from tfdist import keras_compat, reduction
 from tfdist.loop import Loop
 from tfdist.split import Split, advice
 from tfdist.waits import Waits
+from tfdist.wire import EXACT, Reduction
 
 _TRACED_STEPS = 10  # of TensorBoard's trace, at least
 _ROUNDS = 5
@@ -130,14 +131,17 @@ class Profiler:
         if self._last_end is not None:
             self._last_end += self._clock() - start
 
-    def profile(self, strategy: tf.distribute.Strategy, variables: Sequence[Any]) -> Profile:
+    def profile(
+        self, strategy: tf.distribute.Strategy, variables: Sequence[Any], how: Reduction = EXACT
+    ) -> Profile:
         """Returns what was measured; every worker has to ask, together.
 
         Args:
             strategy: The strategy that trained.
             variables: The trained variables, for the shapes of their gradients.
+            how: How these travel.
         """
-        sum_secs = _sum_secs(strategy, variables)
+        sum_secs = _sum_secs(strategy, variables, how)
         self._end_trace()
         return Profile(
             split=self._split(sum_secs), steps=sum(call.steps for call in self._counted),
@@ -192,7 +196,9 @@ def folder_of(profile: Any) -> str | None:
     return os.fspath(profile)
 
 
-def _sum_secs(strategy: tf.distribute.Strategy, variables: Sequence[Any]) -> float:
+def _sum_secs(
+    strategy: tf.distribute.Strategy, variables: Sequence[Any], how: Reduction
+) -> float:
     """Returns the seconds of one sum of gradients in these shapes; the median of some."""
     if strategy.num_replicas_in_sync == 1 or not variables:
         return 0.0
@@ -203,7 +209,7 @@ def _sum_secs(strategy: tf.distribute.Strategy, variables: Sequence[Any]) -> flo
 
     @tf.function(autograph=False)
     def summed(values: Any) -> Any:
-        return reduction.sum_gradients(strategy, values)
+        return reduction.sum_gradients(strategy, values, how)
 
     secs = []
     with keras_compat.default_replica_mode(), strategy.scope():

@@ -27,6 +27,7 @@ import tensorflow as tf
 
 from tfdist import keras_compat
 from tfdist import position as position_lib
+from tfdist.outside import outside_of_steps
 from tfdist.position import Position
 
 _PHILOX = 1
@@ -162,7 +163,7 @@ def _draw_seed_once(draw_seed: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
     def generator_of(seed: Any) -> Any:
         if seed is None and unseeded[0] is None:
-            unseeded[0] = keras_compat.outside_of_steps(keras.random.SeedGenerator)
+            unseeded[0] = outside_of_steps(keras.random.SeedGenerator)
         return unseeded[0] if seed is None else seed
 
     def draw(seed: Any) -> Any:

@@ -19,6 +19,7 @@ import tensorflow as tf
 from tfdist import keras_compat, losses_metrics, reduction, replicas
 from tfdist import position as position_lib
 from tfdist.compiled import compiled
+from tfdist.outside import outside_of_steps
 from tfdist.replicas import Batch
 from tfdist.wire import EXACT, Reduction
 
@@ -84,7 +85,7 @@ def update(
     if not variables:
         return
     if not optimizer.built:
-        keras_compat.outside_of_steps(lambda: _build(strategy, optimizer, variables))
+        outside_of_steps(lambda: _build(strategy, optimizer, variables))
     summed = reduction.sum_gradients(strategy, gradients, how)
     with keras_compat.default_replica_mode(), position_lib.at(None):
         if apply is None:

@@ -170,7 +170,7 @@ class Trainer:
                     )
                 )
             if profiler:
-                self._tell(profiler, verbose=verbose)
+                self._tell(profiler, how=how, verbose=verbose)
         return model.history
 
     @_seen
@@ -238,8 +238,8 @@ class Trainer:
             )
         return Profiler(self._programs.waits(), trace=folder if self.is_chief else None)
 
-    def _tell(self, profiler: Profiler, *, verbose: Any) -> None:
-        profile = profiler.profile(self.strategy, self.model.trainable_variables)
+    def _tell(self, profiler: Profiler, *, how: Reduction, verbose: Any) -> None:
+        profile = profiler.profile(self.strategy, self.model.trainable_variables, how)
         self.model.history.profile = profile
         if self.is_chief and verbose:
             print(f"profile: {profile}", flush=True)
