@@ -26,7 +26,6 @@ import json
 import os
 import pathlib
 import platform
-import socket
 import subprocess
 import sys
 import tempfile
@@ -35,7 +34,9 @@ from collections.abc import Callable
 from typing import Any
 
 import benchmark_processes
+import benchmark_reduction
 from absl import app, flags
+from documents import replace_table, table_of
 
 from tfdist import launch, report
 from tfdist.launch.job import ENGINES
@@ -49,6 +50,7 @@ _TORCH = flags.DEFINE_string(
     "for CPUs is enough."
 )
 _OUTPUT = flags.DEFINE_string("output", None, "A JSON file to write, besides what is printed.")
+_WRITE = flags.DEFINE_bool("write", False, "Whether to put the ratios into the README's table.")
 _PLOT = flags.DEFINE_string("plot", None, "PNG of suite scaling: FILE_weak.png, FILE_strong.png.")
 
 _BATCH = 32
@@ -217,115 +219,6 @@ def suite_replicas() -> list[report.Ratio]:
     return [_said(launch.run(compare_replicas, workers=1, args=given, env=quiet)[0])]
 
 
-# ---- scaling and reduction: worker processes -------------------------------------------------
-
-
-def time_workers(kind: str, rounds: int, wire: str | None) -> dict[str, float]:
-    """Runs on each worker: returns medians of seconds a step."""
-    import statistics
-
-    import keras
-    import numpy as np
-
-    import tfdist
-
-    strategy = tfdist.get_strategy("cpu")
-    layers, workers = keras.layers, strategy.num_replicas_in_sync
-    with strategy.scope():
-        if kind == "cnn":
-            body = [keras.Input((32, 32, 3)), layers.Conv2D(32, 3, activation="relu"),
-                    layers.Conv2D(64, 3, strides=2, activation="relu"), layers.Flatten(),
-                    layers.Dense(10)]
-        else:
-            body = [keras.Input((1024,)), layers.Dense(4096, "relu"), layers.Dense(4096, "relu"),
-                    layers.Dense(10)]
-        model = keras.Sequential(body)
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.SGD(0.01, momentum=0.9), loss)
-    steps, rows = 12, 64 * workers
-    x = np.zeros((steps * rows, *body[0].shape[1:]), "float32")
-    y = np.zeros(steps * rows, "int32")
-    tfdist.fit(model, x, y, batch_size=rows, verbose=0, reduction=wire)
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        tfdist.fit(model, x, y, batch_size=rows, verbose=0, reduction=wire)
-        times.append((time.perf_counter() - start) / steps)
-    return {"step_secs": statistics.median(times)}
-
-
-def _of_workers(kind: str, workers: int, wire: str | None = None) -> float:
-    values = launch.run(
-        time_workers, workers=workers, args=(kind, _ROUNDS.value, wire), threads=1,
-        env={"TF_CPP_MIN_LOG_LEVEL": "2"},
-    )
-    return float(max(value["step_secs"] for value in values))
-
-
-def suite_reduction() -> list[report.Ratio]:
-    """Compares a step that moves 84 MB of gradients over two workers with one that moves none."""
-    python = _torch_python() if _PEER.value else None
-    rows = []
-    for _ in range(3):  # by turns
-        row = [_of_workers("mlp", 1), _of_workers("mlp", 2), _of_workers("mlp", 2, "bfloat16")]
-        rows.append([*row, *([_of_torch(python)] if python else [])])
-
-    def ratio(name: str, theirs: int, ours: int, **options: Any) -> report.Ratio:
-        return _ratio(name, [(row[theirs], row[ours]) for row in rows], **options)
-
-    ratios = [
-        ratio("MLP of 21 M parameters: efficiency of 2 workers", 0, 1),
-        ratio("the same in bfloat16", 0, 2),
-    ]
-    if python:
-        ratios += [
-            ratio("MLP of 21 M parameters: tfdist / torch DDP", 3, 1, target=1.0),
-            ratio("the same in bfloat16", 3, 2, target=1.33),
-        ]
-    names = ["alone", "float32", "bfloat16", "torch DDP"]
-    said = [
-        "{} {:.0f} ({:.0f} to {:.0f})".format(name, *(1000 * times[i] for i in (1, 0, 2)))
-        for name, column in zip(names, zip(*rows, strict=True), strict=False)
-        for times in [report.quartiles(column)]
-    ]
-    print("  ms a step: " + ", ".join(said))
-    return ratios
-
-
-def _torch_python() -> str:
-    """Returns a Python that has torch, in an environment of its own, made where it is missing."""
-    venv = pathlib.Path(__file__).resolve().parent.parent / ".venv-torch"
-    python = str(venv / "bin" / "python")
-    if not venv.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", _TORCH.value, "numpy"], check=True)
-    return python
-
-
-def _of_torch(python: str) -> float:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    program = str(pathlib.Path(__file__).with_name("torch_ddp.py"))
-    arguments = ["2", str(port), str(_ROUNDS.value)]
-    workers = [
-        subprocess.Popen(
-            [python, program, str(rank), *arguments], stdout=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
-    try:
-        return max(float(worker.communicate(timeout=300)[0]) for worker in workers) / 1000
-    finally:
-        for worker in workers:
-            worker.kill()
-
-
-def _ratio(name: str, pairs: list[tuple[float, float]], **options: Any) -> report.Ratio:
-    low, median, high = report.quartiles([alone / both for alone, both in pairs])
-    alone, both = (report.quartiles(times)[1] for times in zip(*pairs, strict=True))
-    return _said(report.Ratio(name, median, low, high, both, alone, **options))
-
-
 # ---- checkpoint ------------------------------------------------------------------------------
 
 
@@ -393,6 +286,19 @@ def _said(ratio: report.Ratio) -> report.Ratio:
     return ratio
 
 
+def write(ratios: list[report.Ratio]) -> None:
+    """Puts ratios into the README's table, each in the place of the one of its name."""
+    readme = pathlib.Path(__file__).resolve().parent.parent / "README.md"
+    lines = dict.fromkeys(table_of(readme, "benchmark table")[2:], "")
+    rows = {line.split(" | ")[0].removeprefix("| "): line for line in lines}
+    for ratio in ratios:
+        aim = "" if ratio.target is None else f"{ratio.target:g}"
+        spread = f"{ratio.low:.2f} to {ratio.high:.2f}"
+        rows[ratio.name] = f"| {ratio.name} | {ratio.median:.2f} | {spread} | {aim} |"
+    heads = ["| what | ratio | quartiles | aim |", "|---|---|---|---|"]
+    replace_table(readme, "benchmark table", [*heads, *rows.values()])
+
+
 def machine() -> dict[str, Any]:
     """Says what it was measured on."""
     import keras
@@ -413,14 +319,19 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments {argv[1:]}; flags are given as --name=value.")
     suites: dict[str, Callable[[], list[Any]]] = {
-        "step": suite_step, "replicas": suite_replicas, "reduction": suite_reduction,
-        "checkpoint": suite_checkpoint, "engines": suite_engines,
+        "step": suite_step, "replicas": suite_replicas, "checkpoint": suite_checkpoint,
+        "engines": suite_engines,
     }
+    torch = _TORCH.value if _PEER.value else ""
+    reduction = functools.partial(benchmark_reduction.suite_reduction, _ROUNDS.value, torch=torch)
+    suites["reduction"] = reduction
     for name, suite in benchmark_processes.SUITES.items():
         suites[name] = functools.partial(suite, _ROUNDS.value, _PLOT.value)
     if unknown := set(_SUITES.value) - set(suites):
         raise app.UsageError(f"--suite has {sorted(unknown)}; there are {', '.join(suites)}.")
     results = [result for name in _SUITES.value for result in suites[name]()]
+    if _WRITE.value:
+        write([result for result in results if isinstance(result, report.Ratio)])
     if _OUTPUT.value:
         rows = [(type(result), dataclasses.asdict(result)) for result in results]
         found = {"machine": machine(),

@@ -27,6 +27,7 @@ import xml.etree.ElementTree
 from typing import Any
 
 from absl import app, flags
+from documents import replace_table
 
 _CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
 _WORLDS = ("2", "4", "2 workers", "3 workers")
@@ -188,16 +189,6 @@ def _stock_cell(verdict: dict[str, Any]) -> str:
     return f"**{verdict['result']}**: {detail[:70]}".replace("|", "/").replace("\n", " ")
 
 
-def replace_table(path: pathlib.Path, lines: list[str]) -> None:
-    """Puts lines between a document's two marks."""
-    begin, end = "<!-- parity table -->\n", "<!-- end of parity table -->"
-    before, _, rest = path.read_text().partition(begin)
-    _, found, after = rest.partition(end)
-    if not found:
-        raise RuntimeError(f"{path.name} lacks the marks {begin.strip()!r} and {end!r}.")
-    path.write_text(before + begin + "\n".join(lines) + "\n" + end + after)
-
-
 def main(argv: list[str]) -> None:
     """Runs what has no result yet, and prints the table."""
     if len(argv) > 1:
@@ -215,8 +206,8 @@ def main(argv: list[str]) -> None:
     found = read_results(path)
     print("\n".join(summary(found)))
     if _WRITE.value:
-        replace_table(_CHECKOUT / "README.md", summary(found))
-        replace_table(_CHECKOUT / "PARITY.md", details(found))
+        replace_table(_CHECKOUT / "README.md", "parity table", summary(found))
+        replace_table(_CHECKOUT / "PARITY.md", "parity table", details(found))
     bad = [key for key, line in found.items() if key[0] != "keras" and line["result"] != "right"]
     sys.exit(1 if bad else 0)
 

@@ -1,0 +1,161 @@
+"""What does it cost to sum gradients over two workers, here and with torch?
+
+The suite `reduction` of benchmark.py; see there. Workers have one core each, and take turns.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tfdist import launch, report
+
+_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2"}
+_STEPS = 12
+_TURNS = 3
+_WORDS, _WIDTH, _TOUCHED = 1_000_000, 16, 2_000  # of an embedding; rows that a worker touches
+
+
+def mlp() -> tuple[Any, tuple[int, ...]]:
+    """Returns an MLP of 21 M parameters, and the shape of an example."""
+    import keras
+
+    dense = keras.layers.Dense
+    body = [keras.Input((1024,)), dense(4096, "relu"), dense(4096, "relu"), dense(10)]
+    return keras.Sequential(body), (1024,)
+
+
+def embedding(*, is_dense: bool = False) -> tuple[Any, tuple[int, ...]]:
+    """Returns a model with a large embedding, and the shape of an example.
+
+    Args:
+        is_dense: Whether its gradient is made dense before it travels.
+    """
+    import keras
+    import tensorflow as tf
+
+    class Table(keras.layers.Embedding):  # type: ignore[misc]
+        """An embedding whose gradient is dense."""
+
+        def call(self, words: Any) -> Any:
+            @tf.custom_gradient
+            def densified(table: Any) -> Any:
+                return tf.identity(table), tf.convert_to_tensor
+
+            return tf.gather(densified(self.embeddings.value), words)
+
+    kind = Table if is_dense else keras.layers.Embedding
+    body = [keras.Input((_TOUCHED // 64,), dtype="int32"), kind(_WORDS, _WIDTH),
+            keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(10)]
+    return keras.Sequential(body), (_TOUCHED // 64,)
+
+
+def time_workers(kind: str, rounds: int, wire: str | None) -> float:
+    """Runs on each worker: returns the median of seconds a step."""
+    import keras
+    import numpy as np
+
+    import tfdist
+
+    strategy = tfdist.get_strategy("cpu")
+    with strategy.scope():
+        model, shape = mlp() if kind == "mlp" else embedding(is_dense=kind == "dense embedding")
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(0.01, momentum=0.9 if kind == "mlp" else 0.0), loss)
+    rows = 64 * strategy.num_replicas_in_sync
+    x = np.random.default_rng(0).integers(0, _WORDS, (_STEPS * rows, *shape))
+    x = x if kind != "mlp" else np.zeros(x.shape, "float32")
+    y = np.zeros(_STEPS * rows, "int32")
+    times = []
+    for _ in range(1 + rounds):
+        start = time.perf_counter()
+        tfdist.fit(model, x, y, batch_size=rows, verbose=0, reduction=wire)
+        times.append((time.perf_counter() - start) / _STEPS)
+    return statistics.median(times[1:])  # the first one traces
+
+
+def _of_workers(kind: str, workers: int, rounds: int, wire: str | None = None) -> float:
+    values = launch.run(
+        time_workers, workers=workers, args=(kind, rounds, wire), threads=1, env=_QUIET
+    )
+    return float(max(values))
+
+
+def suite_reduction(rounds: int, *, torch: str = "") -> list[report.Ratio]:
+    """Compares steps that move 84 MB of gradients over two workers with others.
+
+    Args:
+        rounds: Calls of `fit` of each worker.
+        torch: What pip calls the torch to compare with; "" for none.
+    """
+    kinds: dict[str, Callable[[], float]] = {
+        "alone": lambda: _of_workers("mlp", 1, rounds),
+        "float32": lambda: _of_workers("mlp", 2, rounds),
+        "bfloat16": lambda: _of_workers("mlp", 2, rounds, "bfloat16"),
+        "embedding": lambda: _of_workers("embedding", 2, rounds),
+        "dense embedding": lambda: _of_workers("dense embedding", 2, rounds),
+    }
+    if torch:
+        python = _torch_python(torch)
+        kinds["torch DDP"] = lambda: _of_torch(python, rounds)
+    turns = [{name: work() for name, work in kinds.items()} for _ in range(_TURNS)]
+    for name in kinds:
+        low, median, high = report.quartiles([1000 * turn[name] for turn in turns])
+        print(f"  {name}: {median:.0f} ms a step ({low:.0f} to {high:.0f})")
+
+    def ratio(name: str, ours: str, theirs: str, target: float | None = None) -> report.Ratio:
+        return _ratio(name, [(turn[theirs], turn[ours]) for turn in turns], target)
+
+    ratios = [
+        ratio("MLP of 21 M parameters: efficiency of 2 workers", "float32", "alone"),
+        ratio("the same in bfloat16", "bfloat16", "alone"),
+        ratio("embedding of 1 M rows: summed as rows / densely", "embedding", "dense embedding"),
+    ]
+    if torch:
+        ratios += [
+            ratio("MLP of 21 M parameters / torch DDP over gloo", "float32", "torch DDP", 1.0),
+            ratio("the same in bfloat16 / torch DDP", "bfloat16", "torch DDP", 1.33),
+        ]
+    return ratios
+
+
+def _torch_python(torch: str) -> str:
+    """Returns a Python that has torch, in an environment of its own, made where it is missing."""
+    venv = pathlib.Path(__file__).resolve().parent.parent / ".venv-torch"
+    python = str(venv / "bin" / "python")
+    if not venv.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", torch, "numpy"], check=True)
+    return python
+
+
+def _of_torch(python: str, rounds: int) -> float:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    program = str(pathlib.Path(__file__).with_name("torch_ddp.py"))
+    workers = [
+        subprocess.Popen(
+            [python, program, str(rank), "2", str(port), str(rounds)],
+            stdout=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        return max(float(worker.communicate(timeout=300)[0]) for worker in workers) / 1000
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
+def _ratio(name: str, pairs: list[tuple[float, float]], target: float | None) -> report.Ratio:
+    low, median, high = report.quartiles([theirs / ours for theirs, ours in pairs])
+    theirs, ours = (report.quartiles(times)[1] for times in zip(*pairs, strict=True))
+    ratio = report.Ratio(name, median, low, high, ours, theirs, target)
+    print(ratio, flush=True)
+    return ratio
