@@ -41,7 +41,8 @@ it only:
    activity_losses.py, batch_statistics.py, replicas.py, compiled.py, step.py: what is one update?
 9. state.py, finite.py, rules.py, custom.py: which variables are there, and what if an update is no
    number, or the user's own?
-10. loop.py, waits.py, listeners.py, prediction.py, programs.py: how are many steps run at a time?
+10. pace.py, loop.py, waits.py, listeners.py, prediction.py, programs.py: how are many steps run,
+    and how many at a time?
 11. streams.py, plain.py, callback_state.py: what is a run?
 12. claim.py, manifest.py, saved.py, checkpoint.py, identity.py, every.py, preemption.py, resume.py:
     how does it go on after a stop?

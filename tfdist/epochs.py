@@ -16,9 +16,10 @@ from tfdist.agreement import Agreement
 from tfdist.feed import Feed
 from tfdist.guard import Guard
 from tfdist.listeners import Plan, batches_between_events, stops_at_nan_of
-from tfdist.loop import Loop, Stopwatch
+from tfdist.loop import Loop
+from tfdist.pace import Stopwatch
 from tfdist.profiling import Profiler
-from tfdist.programs import Programs
+from tfdist.programs import Programs, Way
 from tfdist.progress import Progress
 from tfdist.resume import Run
 from tfdist.wire import Reduction
@@ -37,7 +38,7 @@ class Training:
         validation_freq: As in `fit`.
         run: Where the run is, and what saves it.
         guard: What looks at it while it goes on.
-        how: How gradients travel between replicas.
+        reduction: How gradients travel between replicas.
         profiler: What measures it, or None.
     """
 
@@ -49,7 +50,7 @@ class Training:
     validation_freq: Any
     run: Run
     guard: Guard
-    how: Reduction
+    reduction: Reduction
     profiler: Profiler | None = None
 
     def bounded(self, steps: int, plan: Plan) -> int:
@@ -79,12 +80,14 @@ class Epochs:
         model, run, events = self._model, training.run, training.events
         profiler = training.profiler
         self._begin(training)
-        stops_at_nan = self._agreement.any(stops_at_nan_of(model, events))
-        loop = self._programs.train(
-            is_share=training.feed.source.is_share, stops_at_nan=stops_at_nan,
-            on_nan=training.guard.on_nan, how=training.how, padding=training.feed.source.padding,
-            waits=self._programs.waits() if profiler else None,
+        source = training.feed.source
+        way = Way(
+            is_share=source.is_share, padding=source.padding,
+            on_nan=training.guard.on_nan, reduction=training.reduction,
+            stops_at_nan=self._agreement.any(stops_at_nan_of(model, events)),
+            is_timed=profiler is not None,
         )
+        loop = self._programs.train(way)
         loop = profiler.timed(loop) if profiler else loop
         for epoch in run.place.epochs(training.epochs):
             run.leave_if_told(self._agreement)
@@ -109,7 +112,8 @@ class Epochs:
         events.on_test_begin()
         self._model.reset_metrics()
         feed.rewind()
-        loop = self._programs.test(is_share=feed.source.is_share, padding=feed.source.padding)
+        way = Way(is_share=feed.source.is_share, padding=feed.source.padding)
+        loop = self._programs.test(way)
         self._steps(feed, loop, events, phase="test")
         logs = keras_compat.python_logs(self._programs.logs("test"))
         events.on_test_end(logs)

@@ -16,7 +16,7 @@ from typing import Any
 import keras
 
 from tfdist.agreement import Agreement
-from tfdist.loop import Pace
+from tfdist.pace import Pace
 
 _HOOKS = {
     "train": ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end"),

@@ -17,7 +17,8 @@ from tfdist import ends, keras_compat
 from tfdist.agreement import Agreement
 from tfdist.feed import Feed
 from tfdist.listeners import batches_between_events
-from tfdist.loop import Stopwatch, next_where
+from tfdist.loop import next_where
+from tfdist.pace import Stopwatch
 
 #: `loop(iterator, num_batches)`: how many batches there were; their outputs, in one part or more.
 OutputLoop = Callable[[Any, int], tuple[int, list[Any]]]

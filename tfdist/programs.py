@@ -27,6 +27,27 @@ from tfdist.waits import Waits
 from tfdist.wire import EXACT, Reduction
 
 
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """How a loop goes through its batches. Loops that differ in it are traced apart.
+
+    Attributes:
+        is_share: Whether each worker's iterator holds its own rows alone.
+        padding: The shape of every batch, where they are given one.
+        stops_at_nan: Whether training ends after a step whose loss is not finite.
+        on_nan: What is done where a gradient is not finite; one of guard.POLICIES.
+        reduction: How gradients travel between replicas.
+        is_timed: Whether the waits for batches are added up, see `Programs.waits`.
+    """
+
+    is_share: bool = False
+    padding: Padding | None = None
+    stops_at_nan: bool = False
+    on_nan: str = "warn"
+    reduction: Reduction = EXACT
+    is_timed: bool = False
+
+
 class Programs:
     """The traced functions of one model.
 
@@ -47,45 +68,26 @@ class Programs:
         self._share = share_of(strategy)
         #: What the loops have read, where each worker reads the whole of it.
         self.witness = Witness(is_needed=self._share.has_others)
-        self._made: dict[str, Any] = {}
+        self._made: dict[Any, Any] = {}
         self._compiled: tuple[Any, ...] = ()
         self._returned: dict[str, rules.LastLogs] = {}
 
-    def train(
-        self,
-        *,
-        is_share: bool = False,
-        stops_at_nan: bool = False,
-        on_nan: str = "warn",
-        how: Reduction = EXACT,
-        padding: Padding | None = None,
-        waits: Waits | None = None,
-    ) -> Loop:
-        """Returns the traced loop over training steps.
-
-        Args:
-            is_share: Whether each worker's iterator holds its own rows alone.
-            stops_at_nan: Whether the loop ends after a step whose loss is not finite.
-            on_nan: What is done where a gradient is not finite; one of guard.POLICIES.
-            how: How gradients travel between replicas.
-            padding: The shape of every batch, where they are given one.
-            waits: What adds up the loop's waits for its batches; a loop traced apart.
-        """
-        watch = self.watch(on_nan)
+    def train(self, way: Way = Way()) -> Loop:
+        """Returns the traced loop over training steps."""
+        watch = self.watch(way.on_nan)
 
         def goes_on() -> Any:
-            is_well = watch.is_well() if watch and on_nan == "raise" else True
-            return tf.logical_and(is_well, self._is_loss_finite() if stops_at_nan else True)
+            is_well = watch.is_well() if watch and way.on_nan == "raise" else True
+            return tf.logical_and(is_well, self._is_loss_finite() if way.stops_at_nan else True)
 
         def make() -> Loop:
-            undoing = watch.undoing if watch and on_nan == "skip" else None
+            undoing = watch.undoing if watch and way.on_nan == "skip" else None
             return self._loop(
-                "train", rules.train_rule, self._replica_step, watch, how, undoing=undoing,
-                is_share=is_share, goes_on=goes_on, padding=padding, waits=waits,
+                "train", way, rules.train_rule, self._replica_step, watch, way.reduction,
+                undoing=undoing, goes_on=goes_on,
             )
 
-        name = f"train {is_share} {stops_at_nan} {on_nan} {how} {padding} {waits is not None}"
-        return self._kept(name, make)
+        return self._kept(("train", way), make)
 
     def waits(self) -> Waits:
         """Returns what adds up the waits of the training loop that is measured."""
@@ -97,23 +99,13 @@ class Programs:
             return None
         return self._kept("watch", FiniteWatch)
 
-    def test(self, *, is_share: bool = False, padding: Padding | None = None) -> Loop:
-        """Returns the traced loop over test steps; see `train`."""
-        return self._kept(
-            f"test {is_share} {padding}",
-            lambda: self._loop("test", rules.test_rule, is_share=is_share, padding=padding),
-        )
+    def test(self, way: Way = Way()) -> Loop:
+        """Returns the traced loop over test steps."""
+        return self._kept(("test", way), lambda: self._loop("test", way, rules.test_rule))
 
-    def predict(self, *, is_share: bool = False, padding: Padding | None = None) -> OutputLoop:
-        """Returns the traced loop over batches whose outputs are wanted.
-
-        Args:
-            is_share: Whether each worker's iterator holds its own rows alone; so do the outputs.
-            padding: As in `train`.
-        """
-        return self._kept(
-            f"predict {is_share} {padding}", lambda: self._predict(is_share, padding)
-        )
+    def predict(self, way: Way = Way()) -> OutputLoop:
+        """Returns the traced loop over batches whose outputs are wanted: those for its rows."""
+        return self._kept(("predict", way), lambda: self._predict(way))
 
     def logs(self, phase: str) -> dict[str, Any]:
         """Returns the present loss, metrics and other logs; every worker has to ask together.
@@ -129,26 +121,24 @@ class Programs:
     def _loop(
         self,
         phase: str,
+        way: Way,
         rule: Callable[..., rules.Rule],
         *args: Any,
-        is_share: bool,
         undoing: Callable[..., Any] | None = None,
         goes_on: Callable[[], Any] = lambda: True,
-        padding: Padding | None = None,
-        waits: Waits | None = None,
     ) -> Loop:
-        if padding is not None and padding.is_needed:
+        if way.padding is not None and way.padding.is_needed:
             weights_of_rows.refuse_own_rules(self._model, phase, self._replica_step)
         returned = self._returned.setdefault(phase, rules.LastLogs())
         one_step = rule(self._model, self._strategy, returned, *args)
         if undoing is not None:
             one_step = undoing(self._model, self._strategy, one_step)
-        if padding is not None:
-            one_step = _padded(one_step, padding)
+        if way.padding is not None:
+            one_step = _padded(one_step, way.padding)
         next_batch = next_where
-        if waits is not None:
-            one_step, next_batch = waits.after(one_step), waits.next_where
-        if is_share:
+        if way.is_timed:
+            one_step, next_batch = self.waits().after(one_step), self.waits().next_where
+        if way.is_share:
             loop = make_shared_loop(
                 one_step, eager=self._is_eager, sizes_of=self._sizes_of, goes_on=goes_on,
                 next_batch=next_batch,
@@ -179,15 +169,15 @@ class Programs:
         with self._strategy.scope():
             return tf.math.is_finite(tracker.result() if loss is None else loss)
 
-    def _predict(self, is_share: bool, padding: Padding | None) -> OutputLoop:
+    def _predict(self, way: Way) -> OutputLoop:
         def one_step(element: Any) -> Any:
             global_size, parts, *_ = element
-            sizes = own_share.only_own(self._share, global_size) if is_share else None
-            batch = Batch(global_size, parts, sizes, padding)
+            sizes = own_share.only_own(self._share, global_size) if way.is_share else None
+            batch = Batch(global_size, parts, sizes, way.padding)
             return step.predict_step(self._model, self._strategy, batch)
 
         # Rows of other workers are gathered, in shapes that follow the batch: one batch a call.
-        is_gathered = not is_share and self._share.has_others
+        is_gathered = not way.is_share and self._share.has_others
         loop = make_output_loop(
             one_step, agree=self._agree, eager=self._is_eager, joins=not is_gathered
         )
@@ -204,7 +194,7 @@ class Programs:
     def _is_eager(self) -> bool:
         return bool(self._model.compiled and self._model.run_eagerly)
 
-    def _kept(self, name: str, make: Callable[[], Any]) -> Any:
+    def _kept(self, name: Any, make: Callable[[], Any]) -> Any:
         model = self._model
         # `compile` makes a new loss tracker, also for an optimizer that it was given before.
         compiled = (model.optimizer, keras_compat.loss_tracker(model)) if model.compiled else ()

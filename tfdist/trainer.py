@@ -36,7 +36,7 @@ from tfdist.link_check import check_links
 from tfdist.prediction import predicted
 from tfdist.presence import Presence
 from tfdist.profiling import Profiler
-from tfdist.programs import Programs
+from tfdist.programs import Programs, Way
 from tfdist.resume import Run
 from tfdist.wire import Reduction, parse_reduction
 
@@ -166,7 +166,7 @@ class Trainer:
                     Training(
                         feed=feed, validation=validation, events=events, epochs=epochs,
                         initial_epoch=initial_epoch, validation_freq=validation_freq,
-                        run=run, guard=guard, how=how, profiler=profiler,
+                        run=run, guard=guard, reduction=how, profiler=profiler,
                     )
                 )
             if profiler:
@@ -217,8 +217,8 @@ class Trainer:
             x, batch_size=batch_size, steps=steps, already_sharded=already_sharded, is_alone=True,
             static_shapes=self._is_static(static_shapes),
         )
-        program = self._programs.predict(is_share=already_sharded, padding=feed.source.padding)
-        loop = self._presence.progress.ticking(program)
+        way = Way(is_share=already_sharded, padding=feed.source.padding)
+        loop = self._presence.progress.ticking(self._programs.predict(way))
         with callbacks_lib.files_of_chief_alone(callbacks, is_chief=self.is_chief):
             events = self._events(
                 callbacks, verbose=verbose, epochs=1, steps=feed.num_batches, is_alone=True
