@@ -128,6 +128,26 @@ def test_functions_of_a_program_travel(tmp_path):
     assert json.loads(done.stdout) == [11, 12]
 
 
+def test_code_of_a_program_keeps_its_file(tmp_path):
+    """Without it a traceback shows no lines, and AutoGraph finds nothing to convert."""
+    code = """
+    import inspect
+    from tfdist import launch
+    def told():
+        return inspect.getsource(told).strip() + " at line %d" % told.__code__.co_firstlineno
+    if __name__ == "__main__":
+        offset = 1
+        print(launch.run(lambda: (offset, told()), workers=1)[0][1])
+    """
+    path = launching.write_program(tmp_path, code)
+    done = subprocess.run(
+        [sys.executable, path],
+        env=launching.environ_with(), capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert done.stdout.startswith("def told():\n    return inspect.getsource")
+    assert done.stdout.endswith(" at line 4\n")
+
+
 def test_worker_finds_the_callers_modules(tmp_path, monkeypatch):
     launching.write_program(tmp_path, "def work(): return __file__", "only_here.py")
     monkeypatch.syspath_prepend(tmp_path)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tfdist import cluster
+from tfdist.launch import pickling
 from tfdist.launch.job import Job
 
 # Their pickles are the same everywhere and need no cloudpickle, whose import takes its time.
@@ -68,10 +69,8 @@ def pack(fn: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> bytes:
     if name and not args and not kwargs:
         packed = pickle.dumps(content)
     else:
-        import cloudpickle
-
         try:
-            packed = cloudpickle.dumps(content)
+            packed = pickling.dumps(content)
         except Exception as error:
             raise ValueError(
                 f"fn={fn!r} or its arguments cannot be sent to the workers ({error}). Give what"
@@ -121,12 +120,8 @@ def answer(path: str, *, run_dir: str, rank: int) -> None:
     fn, args, kwargs = _unpack(path)
     value = fn(*args, **kwargs)
     try:
-        if type(value) in _PLAIN_TYPES:
-            data = pickle.dumps(value)
-        else:
-            import cloudpickle
-
-            data = cloudpickle.dumps(value)
+        is_plain = type(value) in _PLAIN_TYPES
+        data = pickle.dumps(value) if is_plain else pickling.dumps(value)
     except Exception as error:
         raise RuntimeError(
             f"The function returned a {type(value).__name__}, which cannot be sent back"
