@@ -47,7 +47,8 @@ test-all: test $(READY),test,$(ENGINES)
 	$(MAKE) test-colab
 
 test-colab: $(COLAB_VENV)/.ready
-	$(COLAB_VENV)/bin/python -m pytest tests/test_parity.py -m "not slow" $(ARGS)
+	$(COLAB_VENV)/bin/python -m pytest tests/test_parity.py tests/test_parity_workers.py \
+		-m "not slow" $(ARGS)
 
 parity: $(READY),test
 	$(RUN) scripts/parity_table.py --write

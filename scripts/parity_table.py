@@ -35,7 +35,7 @@ _WORLDS = ("2", "4", "2 workers", "3 workers")
 _WANTED = flags.DEFINE_list("worlds", ["keras", *_WORLDS], "Worlds, of: keras, 2, 4, 2 workers, ..")
 _ROWS = flags.DEFINE_string("rows", "*", "Names of rows, as a pattern of the shell's kind.")
 _RESULTS = flags.DEFINE_string("results", "parity.jsonl", "The file in which results are kept.")
-_JUNIT = flags.DEFINE_string("junit", None, "A report of pytest on tests/test_parity.py to read.")
+_JUNIT = flags.DEFINE_string("junit", None, "A report of pytest on tests/ to read.")
 _WRITE = flags.DEFINE_bool("write", False, "Whether to replace the tables in the documents.")
 _ROW_SECS = flags.DEFINE_float("row_secs", 120.0, "Longest time for a row, in seconds.")
 
@@ -64,7 +64,7 @@ def read_results(path: pathlib.Path) -> Verdicts:
 
 
 def read_junit(path: str) -> Verdicts:
-    """Returns what a run of tests/test_parity.py found: a row that passed there is right."""
+    """Returns what a run of tests/test_parity*.py found: a row that passed there is right."""
     found: Verdicts = {}
     for test in xml.etree.ElementTree.parse(path).iter("testcase"):
         name = re.fullmatch(r"test_row\[(.*)-([^-]*)\]", test.get("name", ""))

@@ -1,69 +1,25 @@
-"""Does training on replicas and workers give what stock Keras gives on one device?
+"""Does training on replicas of one process give what stock Keras gives on one device?
 
 One test is one row of the table in one world. The quick selection runs by default; "slow" is the
-whole table. The rows of worker processes run in a few jobs of many rows each.
+whole table. The worlds of several workers are in test_parity_workers.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import pathlib
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from parity import harness, table, worlds
+from parity import harness, selection, table, worlds
 from parity.case import Case
 
-_QUICK_WORLDS = ("2", "2 workers")
-_ROWS_A_JOB = 40
-_JOB_SECS = 500
 _NAMES = [case.name for case in table.ROWS]
 
 
-def _selection() -> Iterator[Any]:
-    for case in table.ROWS:
-        for world in case.worlds:
-            marks = [] if case.quick and world in _QUICK_WORLDS else [pytest.mark.slow]
-            if world.endswith("workers"):  # the first row of a job waits for all of the job
-                marks.append(pytest.mark.timeout(_JOB_SECS + 60))
-            yield pytest.param(case, world, id=f"{case.name}-{world}", marks=marks)
-
-
-@pytest.fixture(scope="session")
-def outcomes_of_workers(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[Case, str], list[harness.Outcome]]:
-    """Runs the selected rows of a world in jobs, each when the first of its rows is asked for."""
-    selected: dict[str, list[str]] = {}
-    for item in request.session.items:
-        asked = item.callspec.params if hasattr(item, "callspec") else {}
-        if asked.get("world", "").endswith("workers"):
-            selected.setdefault(asked["world"], []).append(asked["case"].name)
-    done: dict[tuple[str, str], list[harness.Outcome]] = {}
-
-    def outcomes(case: Case, world: str) -> list[harness.Outcome]:
-        if (world, case.name) not in done:
-            first = selected[world].index(case.name)
-            names = selected[world][first : first + _ROWS_A_JOB]
-            folder = tmp_path_factory.mktemp("rows")
-            ran = worlds.on_workers(names, int(world.split()[0]), pathlib.Path(folder), _JOB_SECS)
-            done.update({(world, name): ran[name] for name in names})
-        return done[world, case.name]
-
-    return outcomes
-
-
-@pytest.mark.parametrize(("case", "world"), list(_selection()))
-def test_row(case: Case, world: str, request: pytest.FixtureRequest) -> None:
-    if world.endswith("workers"):
-        first, *others = request.getfixturevalue("outcomes_of_workers")(case, world)
-        for rank, other in enumerate(others, start=1):
-            assert not harness.differences(other, first, 0) or case.refused, f"worker {rank} and 0"
-    else:
-        first = worlds.on_replicas(case, int(world))
-    assert worlds.problems(case, first) == []
+@pytest.mark.parametrize(("case", "world"), list(selection.rows_in("2", "4")))
+def test_row(case: Case, world: str) -> None:
+    assert worlds.problems(case, worlds.on_replicas(case, int(world))) == []
 
 
 def test_names_are_unique() -> None:

@@ -142,7 +142,7 @@ def _data(drawn: Drawn) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@hypothesis.settings(max_examples=40)
+@hypothesis.settings(max_examples=25)
 @hypothesis.given(drawn=_drawn, replicas=st.sampled_from([2, 4]))
 def test_any_training_equals_that_of_one_device(drawn: Drawn, replicas: int) -> None:
     strategy = worlds.local_strategy(replicas)

@@ -4,5 +4,6 @@ Read in this order: case.py (what a row is), harness.py (run a row, compare two 
 (where a row runs), worker.py (the program of each worker process), models.py and data.py (what the
 rows are made of), then the rows by topic: optimizers.py, options.py, precision.py, losses.py,
 model_losses.py, batches.py, layers.py, models_by_shape.py, randomness.py, loop_options.py,
-static_shapes.py, metrics.py, custom_steps.py. `table.ROWS` is all of them.
+static_shapes.py, metrics.py, custom_steps.py. `table.ROWS` is all of them, and selection.py says
+which are tested where.
 """
