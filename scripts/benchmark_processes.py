@@ -235,8 +235,6 @@ SUITES: dict[str, Suite] = {
 
 
 def _ratio(name: str, pairs: list[Any], **options: Any) -> report.Ratio:
-    low, median, high = report.quartiles([theirs / ours for theirs, ours in pairs])
-    theirs, ours = (report.quartiles(values)[1] for values in zip(*pairs, strict=True))
-    ratio = report.Ratio(name, median, low, high, ours, theirs, **options)
+    ratio = report.ratio_of(name, [(ours, theirs) for theirs, ours in pairs], **options)
     print(ratio, flush=True)
     return ratio

@@ -110,7 +110,10 @@ def suite_reduction(rounds: int, *, torch: str = "") -> list[report.Ratio]:
         print(f"  {name}: {median:.0f} ms a step ({low:.0f} to {high:.0f})")
 
     def ratio(name: str, ours: str, theirs: str, target: float | None = None) -> report.Ratio:
-        return _ratio(name, [(turn[theirs], turn[ours]) for turn in turns], target)
+        pairs = [(turn[ours], turn[theirs]) for turn in turns]
+        found = report.ratio_of(name, pairs, target=target)
+        print(found, flush=True)
+        return found
 
     ratios = [
         ratio("MLP of 21 M parameters: efficiency of 2 workers", "float32", "alone"),
@@ -151,11 +154,3 @@ def _of_torch(python: str, rounds: int) -> float:
     finally:
         for worker in workers:
             worker.kill()
-
-
-def _ratio(name: str, pairs: list[tuple[float, float]], target: float | None) -> report.Ratio:
-    low, median, high = report.quartiles([theirs / ours for theirs, ours in pairs])
-    theirs, ours = (report.quartiles(times)[1] for times in zip(*pairs, strict=True))
-    ratio = report.Ratio(name, median, low, high, ours, theirs, target)
-    print(ratio, flush=True)
-    return ratio

@@ -9,6 +9,7 @@ next one while a step runs.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,6 +39,11 @@ class Gathering:
     batch_size: int
     replicas: range
     num_replicas: int
+
+    @functools.cached_property
+    def key(self) -> str:
+        """A text that is the same of all that is gathered alike; specs cannot be hashed."""
+        return repr(self)
 
     @property
     def specs(self) -> list[tf.TensorSpec]:

@@ -70,36 +70,37 @@ def _synchronized_moments(x: Any, axes: Any, keepdims: bool, place: Position) ->
 
 def _masked_moments(inputs: Any, mask: Any, axes: Any, place: Position) -> tuple[Any, Any]:
     """Returns mean and variance over the valid steps of all replicas, by Keras's formula."""
-    is_valid = ops.broadcast_to(ops.expand_dims(mask, -1), ops.shape(inputs))
-    is_valid = ops.cast(is_valid, "bool") & (place.local_size > 0)
+    is_valid = _valid_steps(inputs, mask) & (place.local_size > 0)
     is_valid = weights_of_rows.zeroed(is_valid)
-
-    def total(values: Any) -> Any:
-        local = ops.sum(ops.where(is_valid, values, 0), axes, keepdims=True)
-        return place.collectives.linked_sum(local)
-
-    count = total(ops.ones_like(inputs)) + keras.config.epsilon()
-    mean = total(inputs) / count
-    variance = total(ops.square(inputs - mean)) / count
-    return ops.squeeze(mean), ops.squeeze(variance)
+    return _moments_of(
+        inputs, is_valid, axes, reduce=place.collectives.linked_sum, epsilon=keras.config.epsilon()
+    )
 
 
 def _own_moments(inputs: Any, mask: Any, axes: Any) -> tuple[Any, Any]:
     """Returns mean and variance over a replica's own rows that count; of all where none does."""
-    if mask is None:
-        is_valid, epsilon = tf.ones_like(inputs, tf.bool), 0.0
-    else:
-        is_valid = tf.broadcast_to(tf.cast(mask, tf.bool)[..., tf.newaxis], tf.shape(inputs))
-        epsilon = keras.config.epsilon()  # as Keras has it there
+    is_valid = tf.ones_like(inputs, tf.bool) if mask is None else _valid_steps(inputs, mask)
     is_valid = weights_of_rows.zeroed(is_valid, unless_empty=True)
+    epsilon = 0.0 if mask is None else keras.config.epsilon()  # as Keras has it there
+    return _moments_of(inputs, is_valid, axes, reduce=lambda local: local, epsilon=epsilon)
+
+
+def _valid_steps(inputs: Any, mask: Any) -> Any:
+    return ops.cast(ops.broadcast_to(ops.expand_dims(mask, -1), ops.shape(inputs)), "bool")
+
+
+def _moments_of(
+    inputs: Any, is_valid: Any, axes: Any, *, reduce: Callable[[Any], Any], epsilon: float
+) -> tuple[Any, Any]:
+    """Returns mean and variance of the valid entries, whose sums go through `reduce`."""
 
     def total(values: Any) -> Any:
-        return tf.reduce_sum(tf.where(is_valid, values, 0), axis=axes, keepdims=True)
+        return reduce(ops.sum(ops.where(is_valid, values, 0), axes, keepdims=True))
 
-    count = total(tf.ones_like(inputs)) + epsilon
+    count = total(ops.ones_like(inputs)) + epsilon
     mean = total(inputs) / count
-    variance = total(tf.square(inputs - mean)) / count
-    return tf.squeeze(mean), tf.squeeze(variance)
+    variance = total(ops.square(inputs - mean)) / count
+    return ops.squeeze(mean), ops.squeeze(variance)
 
 
 def warn_of_plain(model: keras.Model, num_replicas: int) -> None:

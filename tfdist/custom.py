@@ -38,7 +38,7 @@ from tfdist.agreement import Agreement
 from tfdist.exchange import Exchange
 from tfdist.position import Position
 from tfdist.presence import Presence
-from tfdist.reduction import for_replica
+from tfdist.reduction import for_replica, per_replica
 from tfdist.wire import Reduction, parse_reduction
 
 _plain = tf.autograph.experimental.do_not_convert
@@ -186,7 +186,7 @@ def distribute_dataset(
     with presence.run():
         for _, parts in source.stream(0, 0):
             presence.progress.tick()
-            yield replicas.per_replica(strategy, parts)
+            yield per_replica(strategy, parts)
 
 
 def _place(batch: Any) -> Position:

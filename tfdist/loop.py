@@ -110,7 +110,7 @@ def _make_gathering_loop(
         done, is_on = 0, True
         while is_on and done < num_steps:
             arrays = cursor.arrays
-            key = repr(arrays.gathering)
+            key = arrays.gathering.key
             if key not in made:
                 made[key] = _traced_gathering(step, goes_on, arrays.gathering)
             wanted = min(num_steps - done, cursor.left)

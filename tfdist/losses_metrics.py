@@ -84,7 +84,7 @@ def global_reductions() -> dict[str, Callable[..., Any]]:
         values, sample_weight = samplewise(values, sample_weight, reduce_fn, dtype)
         if len(values.shape) > 0:
             return weights_of_rows.of_counted(values, sample_weight)
-        if place is None or len(values.shape) > 0 or sample_weight is not None:
+        if place is None or sample_weight is not None:
             return values, sample_weight
         fraction = place.fraction(values.dtype)
         return _of_counted_rows(values, place) * fraction, fraction
@@ -156,5 +156,4 @@ def track_loss(tracker: Any, loss: Any, local_size: Any) -> None:
     if len(loss.shape) == 0:
         tracker.update_state(loss, sample_weight=local_size)
     else:
-        # One value a row: each counts once, and none of no rows.
-        tracker.update_state(loss)
+        tracker.update_state(loss)  # one value a row: each counts once, and none of no rows

@@ -160,7 +160,7 @@ def _sum_parts(
     sums: dict[int, list[Any]] = {}
     for kind in dict.fromkeys(kinds):
         alike = [place for place, other in enumerate(kinds) if other == kind]
-        values = [_joined(strategy, piece) for place in alike for piece in cut[place]]
+        values = [per_replica(strategy, piece) for place in alike for piece in cut[place]]
         came = iter(_reduced(strategy, values, how.bucket_bytes))
         sums |= {place: [next(came) for _ in cut[place]] for place in alike}
     return [
@@ -214,17 +214,17 @@ def _reduced(
     return [_local(strategy, value) for value in summed]
 
 
+def per_replica(strategy: tf.distribute.Strategy, parts: Sequence[Any]) -> Any:
+    """Hands each local replica its own one of `parts`."""
+    if len(parts) == 1:
+        return parts[0]
+    values = iter(parts)  # the strategy asks for its local replicas in their order
+    return strategy.experimental_distribute_values_from_function(lambda _: next(values))
+
+
 def _travels_in_packs(strategy: tf.distribute.Strategy) -> bool:
     is_tpu = isinstance(strategy, tf.distribute.TPUStrategy)  # where XLA packs by itself
     return not is_tpu and not keras_compat.reduces_on_one_device(strategy)
-
-
-def _joined(strategy: tf.distribute.Strategy, parts: Sequence[Any]) -> Any:
-    """Makes one per-replica value of the parts of this worker's replicas."""
-    if len(parts) == 1:
-        return parts[0]
-    of_replicas = iter(parts)
-    return strategy.experimental_distribute_values_from_function(lambda _: next(of_replicas))
 
 
 def _is_several(value: Any) -> bool:

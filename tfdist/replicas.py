@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -81,7 +81,7 @@ def run(
             return replica_fn(data)
 
     with whole_batch_semantics(reduces_losses=reduces_losses):
-        return strategy.run(plain(placed), args=(per_replica(strategy, batch.parts),))
+        return strategy.run(plain(placed), args=(reduction.per_replica(strategy, batch.parts),))
 
 
 @contextlib.contextmanager
@@ -120,14 +120,6 @@ def place_of(global_size: Any, sizes: Any = None, padding: Padding | None = None
         global_size=global_size, local_size=stop - start, offset=start, collectives=collectives,
         padded_rows=padding.rows if padding is not None else None,
     )
-
-
-def per_replica(strategy: tf.distribute.Strategy, parts: Sequence[Any]) -> Any:
-    """Hands each local replica its own one of `parts`."""
-    if len(parts) == 1:
-        return parts[0]
-    values = iter(parts)  # the strategy asks for its local replicas in their order
-    return strategy.experimental_distribute_values_from_function(lambda _: next(values))
 
 
 def gather_rows(

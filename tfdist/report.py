@@ -86,10 +86,22 @@ def compare(
         else:
             own, other = secs_of(ours), secs_of(theirs)
         pairs.append((own, other))
-    ratios = [other / own for own, other in pairs]
-    low, median, high = quartiles(ratios)
-    own_secs, other_secs = (statistics.median(times) for times in zip(*pairs, strict=True))
-    return Ratio(name, median, low, high, own_secs, other_secs, target)
+    return ratio_of(name, pairs, target=target)
+
+
+def ratio_of(
+    name: str, pairs: Sequence[tuple[float, float]], *, target: float | None = None
+) -> Ratio:
+    """Returns the ratio of measured pairs.
+
+    Args:
+        name: What was measured, against what.
+        pairs: Our time and theirs, in seconds, of each round.
+        target: The least ratio that is aimed at.
+    """
+    low, median, high = quartiles([theirs / ours for ours, theirs in pairs])
+    ours, theirs = (statistics.median(times) for times in zip(*pairs, strict=True))
+    return Ratio(name, median, low, high, ours, theirs, target)
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
