@@ -13,7 +13,7 @@ from parity import data, models, worlds
 from parity.one_step import added, traced
 
 import tfdist
-from tfdist import batch_statistics, keras_compat
+from tfdist import batch_statistics
 
 layers = keras.layers
 
@@ -95,4 +95,4 @@ def test_fit_warns(caplog: pytest.LogCaptureFixture) -> None:
         for _ in range(2):
             tfdist.fit(model, data.features(4), data.labels(4), verbose=0)
     assert len([m for m in caplog.messages if "synchronized=True" in m]) == 1
-    assert len(keras_compat.plain_batch_normalizations(model)) == 1
+    assert len(batch_statistics.plain_batch_normalizations(model)) == 1

@@ -141,9 +141,21 @@ MUTATIONS = {
     ),
     "an own step's gradients are summed as they are": Mutation(
         "rules.py",
-        "grads = [_weighted(grad, place) for grad in grads]",
+        "grads = [g if g is None else step.scaled(g, place.fraction(g.dtype)) for g in grads]",
         "grads = list(grads)",
         "train_step of its own",
+    ),
+    "what was accumulated before counts once a replica": Mutation(
+        "accumulation.py",
+        "                    if number > 0:\n",
+        "                    if number < 0:\n",
+        "accumulation of 3 steps",
+    ),
+    "accumulated gradients are not taken out before the update": Mutation(
+        "accumulation.py",
+        "        self._assign(self._nothing())  #",
+        "        #",
+        "accumulation of 2 steps",
     ),
     "the last rows go to another replica": Mutation(
         "position.py",

@@ -39,16 +39,16 @@ it only:
    tell each other?
 8. randomness.py, wire.py, reduction.py, weights_of_rows.py, whole_batch.py, losses_metrics.py,
    activity_losses.py, batch_statistics.py, replicas.py, compiled.py, step.py: what is one update?
-9. state.py, finite.py, rules.py, custom.py: which variables are there, and what if an update is no
-   number, or the user's own?
-10. pace.py, loop.py, waits.py, listeners.py, prediction.py, programs.py: how are many steps run,
-    and how many at a time?
+9. state.py, finite.py, custom.py: which variables are there, and what if an update is no number,
+   or the user's own?
+10. pace.py, loop.py, rounds.py, accumulation.py, local_steps.py, rules.py, waits.py, listeners.py,
+    prediction.py, programs.py: how are many steps run, by which rule, and how many at a time?
 11. streams.py, plain.py, callback_state.py: what is a run?
 12. claim.py, manifest.py, saved.py, checkpoint.py, identity.py, every.py, preemption.py, resume.py:
     how does it go on after a stop?
 13. link_check.py, fingerprint.py, guard.py: does hardware, or a NaN, spoil it?
-14. split.py, profiling.py, callbacks.py, epochs.py, trainer.py: epochs, validation and callbacks,
-    as in Keras, and where their time goes.
+14. split.py, profiling.py, callbacks.py, epochs.py, trainer.py, fitting.py: epochs, validation
+    and callbacks, as in Keras, and where their time goes.
 15. recording.py, verification.py, report.py, forecast.py, plot.py: does it all agree with one
     device, how fast is it, and how fast would it be on more workers?
 16. datasets/, parquet.py, target.py, testing.py: data to try it on, data of an engine, a function
@@ -76,9 +76,10 @@ if TYPE_CHECKING:
         distribute_dataset,
         make_train_step,
     )
+    from tfdist.fitting import evaluate, fit, predict
     from tfdist.memory import estimate_memory
     from tfdist.strategy import describe, get_strategy
-    from tfdist.trainer import Trainer, evaluate, fit, predict
+    from tfdist.trainer import Trainer
     from tfdist.verification import verify
     from tfdist.wire import Reduction
 
@@ -120,12 +121,12 @@ _MODULE_OF_NAME = {
     "detect_cluster": "tfdist.cluster",
     "distribute_dataset": "tfdist.custom",
     "estimate_memory": "tfdist.memory",
-    "evaluate": "tfdist.trainer",
+    "evaluate": "tfdist.fitting",
     "find_batch_size": "tfdist.batch_size",
-    "fit": "tfdist.trainer",
+    "fit": "tfdist.fitting",
     "get_strategy": "tfdist.strategy",
     "make_train_step": "tfdist.custom",
-    "predict": "tfdist.trainer",
+    "predict": "tfdist.fitting",
     "verify": "tfdist.verification",
 }
 

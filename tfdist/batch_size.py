@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdist import batch_search, launch, memory_limit, strategy
-from tfdist.trainer import trainer_of
+from tfdist.fitting import trainer_of
 
 _SAMPLED_ROWS = 64  # sent to the processes, which repeat them
 _EPOCHS = 3  # steps of one try: the first makes the optimizer's state, the second has all at once

@@ -103,6 +103,17 @@ def _moments_of(
     return ops.squeeze(mean), ops.squeeze(variance)
 
 
+def plain_batch_normalizations(model: keras.Model) -> list[str]:
+    """Returns the names of layers that normalize each replica's rows by those rows alone."""
+    return [
+        layer.name
+        for layer in keras_compat.flat_layers(model)
+        if isinstance(layer, keras.layers.BatchNormalization)
+        and layer.trainable
+        and not layer.synchronized
+    ]
+
+
 def warn_of_plain(model: keras.Model, num_replicas: int) -> None:
     """Says once for a model that its BatchNormalization will differ from that of one device.
 
@@ -110,7 +121,7 @@ def warn_of_plain(model: keras.Model, num_replicas: int) -> None:
         model: A model that is about to be trained.
         num_replicas: Replicas of all workers together.
     """
-    names = keras_compat.plain_batch_normalizations(model) if num_replicas > 1 else []
+    names = plain_batch_normalizations(model) if num_replicas > 1 else []
     if names and not vars(model).get("_tfdist_warned_of_statistics"):
         vars(model)["_tfdist_warned_of_statistics"] = True  # past Keras's tracking of attributes
         _LOG.warning(

@@ -22,7 +22,7 @@ from tfdist.profiling import Profiler
 from tfdist.programs import Programs, Way
 from tfdist.progress import Progress
 from tfdist.resume import Run
-from tfdist.wire import Reduction
+from tfdist.rounds import Rounds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Training:
         validation_freq: As in `fit`.
         run: Where the run is, and what saves it.
         guard: What looks at it while it goes on.
-        reduction: How gradients travel between replicas.
+        way: How the loop goes through the batches.
         profiler: What measures it, or None.
     """
 
@@ -50,13 +50,14 @@ class Training:
     validation_freq: Any
     run: Run
     guard: Guard
-    reduction: Reduction
+    way: Way
     profiler: Profiler | None = None
 
     def bounded(self, steps: int, plan: Plan) -> int:
         """Returns how many of `steps` may run until there is something to do between two calls."""
         steps = self.run.bounded(steps, plan)
-        return self.guard.bounded(steps, plan, step=self.run.place.step)
+        steps = self.guard.bounded(steps, plan, step=self.run.place.step)
+        return plan.bounded(steps, done=self.run.place.done)
 
 
 class Epochs:
@@ -80,21 +81,18 @@ class Epochs:
         model, run, events = self._model, training.run, training.events
         profiler = training.profiler
         self._begin(training)
-        source = training.feed.source
-        way = Way(
-            is_share=source.is_share, padding=source.padding,
-            on_nan=training.guard.on_nan, reduction=training.reduction,
-            stops_at_nan=self._agreement.any(stops_at_nan_of(model, events)),
-            is_timed=profiler is not None,
-        )
-        loop = self._programs.train(way)
+        stops_at_nan = self._agreement.any(stops_at_nan_of(model, events))
+        way = dataclasses.replace(training.way, stops_at_nan=stops_at_nan)
+        loop, rounds = self._programs.train(way), self._programs.rounds(way)
         loop = profiler.timed(loop) if profiler else loop
         for epoch in run.place.epochs(training.epochs):
             run.leave_if_told(self._agreement)
             if not run.place.done:  # else another process has begun the epoch
                 model.reset_metrics()
                 events.on_epoch_begin(epoch)
-            self._steps(training.feed, loop, events, phase="train", training=training)
+            self._steps(
+                training.feed, loop, events, phase="train", training=training, rounds=rounds
+            )
             logs = dict(self._programs.logs("train"))
             with profiler.left_out() if profiler else contextlib.nullcontext():
                 logs |= self._validated(epoch, training)
@@ -140,7 +138,14 @@ class Epochs:
         return {f"val_{name}": v for name, v in self.evaluate(feed, training.events).items()}
 
     def _steps(
-        self, feed: Feed, loop: Loop, events: Any, *, phase: str, training: Training | None = None
+        self,
+        feed: Feed,
+        loop: Loop,
+        events: Any,
+        *,
+        phase: str,
+        training: Training | None = None,
+        rounds: Rounds | None = None,
     ) -> None:
         """Runs an epoch's steps, with the events of each call of the traced loop around it.
 
@@ -150,11 +155,13 @@ class Epochs:
             events: The `CallbackList`.
             phase: "train" or "test".
             training: What is saved and looked at between the calls, in training.
+            rounds: The rounds that the steps go by, in training.
         """
         model, stop_flag = self._model, "stop_training" if phase == "train" else "stop_evaluating"
         begin = getattr(events, f"on_{phase}_batch_begin")
         end = getattr(events, f"on_{phase}_batch_end")
-        plan = batches_between_events(model, events, phase=phase).agreed(self._agreement)
+        plan = batches_between_events(model, events, phase=phase, rounds=rounds)
+        plan = plan.agreed(self._agreement)
         planned, done, ended = feed.begin_epoch(), training.run.place.done if training else 0, False
         loop = self._progress.ticking(loop)
         while not ended and (planned is None or done < planned):

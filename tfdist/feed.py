@@ -10,6 +10,7 @@ import logging
 import warnings
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from tfdist import keras_compat
@@ -17,6 +18,15 @@ from tfdist.arrays import Cursor
 from tfdist.data import Source
 
 _LOG = logging.getLogger("tfdist")
+
+
+def limited(number: int | None, name: str) -> int | None:
+    """Caps `epochs` or `steps_per_epoch` as `keras.config.set_max_...` asks, where Keras has it."""
+    limit = getattr(keras.config, f"max_{name}", lambda: None)()
+    if not limit or (number and number <= limit):
+        return number
+    warnings.warn(f"Limiting {name} to {limit}", stacklevel=3)
+    return limit
 
 
 class Feed:

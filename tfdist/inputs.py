@@ -12,7 +12,7 @@ from tfdist import keras_compat, own_share, same_data
 from tfdist.agreement import Agreement
 from tfdist.data import Share, Source, make_source
 from tfdist.exchange import Exchange
-from tfdist.feed import Feed
+from tfdist.feed import Feed, limited
 from tfdist.padding import pad, refuse_own_share
 
 
@@ -59,7 +59,7 @@ class Inputs:
         """
         if x is None:
             raise ValueError("There is no data: x=None. Give arrays, or a dataset, as x.")
-        steps = keras_compat.limited(steps, "steps_per_epoch")
+        steps = limited(steps, "steps_per_epoch")
         if static_shapes and already_sharded:
             refuse_own_share()
         source = self._source(x, y, already_sharded=already_sharded, steps=steps, **kwargs)

@@ -12,8 +12,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import threading
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -53,7 +52,7 @@ _replacing = threading.RLock()
 
 
 def module(name: str) -> Any:
-    """Returns a private module, or raises an ImportError that says what the release lacks."""
+    """Returns a private module; raises an ImportError that says what the release lacks."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -116,6 +115,20 @@ def replaced_apply(apply: Callable[..., Any]) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def without_reduction(optimizer: Any) -> Iterator[None]:
+    """Makes `optimizer.apply`, called by a replica, update by that replica's own gradients."""
+    name = "_all_reduce_sum_gradients"
+    if not hasattr(optimizer, name):
+        raise ImportError(_moved(f"{type(optimizer).__name__}.{name}"))
+    with _replacing:
+        vars(optimizer)[name] = list
+        try:
+            yield
+        finally:
+            del vars(optimizer)[name]
+
+
 def _routed(apply: Callable[..., Any], original_apply: Callable[..., Any]) -> Callable[..., Any]:
     def method(optimizer: Any, grads: Any, trainable_variables: Any = None) -> Any:
         return apply(original_apply, optimizer, grads, trainable_variables)
@@ -159,20 +172,20 @@ def overrides(model: keras.Model, method: str) -> bool:
     return getattr(type(model), method) is not getattr(trainer, method) or method in vars(model)
 
 
+def accumulators(optimizer: Any, variables: Sequence[Any]) -> list[Any]:
+    """Returns the variables in which a built optimizer adds up gradients, in that order."""
+    sums = optimizer._accumulated_gradients
+    return [sums[optimizer._get_variable_index(variable)] for variable in variables]
+
+
+def settings_of(optimizer: Any) -> tuple[Any, Any]:
+    """Returns the variables that count an optimizer's calls, and hold its learning rate if any."""
+    return optimizer._iterations, getattr(optimizer, "_learning_rate", None)
+
+
 def flat_layers(model: keras.Model) -> list[Any]:
     """Returns the model and all layers in it, nested ones included."""
     return list(model._flatten_layers())
-
-
-def plain_batch_normalizations(model: keras.Model) -> list[str]:
-    """Returns the names of layers that normalize each replica's rows by those rows alone."""
-    return [
-        layer.name
-        for layer in flat_layers(model)
-        if isinstance(layer, keras.layers.BatchNormalization)
-        and layer.trainable
-        and not layer.synchronized
-    ]
 
 
 def reduction_axes(layer: Any) -> Any:
@@ -215,15 +228,6 @@ def restored_epoch(model: keras.Model) -> int:
     """Takes the number of epochs that a callback has found done; 0 where none says so."""
     epoch, model._initial_epoch = getattr(model, "_initial_epoch", None), None
     return epoch or 0
-
-
-def limited(number: int | None, name: str) -> int | None:
-    """Caps `epochs` or `steps_per_epoch` as `keras.config.set_max_...` asks, where Keras has it."""
-    limit = getattr(keras.config, f"max_{name}", lambda: None)()
-    if not limit or (number and number <= limit):
-        return number
-    warnings.warn(f"Limiting {name} to {limit}", stacklevel=3)
-    return limit
 
 
 def data_adapter(**kwargs: Any) -> Any:

@@ -17,6 +17,7 @@ import keras
 
 from tfdist.agreement import Agreement
 from tfdist.pace import Pace
+from tfdist.rounds import Rounds, end_from, end_near
 
 _HOOKS = {
     "train": ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end"),
@@ -45,6 +46,8 @@ class Plan:
         pace: Chooses `steps` where nobody fixed them.
         limit: Takes the number of steps done in the epoch; returns how many may run until the next
             event, or None for any number.
+        rounds: The rounds of steps that training goes by, or None.
+        begun: Steps of a round that were done when the epoch began.
     """
 
     steps: int
@@ -52,14 +55,18 @@ class Plan:
     is_watched: bool
     pace: Pace | None
     limit: Callable[[int], int | None] = lambda done: None
+    rounds: Rounds | None = None
+    begun: int = 0
 
     def agreed(self, agreement: Agreement) -> Plan:
         """Returns the plan that all workers follow together."""
         steps, event_steps, is_watched = agreement.plan(
             steps=self.steps, event_steps=self.event_steps, is_watched=self.is_watched
         )
-        pace = None if event_steps else self.pace
-        return Plan(steps, event_steps or None, is_watched, pace, self.limit)
+        return dataclasses.replace(
+            self, steps=steps, event_steps=event_steps or None, is_watched=is_watched,
+            pace=None if event_steps else self.pace,
+        )
 
     def after(self, ran: int, secs: float, *, done: int) -> int:
         """Returns the number of steps for the next call.
@@ -72,16 +79,32 @@ class Plan:
         if self.pace is None:
             return self.steps
         self.pace.learn(ran, secs)
-        return min(self.pace.steps, self.limit(done) or self.pace.steps)
+        return self.paced(done)
+
+    def paced(self, done: int) -> int:
+        """Returns how many steps the pace gives the next call, after `done` steps of the epoch."""
+        steps = self.pace.steps if self.pace else self.steps
+        if self.rounds is not None:
+            steps = end_near(steps, begun=self.begun + done, size=self.rounds.size)
+        return min(steps, self.limit(done) or steps)
+
+    def bounded(self, steps: int, *, done: int) -> int:
+        """Returns at least so many steps, where a round may not end early: those to its end."""
+        if self.rounds is None or not self.rounds.is_fixed:
+            return steps
+        return end_from(steps, begun=self.begun + done, size=self.rounds.size)
 
 
-def batches_between_events(model: keras.Model, callbacks: Any, *, phase: str) -> Plan:
+def batches_between_events(
+    model: keras.Model, callbacks: Any, *, phase: str, rounds: Rounds | None = None
+) -> Plan:
     """Decides how many steps may run at a time in an epoch.
 
     Args:
         model: The compiled model.
         callbacks: The `CallbackList` of the run.
         phase: "train", "test" or "predict".
+        rounds: The rounds of steps that training goes by, or None.
 
     Returns:
         The plan: fixed where `steps_per_execution` was given or somebody listens to batches.
@@ -90,15 +113,19 @@ def batches_between_events(model: keras.Model, callbacks: Any, *, phase: str) ->
     is_watched = set(interests.values()) != {Interest.NONE} and bool(interests)
     fixed = model.steps_per_execution if model.compiled else 1
     is_eager = model.compiled and model.run_eagerly
+    begun = rounds.begun() if rounds else 0
     if fixed > 1 or is_eager or Interest.EVERY in interests.values():
-        return Plan(fixed, fixed, is_watched, None)
+        if rounds and rounds.is_fixed:  # as if steps_per_execution were whole rounds
+            fixed = end_from(fixed, begun=0, size=rounds.size)
+        return Plan(fixed, fixed, is_watched, None, rounds=rounds, begun=begun)
     saving = [c for c in callbacks.callbacks if interests[id(c)] is Interest.SAVING]
 
     def limit(done: int) -> int | None:
         return min((_until_saving(callback, done) for callback in saving), default=None)
 
     pace = _paces(model).setdefault(phase, Pace())
-    return Plan(min(pace.steps, limit(0) or pace.steps), None, is_watched, pace, limit)
+    plan = Plan(pace.steps, None, is_watched, pace, limit, rounds, begun)
+    return dataclasses.replace(plan, steps=plan.paced(0))
 
 
 def stops_at_nan_of(model: keras.Model, callbacks: Any) -> bool:

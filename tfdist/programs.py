@@ -14,7 +14,17 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist import ends, keras_compat, own_share, reduction, rules, step, weights_of_rows
+from tfdist import (
+    accumulation,
+    ends,
+    keras_compat,
+    local_steps,
+    own_share,
+    reduction,
+    rules,
+    step,
+    weights_of_rows,
+)
 from tfdist.data import share_of
 from tfdist.data_errors import told_plainly
 from tfdist.finite import FiniteWatch
@@ -22,6 +32,7 @@ from tfdist.loop import Loop, make_loop, make_shared_loop, next_where, split_whe
 from tfdist.position import Padding
 from tfdist.prediction import OutputLoop, make_output_loop
 from tfdist.replicas import Batch
+from tfdist.rounds import Rounds, in_rounds
 from tfdist.same_data import Witness
 from tfdist.waits import Waits
 from tfdist.wire import EXACT, Reduction
@@ -37,6 +48,8 @@ class Way:
         stops_at_nan: Whether training ends after a step whose loss is not finite.
         on_nan: What is done where a gradient is not finite; one of guard.POLICIES.
         reduction: How gradients travel between replicas.
+        local_steps: Steps that each replica trains by itself, see local_steps.py; None for none.
+        outer_optimizer: What updates after them, or None.
         is_timed: Whether the waits for batches are added up, see `Programs.waits`.
     """
 
@@ -45,6 +58,8 @@ class Way:
     stops_at_nan: bool = False
     on_nan: str = "warn"
     reduction: Reduction = EXACT
+    local_steps: int | None = None
+    outer_optimizer: Any = None
     is_timed: bool = False
 
 
@@ -74,7 +89,7 @@ class Programs:
 
     def train(self, way: Way = Way()) -> Loop:
         """Returns the traced loop over training steps."""
-        watch = self.watch(way.on_nan)
+        watch, rounds = self.watch(way.on_nan), self.rounds(way)
 
         def goes_on() -> Any:
             is_well = watch.is_well() if watch and way.on_nan == "raise" else True
@@ -82,12 +97,31 @@ class Programs:
 
         def make() -> Loop:
             undoing = watch.undoing if watch and way.on_nan == "skip" else None
-            return self._loop(
-                "train", way, rules.train_rule, self._replica_step, watch, way.reduction,
+            loop = self._loop(
+                "train", way, rules.train_rule, self._replica_step, watch, way.reduction, rounds,
                 undoing=undoing, goes_on=goes_on,
             )
+            if rounds is None:
+                return loop
+            return in_rounds(loop, rounds, is_alone=not self._share.has_others)
 
         return self._kept(("train", way), make)
+
+    def rounds(self, way: Way) -> Rounds | None:
+        """Returns the rounds of steps that training goes by; None where replicas sum each step."""
+        model, strategy, how = self._model, self._strategy, way.reduction
+        if self._replica_step is not None or keras_compat.overrides(model, "train_step"):
+            return None
+        if (size := way.local_steps) is not None:
+            return self._kept(
+                ("rounds", way), lambda: local_steps.LocalSteps(model, strategy, how, size=size)
+            )
+        if not accumulation.is_possible(model, strategy, on_nan=way.on_nan):
+            return None
+        return self._kept(
+            ("rounds", way),
+            lambda: accumulation.Accumulation(model, strategy, self._share, how),
+        )
 
     def waits(self) -> Waits:
         """Returns what adds up the waits of the training loop that is measured."""

@@ -14,9 +14,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfdist import keras_compat, strategy
+from tfdist import batch_statistics, keras_compat, strategy
 from tfdist import position as position_lib
-from tfdist.trainer import Trainer, trainer_of
+from tfdist.fitting import trainer_of
+from tfdist.trainer import Trainer
 
 # What is compared, in the order in which a difference arises within a step.
 GROUPS = ("loss", "gradient", "weight", "state", "metric")
@@ -54,7 +55,7 @@ def record(build_fn: Callable[[], Any], data: Any, options: dict[str, Any]) -> d
         )
     return {
         "steps": steps[: options["steps"] + 1],
-        "plain_batch_norm": keras_compat.plain_batch_normalizations(trainer.model),
+        "plain_batch_norm": batch_statistics.plain_batch_normalizations(trainer.model),
         "replicas": made.num_replicas_in_sync,
     }
 

@@ -23,6 +23,7 @@ from tfdist import keras_compat, replicas, step
 from tfdist import position as position_lib
 from tfdist.finite import FiniteWatch
 from tfdist.replicas import Batch
+from tfdist.rounds import Rounds
 from tfdist.wire import EXACT, Reduction
 
 Rule = Callable[[Batch], None]
@@ -54,8 +55,12 @@ def train_rule(
     replica_step: Any = None,
     watch: FiniteWatch | None = None,
     how: Reduction = EXACT,
+    rounds: Rounds | None = None,
 ) -> Rule:
     """Returns the function that takes the model through one global batch of training."""
+    if rounds is not None:
+        own = rounds.step
+        return lambda batch: logs.keep(own(batch))
     if replica_step is not None:
         return lambda batch: _replica_step(replica_step, strategy, batch, logs)
     if keras_compat.overrides(model, "train_step"):
@@ -127,18 +132,8 @@ def _reducing_optimizers(strategy: tf.distribute.Strategy, how: Reduction) -> It
         if place is None:  # the update itself, in cross-replica context
             return original(optimizer, grads, trainable_variables)
         variables = list(trainable_variables or optimizer._trainable_variables)
-        grads = [_weighted(grad, place) for grad in grads]
+        grads = [g if g is None else step.scaled(g, place.fraction(g.dtype)) for g in grads]
         return step.apply_on_replica(optimizer, grads, variables, how=how)
 
     with keras_compat.replaced_apply(apply):
         yield
-
-
-def _weighted(gradient: Any, place: position_lib.Position) -> Any:
-    """Weighs a gradient of a mean over a replica's rows by its share of the global batch."""
-    if gradient is None:
-        return None
-    if isinstance(gradient, tf.IndexedSlices):
-        values = gradient.values * place.fraction(gradient.values.dtype)
-        return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
-    return gradient * place.fraction(gradient.dtype)

@@ -30,6 +30,7 @@ from tfdist.exchange import Exchange
 
 # After the name of a variable: the values of all replicas, along a new first axis.
 OF_REPLICAS = "@replicas"
+_OUTER = "_tfdist_outer_optimizer"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,12 +150,23 @@ def _kind(shape: Any, dtype: Any) -> str:
 def _groups(owner: Any) -> dict[str, Sequence[Any]]:
     if not isinstance(owner, keras.Model):
         return {"variables": owner.variables if hasattr(owner, "variables") else [owner]}
-    optimizer = getattr(owner, "optimizer", None)
+    optimizer, outer = getattr(owner, "optimizer", None), outer_optimizer(owner)
     return {
         "model": owner.variables,
         "optimizer": optimizer.variables if optimizer is not None else (),
+        "outer_optimizer": outer.variables if outer is not None else (),
         "metrics": owner.metrics_variables if owner.compiled else (),
     }
+
+
+def outer_optimizer(model: keras.Model) -> Any:
+    """Returns the optimizer that updates the model at the end of a round, see local_steps.py."""
+    return vars(model).get(_OUTER)
+
+
+def set_outer_optimizer(model: keras.Model, optimizer: Any) -> None:
+    """Makes an optimizer, or None, the one that updates the model at the end of a round."""
+    vars(model)[_OUTER] = optimizer  # past Keras's tracking of attributes
 
 
 def _path(variable: Any) -> str:

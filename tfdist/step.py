@@ -47,7 +47,7 @@ def train_step(
     Returns:
         What an overridden `compute_metrics` returned besides the results of the model's metrics.
     """
-    gradients, logs = replicas.run(strategy, _backward_of(model), batch)
+    gradients, logs = replicas.run(strategy, backward_of(model), batch)
     update(strategy, model.optimizer, gradients, model.trainable_variables, apply=apply, how=how)
     return sum_shares(strategy, logs)
 
@@ -84,8 +84,7 @@ def update(
     """Sums the replicas' gradients and applies them once, in cross-replica context."""
     if not variables:
         return
-    if not optimizer.built:
-        outside_of_steps(lambda: _build(strategy, optimizer, variables))
+    build(strategy, optimizer, variables)
     summed = reduction.sum_gradients(strategy, gradients, how)
     with keras_compat.default_replica_mode(), position_lib.at(None):
         if apply is None:
@@ -94,9 +93,25 @@ def update(
             apply(optimizer, summed, variables)
 
 
-def _build(strategy: tf.distribute.Strategy, optimizer: Any, variables: Sequence[Any]) -> None:
-    with strategy.scope():
-        optimizer.build(variables)
+def build(strategy: tf.distribute.Strategy, optimizer: Any, variables: Sequence[Any]) -> None:
+    """Makes an optimizer's variables where there are none yet, also while a step is traced."""
+
+    def in_scope() -> None:
+        with strategy.scope():
+            optimizer.build(variables)
+
+    if not optimizer.built:
+        outside_of_steps(in_scope)
+
+
+def scaled(gradient: Any, factor: Any) -> Any:
+    """Returns a gradient, rows of an embedding or None times a scalar."""
+    if gradient is None:
+        return None
+    if isinstance(gradient, tf.IndexedSlices):
+        values = gradient.values * factor
+        return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
+    return gradient * factor
 
 
 def apply_on_replica(
@@ -208,10 +223,11 @@ def _backward(model: keras.Model, data: Any) -> tuple[list[Any], Logs]:
     return tape.gradient(scaled, variables), logs
 
 
-def _backward_of(model: keras.Model) -> Callable[[Any], tuple[list[Any], Logs]]:
-    """Returns `_backward`, compiled by XLA where `compile(jit_compile=True)` asked for it.
+def backward_of(model: keras.Model) -> Callable[[Any], tuple[list[Any], Logs]]:
+    """Returns what gives the gradients of a replica's share of the loss, and its shares of logs.
 
-    Each replica's forward and backward pass is compiled; the reduction stays outside of it.
+    Compiled by XLA where `compile(jit_compile=True)` asked for it: each replica's forward and
+    backward pass is compiled, and the reduction stays outside of it.
     """
 
     def backward(data: Any) -> tuple[list[Any], Logs]:

@@ -6,16 +6,15 @@ Synopsis:
     >>> with tfdist.get_strategy("2xcpu").scope():
     ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
     ...     model.compile("adam", "mse")
-    >>> history = tfdist.fit(model, np.ones((5, 4)), np.ones(5), batch_size=3, epochs=2, verbose=0)
-    >>> sorted(history.history), history.epoch
-    (['loss'], [0, 1])
+    >>> trainer = tfdist.Trainer(model)
+    >>> history = trainer.fit(np.ones((5, 4)), np.ones(5), batch_size=3, epochs=2, verbose=0)
+    >>> sorted(history.history), trainer.is_chief
+    (['loss'], True)
 """
 
 from __future__ import annotations
 
-import difflib
 import functools
-import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -25,11 +24,13 @@ import tensorflow as tf
 
 from tfdist import batch_statistics, keras_compat, profiling
 from tfdist import callbacks as callbacks_lib
+from tfdist import local_steps as local_steps_lib
 from tfdist import strategy as strategy_lib
 from tfdist.agreement import Agreement
 from tfdist.data import share_of
 from tfdist.epochs import Epochs, Training
 from tfdist.exchange import Exchange
+from tfdist.feed import limited
 from tfdist.guard import Guard, parse_on_nan
 from tfdist.inputs import Inputs
 from tfdist.link_check import check_links
@@ -119,6 +120,8 @@ class Trainer:
         fingerprint_every: int | None = None,
         on_nan: str = "warn",
         reduction: Reduction | str | None = None,
+        local_steps: int | None = None,
+        outer_optimizer: Any = None,
         profile: Any = False,
     ) -> keras.callbacks.History:
         """Trains the model; see `tfdist.fit`."""
@@ -126,9 +129,13 @@ class Trainer:
         is_own_rule = self._replica_step is not None or keras_compat.overrides(model, "train_step")
         on_nan = parse_on_nan(on_nan, is_own_rule=is_own_rule)
         how = self._agreed(reduction)
+        local_steps_lib.refuse(
+            model, self.strategy, self._agreement, local_steps=local_steps,
+            outer_optimizer=outer_optimizer, is_own_rule=is_own_rule, on_nan=on_nan,
+        )
         if self._replica_step is None:
             keras_compat.assert_compiled(model, "fit")
-        epochs = keras_compat.limited(epochs, "epochs") or epochs
+        epochs = limited(epochs, "epochs") or epochs
         profiler = self._profiler(profile)
         if validation_split and validation_data is None:
             (x, y, sample_weight), validation_data = keras_compat.validation_split(
@@ -152,11 +159,19 @@ class Trainer:
                 static_shapes=self._is_static(static_shapes),
             )
             self._build(feed.source.spec)
+            local_steps_lib.adopt(model, self.strategy, outer_optimizer)
             batch_statistics.warn_of_plain(model, self._share.num_replicas)
             feed.rewind()
             run.note(shuffle=shuffle, class_weight=class_weight, initial_epoch=initial_epoch)
             if how.wire_dtype:
                 run.note(wire_dtype=how.wire_dtype)
+            if local_steps:
+                run.note(local_steps=local_steps)
+            way = Way(
+                is_share=feed.source.is_share, padding=feed.source.padding, on_nan=on_nan,
+                reduction=how, local_steps=local_steps, outer_optimizer=outer_optimizer,
+                is_timed=profiler is not None,
+            )
             with callbacks_lib.files_of_chief_alone(callbacks, is_chief=self.is_chief):
                 events = self._events(
                     callbacks, add_history=True, verbose=verbose, epochs=epochs,
@@ -166,7 +181,7 @@ class Trainer:
                     Training(
                         feed=feed, validation=validation, events=events, epochs=epochs,
                         initial_epoch=initial_epoch, validation_freq=validation_freq,
-                        run=run, guard=guard, reduction=how, profiler=profiler,
+                        run=run, guard=guard, way=way, profiler=profiler,
                     )
                 )
             if profiler:
@@ -277,102 +292,6 @@ class Trainer:
             callbacks, model=self.model, agreement=self._agreement, exchange=self._exchange,
             strategy=self.strategy, **params,
         )
-
-
-def fit(model: keras.Model, x: Any = None, y: Any = None, **kwargs: Any) -> keras.callbacks.History:
-    """Trains a compiled Keras model, with the result that one device gives.
-
-    Works inside and outside `strategy.scope()`. Takes what `keras.Model.fit` takes, by name, with
-    the same defaults.
-
-    Args:
-        model: A compiled model; made inside `strategy.scope()` where it trains on several replicas.
-        x: Inputs: arrays, a `tf.data.Dataset` of *global* batches, a `PyDataset`, a generator, ...
-        y: Targets, where `x` is arrays.
-        **kwargs: As in `keras.Model.fit`. `batch_size` is the *global* batch: examples per step,
-            summed over all replicas of all workers. And `checkpoint_dir`: a folder, or a
-            `Checkpointer`, from which training goes on where it ended, in the midst of an epoch
-            too, and to which it is saved at the end of each epoch, or, with `save_every`, after so
-            many steps (100) or so much time ("10m"), and at the end. SIGTERM, or SIGUSR1, to any
-            worker then makes all of them save, and leave with exit code 75.
-            `fingerprint_every`: after so many steps, compare the weights over the replicas.
-            `on_nan`: where the loss or a gradient is infinite or not a number, "warn" (the default)
-            trains on as Keras does, and says once where that began; "raise" ends at the step, and
-            names the gradient; "skip" leaves the step out, and its batch out of the metrics;
-            "ignore" does not look. `reduction`: how gradients travel between replicas, a
-            `tfdist.Reduction` or its type, "bfloat16" or "float16", which halve what is sent and
-            round it; by default nothing is lost. `already_sharded=True`: each worker gives its own
-            examples alone, for validation too; what they give in a step is the global batch.
-            `profile=True`: measure where the time goes, and print it at the end; a folder in its
-            place gets a TensorBoard trace of some of the chief's steps too. See `profiling.py`.
-            `static_shapes=True`: every batch is padded to the shape of a full one by rows that do
-            not count, so that a step is traced and compiled once; None means on a TPU alone.
-
-    Returns:
-        The `History` of the whole run, the same on every worker. With `profile`, `history.profile`
-        is the `Profile` of this worker.
-
-    Raises:
-        ValueError: The model was not compiled, or the data cannot be used.
-        RuntimeError: The model was made outside the scope of the strategy it is to train on.
-    """
-    return trainer_of(model).fit(x, y, **_known(Trainer.fit, kwargs))
-
-
-def evaluate(model: keras.Model, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
-    """Returns the loss and metrics over all examples, each once, the same on every worker.
-
-    Args:
-        model: A compiled model.
-        x: As in `fit`.
-        y: As in `fit`.
-        **kwargs: As in `keras.Model.evaluate`; `batch_size` is global. And `already_sharded`
-            and `static_shapes`, as in `fit`.
-
-    Returns:
-        What `keras.Model.evaluate` returns: a scalar, a list, or with `return_dict=True` a dict.
-    """
-    return trainer_of(model).evaluate(x, y, **_known(Trainer.evaluate, kwargs))
-
-
-def predict(model: keras.Model, x: Any, **kwargs: Any) -> Any:
-    """Returns the model's outputs for `x`, in input order, on every worker.
-
-    Args:
-        model: A Keras model; it need not be compiled.
-        x: As in `fit`.
-        **kwargs: As in `keras.Model.predict`; `batch_size` is global. With `already_sharded=True` a
-            worker gives its own inputs, and gets their outputs alone. `static_shapes` as in `fit`.
-
-    Returns:
-        NumPy arrays of the model's output structure, with one row an example.
-    """
-    return trainer_of(model).predict(x, **_known(Trainer.predict, kwargs))
-
-
-def _known(method: Callable[..., Any], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Returns the arguments by name; raises where there is none of a name."""
-    names = list(inspect.signature(method).parameters)[1:]
-    for name in kwargs:
-        if name not in names:
-            alike = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {alike[0]!r}?" if alike else f"it takes {', '.join(names)}."
-            raise TypeError(f"tfdist.{method.__name__} has no argument {name!r}; {hint}")
-    return kwargs
-
-
-def trainer_of(model: keras.Model) -> Trainer:
-    """Returns the model's trainer, which keeps its traces from one call to the next."""
-    if not isinstance(model, keras.Model):
-        raise ValueError(
-            f"A keras.Model is needed, but model={model!r} was given. Pass the compiled model "
-            "first, then the data: tfdist.fit(model, x, y)."
-        )
-    trainer = vars(model).get("_tfdist_trainer")
-    if trainer is None:
-        trainer = Trainer(model)
-        vars(model)["_tfdist_trainer"] = trainer  # past Keras's tracking of attributes
-    return trainer
 
 
 def _strategy_of(model: keras.Model) -> tf.distribute.Strategy:
