@@ -44,7 +44,7 @@ class Mutation:
 MUTATIONS = {
     "the reduction is doubled": Mutation(
         "step.py",
-        "summed = reduction.sum_gradients(strategy, gradients, how)",
+        "summed = reduction.sum_gradients(strategy, gradients, how, residuals=residuals)",
         "summed = [2 * g for g in reduction.sum_gradients(strategy, gradients, how)]",
         "SGD with momentum",
     ),

@@ -185,8 +185,8 @@ def test_no_scaled_sum_overflows_or_vanishes() -> None:
     ("options", "message"),
     [
         ({"wire_dtype": "float8"}, "wire_dtype='float8' must be one of None, 'bfloat16'"),
-        ({"piece_bytes": 0}, "piece_bytes=0 must be a whole number of bytes"),
-        ({"bucket_bytes": 1e6}, "bucket_bytes=1000000.0 must be a whole number of bytes"),
+        ({"piece_bytes": 0}, "piece_bytes=0 must be 'auto' or a whole number"),
+        ({"bucket_bytes": 1e6}, "bucket_bytes=1000000.0 must be 'auto' or a whole number"),
     ],
 )
 def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:

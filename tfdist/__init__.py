@@ -37,18 +37,18 @@ it only:
    data_errors.py, feed.py: which examples are in which batch of which replica?
 7. agreement.py, exchange.py, presence.py, own_share.py, padding.py, inputs.py: what do the workers
    tell each other?
-8. randomness.py, wire.py, reduction.py, weights_of_rows.py, whole_batch.py, losses_metrics.py,
-   activity_losses.py, batch_statistics.py, replicas.py, compiled.py, step.py: what is one update?
-9. state.py, finite.py, custom.py: which variables are there, and what if an update is no number,
-   or the user's own?
+8. state.py, randomness.py, wire.py, error_feedback.py, reduction.py, weights_of_rows.py,
+   whole_batch.py, losses_metrics.py, activity_losses.py, batch_statistics.py, replicas.py,
+   compiled.py, step.py: which variables are there, and what is one update of them?
+9. finite.py, custom.py: what if an update is no number, or the user's own?
 10. pace.py, loop.py, rounds.py, accumulation.py, local_steps.py, rules.py, waits.py, listeners.py,
     prediction.py, programs.py: how are many steps run, by which rule, and how many at a time?
 11. streams.py, plain.py, callback_state.py: what is a run?
 12. claim.py, manifest.py, saved.py, checkpoint.py, identity.py, every.py, preemption.py, resume.py:
     how does it go on after a stop?
 13. link_check.py, fingerprint.py, guard.py: does hardware, or a NaN, spoil it?
-14. split.py, profiling.py, callbacks.py, epochs.py, trainer.py, fitting.py: epochs, validation
-    and callbacks, as in Keras, and where their time goes.
+14. split.py, profiling.py, tuning.py, callbacks.py, epochs.py, trainer.py, fitting.py: epochs,
+    validation and callbacks, as in Keras, and where their time goes.
 15. recording.py, verification.py, report.py, forecast.py, plot.py: does it all agree with one
     device, how fast is it, and how fast would it be on more workers?
 16. datasets/, parquet.py, target.py, testing.py: data to try it on, data of an engine, a function

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfdist import keras_compat, reduction, replicas, state, step
+from tfdist import error_feedback, keras_compat, reduction, replicas, state, step
 from tfdist import position as position_lib
 from tfdist.data import Share
 from tfdist.replicas import Batch
@@ -144,7 +144,8 @@ class Accumulation:
     def _summed(self) -> list[Any]:
         own = [[part.read_value() for part in parts] for parts in self._accumulators()]
         values = [reduction.per_replica(self._strategy, parts) for parts in own]
-        return reduction.sum_gradients(self._strategy, values, self._how)
+        rests = error_feedback.residuals_of(self._model)
+        return reduction.sum_gradients(self._strategy, values, self._how, residuals=rests)
 
     def _assign(self, values: Sequence[Any]) -> None:
         for of_replicas, value in zip(self._accumulators(), values, strict=True):

@@ -110,6 +110,11 @@ def apply_gradients(
     """
     gradients, variables = list(gradients), list(trainable_variables)
     how = parse_reduction(reduction)
+    if how.is_open or how.error_feedback:
+        raise ValueError(
+            f"reduction={reduction!r} needs fit, which chooses sizes and keeps what rounding "
+            "takes. Give sizes in bytes, and leave out error_feedback."
+        )
     if len(gradients) != len(variables):
         raise ValueError(
             f"There are {len(gradients)} gradients for {len(variables)} variables. Give "

@@ -32,7 +32,7 @@ from tfdist.agreement import Agreement
 from tfdist.replicas import Batch
 from tfdist.wire import EXACT, Reduction
 
-_GIVEN = "_tfdist_given_outer_optimizer"
+_OUTER, _GIVEN = "outer_optimizer", "_tfdist_given_outer_optimizer"
 
 
 class LocalSteps:
@@ -124,7 +124,7 @@ class LocalSteps:
             for part in parts:
                 part.assign(value / tf.cast(total, value.dtype))
         means = [move / tf.cast(total, move.dtype) for move in moves]
-        outer = state.outer_optimizer(model)
+        outer = state.attached(model, _OUTER)
         for parts, starts, mean in zip(weights, self._starts, means, strict=True):
             for part, start in zip(parts, starts, strict=True):
                 part.assign(start.read_value() if outer else start + mean)
@@ -209,7 +209,7 @@ def adopt(model: keras.Model, strategy: tf.distribute.Strategy, outer_optimizer:
         with strategy.scope():
             own = type(outer_optimizer).from_config(outer_optimizer.get_config())
         vars(model)[_GIVEN] = outer_optimizer, own
-    state.set_outer_optimizer(model, own)  # so that checkpoints hold its states
+    state.attach(model, _OUTER, own)
     if own is not None:
         step.build(strategy, own, model.trainable_variables)
 

@@ -132,7 +132,12 @@ class Profiler:
             self._last_end += self._clock() - start
 
     def profile(
-        self, strategy: tf.distribute.Strategy, variables: Sequence[Any], how: Reduction = EXACT
+        self,
+        strategy: tf.distribute.Strategy,
+        variables: Sequence[Any],
+        how: Reduction = EXACT,
+        *,
+        every: int = 1,
     ) -> Profile:
         """Returns what was measured; every worker has to ask, together.
 
@@ -140,11 +145,12 @@ class Profiler:
             strategy: The strategy that trained.
             variables: The trained variables, for the shapes of their gradients.
             how: How these travel.
+            every: Steps of which one has a sum, where they are fewer than steps.
         """
-        sum_secs = _sum_secs(strategy, variables, how)
+        [secs] = sum_secs(strategy, variables, [how])
         self._end_trace()
         return Profile(
-            split=self._split(sum_secs), steps=sum(call.steps for call in self._counted),
+            split=self._split(secs / every), steps=sum(call.steps for call in self._counted),
             replicas=strategy.num_replicas_in_sync, trace=self._trace,
             gradient_bytes=sum(tf.as_dtype(v.dtype).size * math.prod(v.shape) for v in variables),
         )
@@ -196,26 +202,42 @@ def folder_of(profile: Any) -> str | None:
     return os.fspath(profile)
 
 
-def _sum_secs(
-    strategy: tf.distribute.Strategy, variables: Sequence[Any], how: Reduction
-) -> float:
-    """Returns the seconds of one sum of gradients in these shapes; the median of some."""
+def sum_secs(
+    strategy: tf.distribute.Strategy,
+    variables: Sequence[Any],
+    hows: Sequence[Reduction],
+    *,
+    rounds: int = _ROUNDS,
+) -> list[float]:
+    """Returns the seconds of one sum of gradients, by each of some ways for them to travel.
+
+    The ways take turns; each has the median of its times. Every worker has to ask, together.
+
+    Args:
+        strategy: The strategy whose replicas sum.
+        variables: Gradients have their shapes.
+        hows: The ways.
+        rounds: How often each is timed.
+    """
     if strategy.num_replicas_in_sync == 1 or not variables:
-        return 0.0
+        return [0.0 for _ in hows]
 
     @tf.function(autograph=False)
     def zeros() -> Any:
         return [tf.zeros(variable.shape, variable.dtype) for variable in variables]
 
-    @tf.function(autograph=False)
-    def summed(values: Any) -> Any:
-        return reduction.sum_gradients(strategy, values, how)
+    def summing(how: Reduction) -> Callable[[Any], Any]:
+        return tf.function(
+            lambda values: reduction.sum_gradients(strategy, values, how), autograph=False
+        )
 
-    secs = []
+    functions = [summing(how) for how in hows]
+    secs: list[list[float]] = [[] for _ in hows]
     with keras_compat.default_replica_mode(), strategy.scope():
         values = strategy.run(zeros)
-        for _ in range(1 + _ROUNDS):
-            start = time.perf_counter()
-            summed(values)[-1].numpy()
-            secs.append(time.perf_counter() - start)
-    return statistics.median(secs[1:])  # the first one traces
+        for _ in range(1 + rounds):
+            for function, times in zip(functions, secs, strict=True):
+                start = time.perf_counter()
+                function(values)[-1].numpy()
+                times.append(time.perf_counter() - start)
+    return [statistics.median(times[1:]) for times in secs]  # the first one traces

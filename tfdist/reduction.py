@@ -102,7 +102,11 @@ def padded(rows: tf.Tensor, offset: Any, total: Any) -> tf.Tensor:
 
 
 def sum_gradients(
-    strategy: tf.distribute.Strategy, gradients: Sequence[Any], how: Reduction = EXACT
+    strategy: tf.distribute.Strategy,
+    gradients: Sequence[Any],
+    how: Reduction = EXACT,
+    *,
+    residuals: Sequence[Any] = (),
 ) -> list[Any]:
     """Sums gradients over all replicas of all workers.
 
@@ -111,6 +115,8 @@ def sum_gradients(
         gradients: Per-replica tensors or IndexedSlices, in cross-replica context; None where a
             variable got no gradient, on every replica.
         how: What they look like on the wire.
+        residuals: For error feedback: one variable a gradient, which holds for each replica what
+            rounding has taken, or None for none.
 
     Returns:
         One tensor or IndexedSlices each, the same bits on every worker: rows of an embedding stay
@@ -121,7 +127,9 @@ def sum_gradients(
     places = [place for place, gradient in enumerate(gradients) if gradient is not None]
     rows = [place for place in places if isinstance(_first(gradients[place]), tf.IndexedSlices)]
     dense = [place for place in places if place not in rows]
-    summed = dict(zip(dense, _sum_dense(strategy, [gradients[p] for p in dense], how), strict=True))
+    kept = [residuals[place] if residuals else None for place in dense]
+    sums = _sum_dense(strategy, [gradients[place] for place in dense], how, kept)
+    summed = dict(zip(dense, sums, strict=True))
     if rows:
         _note_changing_shapes(strategy)  # as many rows as the batch has tokens
         summed |= zip(rows, _reduced(strategy, [gradients[place] for place in rows]), strict=True)
@@ -129,12 +137,22 @@ def sum_gradients(
 
 
 def _sum_dense(
-    strategy: tf.distribute.Strategy, gradients: Sequence[Any], how: Reduction
+    strategy: tf.distribute.Strategy,
+    gradients: Sequence[Any],
+    how: Reduction,
+    residuals: Sequence[Any],
 ) -> list[Any]:
     parts = [list(strategy.experimental_local_results(gradient)) for gradient in gradients]
     dtypes = [of_replicas[0].dtype for of_replicas in parts]
     narrowed = [place for place, dtype in enumerate(dtypes) if how.narrows(dtype)]
     scales: dict[int, Any] = dict.fromkeys(narrowed)
+    lost = {
+        place: strategy.experimental_local_results(residuals[place])
+        for place in narrowed if residuals[place] is not None
+    }
+    for place, of_replicas in lost.items():
+        pairs = zip(parts[place], of_replicas, strict=True)
+        parts[place] = [part + residual.read_value() for part, residual in pairs]
     if narrowed and how.wire_dtype == "float16":
         bounds = [  # one vector for all of them: a round trip each would cost more than it saves
             tf.stack([wire.largest(parts[place][replica]) for place in narrowed])
@@ -143,7 +161,12 @@ def _sum_dense(
         scale = wire.scales_of(_sum_parts(strategy, [bounds], how)[0])
         scales = dict(zip(narrowed, tf.unstack(scale, len(narrowed)), strict=True))
     for place in narrowed:
-        parts[place] = [wire.narrow(p, str(how.wire_dtype), scales[place]) for p in parts[place]]
+        wanted = parts[place]
+        parts[place] = [wire.narrow(part, str(how.wire_dtype), scales[place]) for part in wanted]
+        for residual, whole, sent in zip(lost.get(place, ()), wanted, parts[place], strict=False):
+            rest = whole - wire.widen(sent, whole.dtype, scales[place])
+            # What is infinite once would stay for ever.
+            residual.assign(tf.where(tf.math.is_finite(rest), rest, tf.zeros_like(rest)))
     summed = _sum_parts(strategy, parts, how)
     for place in narrowed:
         summed[place] = wire.widen(summed[place], dtypes[place], scales[place])
@@ -161,7 +184,7 @@ def _sum_parts(
     for kind in dict.fromkeys(kinds):
         alike = [place for place, other in enumerate(kinds) if other == kind]
         values = [per_replica(strategy, piece) for place in alike for piece in cut[place]]
-        came = iter(_reduced(strategy, values, how.bucket_bytes))
+        came = iter(_reduced(strategy, values, int(how.bucket_bytes)))
         sums |= {place: [next(came) for _ in cut[place]] for place in alike}
     return [
         _whole(sums[place], parts[0]) if len(cut[place]) > 1 else sums[place][0]
@@ -177,7 +200,7 @@ def _cut(
         return [[parts] for parts in tensors]
     devices = strategy.extended.worker_devices
     # Only a ring over gRPC gains by pieces.
-    most = how.piece_bytes if "CPU" in devices[0].upper() else None
+    most = int(how.piece_bytes) if "CPU" in devices[0].upper() else None
     return [
         list(zip(*(_pieces(p, device, most) for p, device in zip(parts, devices, strict=True)),
                  strict=True))

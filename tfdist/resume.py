@@ -148,6 +148,13 @@ class Run:
         """Takes note of what has to be the same for a run to be the same: plain values."""
         self._facts |= json.loads(json.dumps(facts))
 
+    def noted(self, name: str) -> Any:
+        """Returns what the run that is gone on with has noted by this name; None for nothing.
+
+        On several workers it is the same on all.
+        """
+        return None if self._saved is None else self._saved.facts["run"].get(name)
+
     def begin(self, callbacks: Any, *, feed: Feed, validation: Feed | None, epoch: int) -> Place:
         """Begins training, and takes everything to where the checkpoint was.
 

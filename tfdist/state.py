@@ -30,7 +30,7 @@ from tfdist.exchange import Exchange
 
 # After the name of a variable: the values of all replicas, along a new first axis.
 OF_REPLICAS = "@replicas"
-_OUTER = "_tfdist_outer_optimizer"
+_ATTACHED = "_tfdist_attached"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,23 +150,40 @@ def _kind(shape: Any, dtype: Any) -> str:
 def _groups(owner: Any) -> dict[str, Sequence[Any]]:
     if not isinstance(owner, keras.Model):
         return {"variables": owner.variables if hasattr(owner, "variables") else [owner]}
-    optimizer, outer = getattr(owner, "optimizer", None), outer_optimizer(owner)
+    optimizer = getattr(owner, "optimizer", None)
+    attached = {name: _variables_of(other) for name, other in _attached(owner).items()}
     return {
         "model": owner.variables,
         "optimizer": optimizer.variables if optimizer is not None else (),
-        "outer_optimizer": outer.variables if outer is not None else (),
         "metrics": owner.metrics_variables if owner.compiled else (),
+        **attached,
     }
 
 
-def outer_optimizer(model: keras.Model) -> Any:
-    """Returns the optimizer that updates the model at the end of a round, see local_steps.py."""
-    return vars(model).get(_OUTER)
+def _variables_of(owner: Any) -> Sequence[Any]:
+    return owner if isinstance(owner, (list, tuple)) else owner.variables
 
 
-def set_outer_optimizer(model: keras.Model, optimizer: Any) -> None:
-    """Makes an optimizer, or None, the one that updates the model at the end of a round."""
-    vars(model)[_OUTER] = optimizer  # past Keras's tracking of attributes
+def attach(model: keras.Model, name: str, owner: Any) -> None:
+    """Makes what a run has besides its model a part of it, in checkpoints too; None for nothing.
+
+    Args:
+        model: The model that is trained.
+        name: What it is.
+        owner: Variables, or anything with `variables`.
+    """
+    attached = {other: value for other, value in _attached(model).items() if other != name}
+    # Past Keras's tracking of attributes.
+    vars(model)[_ATTACHED] = attached if owner is None else {**attached, name: owner}
+
+
+def attached(model: keras.Model, name: str) -> Any:
+    """Returns what was attached to a model by this name, or None."""
+    return _attached(model).get(name)
+
+
+def _attached(model: keras.Model) -> dict[str, Any]:
+    return vars(model).get(_ATTACHED, {})
 
 
 def _path(variable: Any) -> str:

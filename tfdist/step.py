@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist import keras_compat, losses_metrics, reduction, replicas
+from tfdist import error_feedback, keras_compat, losses_metrics, reduction, replicas
 from tfdist import position as position_lib
 from tfdist.compiled import compiled
 from tfdist.outside import outside_of_steps
@@ -48,7 +48,10 @@ def train_step(
         What an overridden `compute_metrics` returned besides the results of the model's metrics.
     """
     gradients, logs = replicas.run(strategy, backward_of(model), batch)
-    update(strategy, model.optimizer, gradients, model.trainable_variables, apply=apply, how=how)
+    update(
+        strategy, model.optimizer, gradients, model.trainable_variables, apply=apply, how=how,
+        residuals=error_feedback.residuals_of(model),
+    )
     return sum_shares(strategy, logs)
 
 
@@ -80,12 +83,13 @@ def update(
     *,
     apply: Apply | None = None,
     how: Reduction = EXACT,
+    residuals: Sequence[Any] = (),
 ) -> None:
     """Sums the replicas' gradients and applies them once, in cross-replica context."""
     if not variables:
         return
     build(strategy, optimizer, variables)
-    summed = reduction.sum_gradients(strategy, gradients, how)
+    summed = reduction.sum_gradients(strategy, gradients, how, residuals=residuals)
     with keras_compat.default_replica_mode(), position_lib.at(None):
         if apply is None:
             optimizer.apply(summed, variables)

@@ -22,7 +22,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import keras
 import tensorflow as tf
 
-from tfdist import batch_statistics, keras_compat, profiling
+from tfdist import batch_statistics, error_feedback, keras_compat, profiling, tuning
 from tfdist import callbacks as callbacks_lib
 from tfdist import local_steps as local_steps_lib
 from tfdist import strategy as strategy_lib
@@ -160,6 +160,12 @@ class Trainer:
             )
             self._build(feed.source.spec)
             local_steps_lib.adopt(model, self.strategy, outer_optimizer)
+            error_feedback.adopt(
+                model, self.strategy, how, is_own_rule=is_own_rule, local_steps=local_steps,
+                on_nan=on_nan,
+            )
+            trained = model.trainable_variables
+            how = tuning.settled(how, self.strategy, trained, self._agreement, run)
             batch_statistics.warn_of_plain(model, self._share.num_replicas)
             feed.rewind()
             run.note(shuffle=shuffle, class_weight=class_weight, initial_epoch=initial_epoch)
@@ -185,7 +191,7 @@ class Trainer:
                     )
                 )
             if profiler:
-                self._tell(profiler, how=how, verbose=verbose)
+                self._tell(profiler, way, verbose=verbose)
         return model.history
 
     @_seen
@@ -253,8 +259,10 @@ class Trainer:
             )
         return Profiler(self._programs.waits(), trace=folder if self.is_chief else None)
 
-    def _tell(self, profiler: Profiler, *, how: Reduction, verbose: Any) -> None:
-        profile = profiler.profile(self.strategy, self.model.trainable_variables, how)
+    def _tell(self, profiler: Profiler, way: Way, *, verbose: Any) -> None:
+        rounds, trained = self._programs.rounds(way), self.model.trainable_variables
+        every = rounds.size if rounds else 1
+        profile = profiler.profile(self.strategy, trained, way.reduction, every=every)
         self.model.history.profile = profile
         if self.is_chief and verbose:
             print(f"profile: {profile}", flush=True)

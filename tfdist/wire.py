@@ -35,7 +35,12 @@ class Reduction:
             gradients that are no wider travel as they are.
         piece_bytes: Larger tensors are cut into pieces of so many bytes, of what travels, so that
             their sums overlap. On CPUs alone: NCCL cuts by itself.
-        bucket_bytes: Smaller tensors are put together until they have so many bytes.
+        bucket_bytes: Smaller tensors are put together until they have so many bytes. "auto", here
+            and for `piece_bytes`, takes the quickest of some sizes when `fit` begins; a resumed run
+            keeps to what was chosen. Other sizes may group sums otherwise: last bits differ.
+        error_feedback: Whether each replica adds what rounding took from its gradient to its next
+            one, so that small gradients are not lost for good (Karimireddy et al. 2019,
+            arXiv:1901.09847). In `fit` alone; it takes a copy of the weights on each replica.
 
     Raises:
         ValueError: An attribute that cannot be.
@@ -43,8 +48,9 @@ class Reduction:
 
     wire_dtype: str | None = None
     # Measured on two workers of one core each with 84 MB of gradients (BUILD_NOTES.md).
-    piece_bytes: int = 4 * 2**20
-    bucket_bytes: int = 2**20
+    piece_bytes: int | str = 4 * 2**20
+    bucket_bytes: int | str = 2**20
+    error_feedback: bool = False
 
     def __post_init__(self) -> None:
         if self.wire_dtype not in _WIRES:
@@ -53,13 +59,31 @@ class Reduction:
             )
         for name in ("piece_bytes", "bucket_bytes"):
             size = getattr(self, name)
-            if type(size) is not int or size < 8:
-                raise ValueError(f"{name}={size!r} must be a whole number of bytes, at least 8.")
+            if size != "auto" and (type(size) is not int or size < 8):
+                raise ValueError(
+                    f"{name}={size!r} must be 'auto' or a whole number of bytes, at least 8."
+                )
+        if (self.piece_bytes == "auto") != (self.bucket_bytes == "auto"):
+            raise ValueError(
+                f"piece_bytes={self.piece_bytes!r} and bucket_bytes={self.bucket_bytes!r} are "
+                "chosen together. Give 'auto' for both, or for none."
+            )
+        if self.error_feedback and self.wire_dtype is None:
+            raise ValueError(
+                "error_feedback=True was given without a wire_dtype, and so nothing is rounded. "
+                "Give wire_dtype='bfloat16' or 'float16', or leave error_feedback out."
+            )
 
     @property
-    def numbers(self) -> tuple[int, int, int]:
+    def is_open(self) -> bool:
+        """Whether sizes are still to be chosen."""
+        return self.piece_bytes == "auto"
+
+    @property
+    def numbers(self) -> tuple[int, int, int, int]:
         """Whole numbers that are the same where two reductions are."""
-        return _WIRES.index(self.wire_dtype), self.piece_bytes, self.bucket_bytes
+        sizes = (0, 0) if self.is_open else (int(self.piece_bytes), int(self.bucket_bytes))
+        return _WIRES.index(self.wire_dtype), *sizes, int(self.error_feedback)
 
     def narrows(self, dtype: tf.DType) -> bool:
         """Tells whether gradients of a type lose bits on the wire."""
@@ -70,17 +94,20 @@ EXACT = Reduction()
 
 
 def parse_reduction(given: Any) -> Reduction:
-    """Returns what `fit(reduction=...)` was given: itself, one of a type's name, or of None.
+    """Returns what `fit(reduction=...)` was given, also by a type's name, "auto" or None.
 
     >>> parse_reduction("bfloat16").wire_dtype
     'bfloat16'
     """
     if isinstance(given, Reduction):
         return given
+    if given == "auto":
+        return Reduction(piece_bytes="auto", bucket_bytes="auto")
     if given is None or isinstance(given, str):
         return Reduction(given)
     raise ValueError(
-        f"reduction={given!r} is none. Give tfdist.Reduction(...), 'bfloat16', 'float16' or None."
+        f"reduction={given!r} is none. Give tfdist.Reduction(...), 'bfloat16', 'float16', "
+        "'auto' or None."
     )
 
 
