@@ -124,3 +124,13 @@ def test_policies_that_cannot_be():
         model.compile("sgd", "mse")
     with pytest.raises(ValueError, match="on_nan='skip' looks at the gradients of Keras's own"):
         tfdist.fit(model, np.ones((1, 1)), np.ones(1), on_nan="skip")
+
+
+@pytest.mark.parametrize("on_nan", ["raise", "skip"])
+def test_inside_the_scope_it_is_the_same(on_nan, logical_cpus):
+    strategy = tfdist.get_strategy("2xcpu")
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+        history = tfdist.fit(model, _GOOD, _GOOD[:, 0], on_nan=on_nan, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()

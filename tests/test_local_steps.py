@@ -159,6 +159,16 @@ def test_several_steps_are_those_of_models_apart(replicas, steps, optimizer, out
             np.testing.assert_array_equal(first, other)
 
 
+def test_inside_the_scope_it_is_the_same():
+    with scope(2):
+        model = build()
+        train(model, local_steps=3, outer_optimizer=nesterov())
+    with scope(2):
+        other = build()
+    train(other, local_steps=3, outer_optimizer=nesterov())
+    assert_close(states(model), states(other))
+
+
 def test_it_is_something_else_than_one_device():
     with scope(2):
         model = build()

@@ -34,6 +34,14 @@ def right():
     return small(LAYERS.Dropout(0.3), LAYERS.BatchNormalization(synchronized=True))
 
 
+def accumulating():
+    """Replicas sum once an update; one device gets its gradients step by step."""
+    model = small()
+    sgd = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
+    model.compile(sgd, model.loss, metrics=["accuracy"])
+    return model
+
+
 def plain_batch_normalization():
     return small(LAYERS.BatchNormalization(name="plain"))
 
@@ -146,7 +154,7 @@ def test_a_planted_fault_is_named(fault):
 
 
 @pytest.mark.parametrize(
-    ("build_fn", "workers"), [(right, 1), (right_rule, 1), (right, 2)]
+    ("build_fn", "workers"), [(right, 1), (right_rule, 1), (accumulating, 1), (right, 2)]
 )
 @pytest.mark.slow
 def test_what_is_right_agrees_to_rounding(build_fn, workers):

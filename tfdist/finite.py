@@ -12,7 +12,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist import keras_compat, state
+from tfdist import state
+from tfdist.outside import plain_variable
 
 _NONE = -1
 _SEEDS = tf.uint32  # the type of Keras's random streams, and of nothing else
@@ -22,9 +23,9 @@ class FiniteWatch:
     """What the traced steps of a model have found."""
 
     def __init__(self) -> None:
-        with tf.init_scope(), keras_compat.default_replica_mode(), tf.device("CPU:0"):
-            self._steps, self._bad_steps = _counter(0), _counter(0)
-            self._first_step, self._first_gradient = _counter(_NONE), _counter(_NONE)
+        self._steps, self._bad_steps = plain_variable(tf.int64), plain_variable(tf.int64)
+        self._first_step = plain_variable(tf.int64, value=_NONE)
+        self._first_gradient = plain_variable(tf.int64, value=_NONE)
 
     def apply(
         self, optimizer: Any, gradients: Sequence[Any], variables: Sequence[Any]
@@ -98,10 +99,6 @@ class FiniteWatch:
         self._bad_steps.assign(0)
         self._first_step.assign(_NONE)
         return found
-
-
-def _counter(value: int) -> tf.Variable:
-    return tf.Variable(value, dtype=tf.int64, trainable=False)
 
 
 def _values(gradient: Any) -> Any:

@@ -29,6 +29,7 @@ import tensorflow as tf
 from tfdist import keras_compat, reduction, replicas, state, step
 from tfdist import position as position_lib
 from tfdist.agreement import Agreement
+from tfdist.outside import plain_variable
 from tfdist.replicas import Batch
 from tfdist.wire import EXACT, Reduction
 
@@ -53,11 +54,12 @@ class LocalSteps:
         self.size = size
         self._model, self._strategy, self._how = model, strategy, how
         weights = self._parts(model.trainable_variables)
-        with tf.init_scope(), keras_compat.default_replica_mode():
-            self._starts = [[_like(part) for part in of_replicas] for of_replicas in weights]
-            with tf.device("CPU:0"):
-                self._done = tf.Variable(0, dtype=tf.int64, trainable=False)
-                self._rows = [tf.Variable(0, dtype=tf.int64, trainable=False) for _ in weights[0]]
+        self._starts = [
+            [plain_variable(p.dtype, shape=p.shape, device=p.device) for p in of_replicas]
+            for of_replicas in weights
+        ]
+        self._done = plain_variable(tf.int64)
+        self._rows = [plain_variable(tf.int64) for _ in weights[0]]
 
     def begin(self) -> None:
         """Begins a round with the present weights."""
@@ -221,8 +223,3 @@ def _slots(optimizer: Any) -> list[Any]:
         variable for variable in optimizer.variables
         if id(variable) not in kept and tf.as_dtype(variable.dtype).is_floating
     ]
-
-
-def _like(part: Any) -> tf.Variable:
-    with tf.device(part.device):
-        return tf.Variable(tf.zeros(part.shape, part.dtype), trainable=False)

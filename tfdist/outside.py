@@ -6,6 +6,8 @@ from collections.abc import Callable
 from concurrent import futures
 from typing import Any
 
+import tensorflow as tf
+
 
 def outside_of_steps(function: Callable[[], Any]) -> Any:
     """Calls a function as if no step were traced and no strategy in scope, and returns its value.
@@ -15,3 +17,22 @@ def outside_of_steps(function: Callable[[], Any]) -> Any:
     """
     with futures.ThreadPoolExecutor(1) as thread:
         return thread.submit(function).result()
+
+
+def plain_variable(
+    dtype: tf.DType, *, value: int = 0, shape: Any = (), device: str = "CPU:0"
+) -> tf.Variable:
+    """Makes a variable that no strategy knows of: each worker has one of its own.
+
+    Args:
+        dtype: Its type.
+        value: What it is filled with.
+        shape: Its shape.
+        device: Where it is.
+    """
+
+    def make() -> tf.Variable:
+        with tf.device(device):
+            return tf.Variable(tf.fill(shape, tf.cast(value, dtype)), trainable=False)
+
+    return outside_of_steps(make)

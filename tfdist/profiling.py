@@ -226,18 +226,19 @@ def sum_secs(
     def zeros() -> Any:
         return [tf.zeros(variable.shape, variable.dtype) for variable in variables]
 
-    def summing(how: Reduction) -> Callable[[Any], Any]:
-        return tf.function(
-            lambda values: reduction.sum_gradients(strategy, values, how), autograph=False
-        )
+    def summing(values: Any, how: Reduction) -> Callable[[Any], Any]:
+        def summed(values: Any) -> Any:
+            return reduction.sum_gradients(strategy, values, how)
 
-    functions = [summing(how) for how in hows]
+        return tf.function(summed, autograph=False).get_concrete_function(values)
+
     secs: list[list[float]] = [[] for _ in hows]
     with keras_compat.default_replica_mode(), strategy.scope():
         values = strategy.run(zeros)
+        functions = [summing(values, how) for how in hows]
         for _ in range(1 + rounds):
             for function, times in zip(functions, secs, strict=True):
                 start = time.perf_counter()
                 function(values)[-1].numpy()
                 times.append(time.perf_counter() - start)
-    return [statistics.median(times[1:]) for times in secs]  # the first one traces
+    return [statistics.median(times[1:]) for times in secs]

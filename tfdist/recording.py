@@ -47,7 +47,9 @@ def record(build_fn: Callable[[], Any], data: Any, options: dict[str, Any]) -> d
     with _tapped_gradients() as gradients:
         recorder = keras.callbacks.LambdaCallback(
             on_train_begin=lambda logs: steps.append(_states(trainer)),
-            on_train_batch_end=lambda batch, logs: steps.append(_step(trainer, gradients, logs)),
+            on_train_batch_end=lambda batch, logs: steps.append(
+                _step(trainer, gradients, logs, number=len(steps))
+            ),
         )
         trainer.fit(
             x, y, sample_weight=sample_weight, batch_size=options["batch_size"], shuffle=False,
@@ -71,13 +73,26 @@ def _stop_after(options: dict[str, Any]) -> keras.callbacks.Callback:
     return stopper
 
 
-def _step(trainer: Trainer, gradients: dict[str, np.ndarray], logs: dict[str, Any]) -> Record:
+def _step(
+    trainer: Trainer, gradients: dict[str, np.ndarray], logs: dict[str, Any], *, number: int
+) -> Record:
+    """Takes down what a step has left; the gradients of all steps of an update with the last."""
     scalars = {("loss" if name == "loss" else "metric", name): logs[name] for name in logs}
-    taken = {("gradient", name): value for name, value in gradients.items()}
+    taken = {}
+    if number % _steps_of_an_update(trainer) == 0:
+        taken = {("gradient", name): value for name, value in gradients.items()}
+        gradients.clear()
     # Logs come as Python floats: they are as exact as what they were computed in.
     scalars = {key: np.asarray(value, keras.config.floatx()) for key, value in scalars.items()}
     rows = {key: np.asarray(value)[np.newaxis] for key, value in (scalars | taken).items()}
     return rows | _states(trainer)
+
+
+def _steps_of_an_update(trainer: Trainer) -> int:
+    """Returns after how many steps all gradients have come: one device gets them step by step."""
+    optimizer = getattr(trainer.model, "optimizer", None)
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return getattr(inner, "gradient_accumulation_steps", None) or 1
 
 
 def _states(trainer: Trainer) -> Record:
@@ -96,13 +111,17 @@ def _states(trainer: Trainer) -> Record:
 
 @contextlib.contextmanager
 def _tapped_gradients() -> Iterator[dict[str, np.ndarray]]:
-    """Keeps the gradients of the latest update, as they arrive at the optimizer, by variable."""
+    """Adds up gradients as they arrive at the optimizer, by variable."""
     kept: dict[str, np.ndarray] = {}
     inside = threading.local()
 
     def keep(gradient: Any, variable: Any) -> None:
         path = variable.path
-        tf.numpy_function(lambda value: kept.__setitem__(path, value), [gradient], [])
+
+        def add(value: np.ndarray) -> None:
+            kept[path] = kept.get(path, 0) + value
+
+        tf.numpy_function(add, [gradient], [])
 
     def apply(original: Any, optimizer: Any, grads: Any, trainable_variables: Any = None) -> Any:
         is_update = position_lib.current() is None and not getattr(inside, "update", False)

@@ -22,6 +22,7 @@ import tensorflow as tf
 from tfdist import keras_compat, replicas, step
 from tfdist import position as position_lib
 from tfdist.finite import FiniteWatch
+from tfdist.outside import plain_variable
 from tfdist.replicas import Batch
 from tfdist.rounds import Rounds
 from tfdist.wire import EXACT, Reduction
@@ -39,8 +40,7 @@ class LastLogs:
         """Stores scalars from inside a traced step."""
         for name, value in logs.items():
             if name not in self._values:
-                with tf.init_scope(), keras_compat.default_replica_mode(), tf.device("CPU:0"):
-                    self._values[name] = tf.Variable(tf.zeros((), value.dtype), trainable=False)
+                self._values[name] = plain_variable(value.dtype)
             self._values[name].assign(value)
 
     def read(self) -> dict[str, tf.Tensor]:

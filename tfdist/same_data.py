@@ -22,6 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdist import keras_compat
+from tfdist.outside import plain_variable
 
 _LOG = logging.getLogger("tfdist")
 _WHOLE_BYTES = 2**26  # arrays up to this size are compared as a whole, larger ones by a sample
@@ -141,8 +142,7 @@ class Witness:
     def __init__(self, *, is_needed: bool) -> None:
         self._sum: Any = None
         if is_needed:
-            with tf.init_scope(), keras_compat.default_replica_mode(), tf.device("CPU:0"):
-                self._sum = tf.Variable(tf.zeros([], tf.int64), trainable=False)
+            self._sum = plain_variable(tf.int64)
 
     def note(self, batch_sample: tf.Tensor) -> None:
         """Takes note of a batch's `sample`, from inside a traced loop."""

@@ -12,8 +12,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfdist import keras_compat
 from tfdist.loop import next_where
+from tfdist.outside import plain_variable
 from tfdist.replicas import Batch
 
 
@@ -21,8 +21,7 @@ class Waits:
     """Adds up the waits of the loop that is traced with it; one for each loop."""
 
     def __init__(self) -> None:
-        with tf.init_scope(), keras_compat.default_replica_mode(), tf.device("CPU:0"):
-            self._secs = tf.Variable(0.0, dtype=tf.float64, trainable=False)
+        self._secs = plain_variable(tf.float64)
         self._ready: Any = None  # when the step before was done, in the graph that is being traced
 
     def after(self, step: Callable[[Batch], None]) -> Callable[[Batch], None]:
