@@ -3,6 +3,7 @@
     python scripts/benchmark.py --suite=step
     python scripts/benchmark.py --suite=step,checkpoint --rounds=15 --output=out.json
     python scripts/benchmark.py --suite=reduction --peer=torch-ddp
+    python scripts/benchmark.py --suite=step --peer=orbit
 
 A ratio is our speed over the peer's: above 1 tfdist is faster. The quartiles of all rounds stand in
 brackets; a machine that is busy with something else widens them. Suites:
@@ -11,6 +12,8 @@ brackets; a machine that is busy with something else widens them. Suites:
     replicas    the same `fit` on two replicas of one process, against Keras's on two
     scaling     a CNN on one worker and on two, each with one core, weak and strong, with a
                 prediction for more, and --plot=FILE.png; two replicas against one
+    passes      `evaluate` and `predict` of that CNN on two workers of one core, against one
+    start       importing tfdist beside TensorFlow and Keras
     input       a tf.data pipeline that is as slow as the step: how much of it hides?
     memory      the most that `fit` and a hand-written loop take; its "secs" are bytes
     reduction   an MLP of 21 M parameters on two workers: milliseconds of a step, and of its sum
@@ -20,6 +23,7 @@ brackets; a machine that is busy with something else widens them. Suites:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -27,7 +31,6 @@ import os
 import pathlib
 import platform
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -35,7 +38,8 @@ from typing import Any
 
 import benchmark_processes
 import benchmark_reduction
-from absl import app, flags
+from absl import app, flags, logging
+from benchmark_orbit import orbit_loop
 from documents import replace_table, table_of
 
 from tfdist import launch, report
@@ -44,7 +48,8 @@ from tfdist.launch.job import ENGINES
 _SUITES = flags.DEFINE_list("suite", ["step"], "Suites of those above, as in step,checkpoint.")
 _ROUNDS = flags.DEFINE_integer("rounds", 9, "Rounds of each comparison.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 600, "Steps of one timing in suite step.", lower_bound=50)
-_PEER = flags.DEFINE_enum("peer", None, ["torch-ddp"], "Whom suite reduction is compared with.")
+_PEER = flags.DEFINE_enum("peer", None, ["orbit", "torch-ddp"],
+                          "Whom suite step, or suite reduction, is compared with besides.")
 _TORCH = flags.DEFINE_string(
     "torch", "torch==2.13.0+cpu", "What pip installs for that peer, in .venv-torch, once; a build "
     "for CPUs is enough."
@@ -138,6 +143,16 @@ def raw_loop(
     return epoch
 
 
+def unseen(work: Callable[[], object]) -> Callable[[], object]:
+    """Returns work that prints into nothing."""
+
+    def run() -> None:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            work()
+
+    return run
+
+
 def suite_step() -> list[report.Ratio]:
     """Compares small steps on one device, where everything but arithmetic shows."""
     import tfdist
@@ -154,21 +169,10 @@ def suite_step() -> list[report.Ratio]:
     def keras_fit(**options: Any) -> Callable[[], object]:
         return lambda: theirs.fit(x, y, batch_size=_BATCH, **options)
 
-    def bar(work: Callable[[], object]) -> Callable[[], object]:
-        def hidden() -> None:
-            with open(os.devnull, "w") as nowhere:
-                before, sys.stdout = sys.stdout, nowhere
-                try:
-                    work()
-                finally:
-                    sys.stdout = before
-
-        return hidden
-
     silent = {"verbose": 0}
     ratios = [
         compare("fit / keras fit", fit(**silent), keras_fit(**silent), 3.0),
-        compare("fit / keras fit, bar", bar(fit(verbose=1)), bar(keras_fit(verbose=1)), 3.0),
+        compare("fit / keras fit, bar", unseen(fit(verbose=1)), unseen(keras_fit(verbose=1)), 3.0),
     ]
     for count in (20, _STEPS.value):
         for in_memory in (False, True):
@@ -183,6 +187,20 @@ def suite_step() -> list[report.Ratio]:
                 lambda: theirs.predict(x, **passes), 1.0),
     ]
     ratios.append(_said(_first_steps()))
+    return ratios + (_against_orbit(x, y, fit(**silent)) if _PEER.value == "orbit" else [])
+
+
+def _against_orbit(x: Any, y: Any, fit: Callable[[], object]) -> list[report.Ratio]:
+    import tensorflow as tf
+
+    logging.set_verbosity(logging.WARNING)  # else Orbit tells of each loop
+    data = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(1024).batch(_BATCH)
+    data, steps = data.prefetch(tf.data.AUTOTUNE), len(x) // _BATCH
+    ratios = []
+    for count in (20, steps):
+        peer = unseen(orbit_loop(small_model(), data, steps=steps, steps_per_loop=count))
+        name = f"fit / orbit loop of {count} steps"
+        ratios.append(_said(report.compare(name, fit, peer, rounds=_ROUNDS.value, target=1.0)))
     return ratios
 
 
@@ -322,7 +340,7 @@ def main(argv: list[str]) -> None:
         "step": suite_step, "replicas": suite_replicas, "checkpoint": suite_checkpoint,
         "engines": suite_engines,
     }
-    torch = _TORCH.value if _PEER.value else ""
+    torch = _TORCH.value if _PEER.value == "torch-ddp" else ""
     reduction = functools.partial(benchmark_reduction.suite_reduction, _ROUNDS.value, torch=torch)
     suites["reduction"] = reduction
     for name, suite in benchmark_processes.SUITES.items():

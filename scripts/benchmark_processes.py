@@ -1,12 +1,14 @@
 """What do scaling, input and memory cost?  Measured in processes of their own.
 
-The suites `scaling`, `input` and `memory` of benchmark.py; see there.
+The suites `scaling`, `passes`, `start`, `input` and `memory` of benchmark.py; see there.
 """
 
 from __future__ import annotations
 
 import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -133,6 +135,67 @@ def _secs(split: Split) -> float:
     return split.secs
 
 
+def time_passes(global_batch: int, rounds: int) -> dict[str, float]:
+    """Runs on each worker: returns the median seconds of a batch of `evaluate` and `predict`."""
+    import tfdist
+
+    with tfdist.get_strategy("cpu").scope():
+        model = compiled(cnn())
+    x, y = zeros(model, _STEPS * global_batch)
+    options = {"batch_size": global_batch, "verbose": 0}
+    passes: dict[str, Callable[[], object]] = {
+        "evaluate": lambda: tfdist.evaluate(model, x, y, **options),
+        "predict": lambda: tfdist.predict(model, x, **options),
+    }
+
+    def timed(one: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        one()
+        return time.perf_counter() - start
+
+    return {
+        name: statistics.median([timed(one) for _ in range(1 + rounds)][1:]) / _STEPS
+        for name, one in passes.items()
+    }
+
+
+def suite_passes(rounds: int, plot: str | None) -> list[report.Ratio | Forecast]:
+    """Compares passes over data on two workers of one core with one such worker (weak scaling)."""
+
+    def slowest(workers: int) -> dict[str, float]:
+        given = (256 * workers, rounds)
+        values = launch.run(time_passes, workers=workers, args=given, threads=1, env=_QUIET)
+        return {name: max(value[name] for value in values) for name in values[0]}
+
+    turns = [(slowest(1), slowest(2)) for _ in range(_PROCESSES)]
+    return [
+        _ratio(f"CNN: efficiency of 2 workers, {name}",
+               [(alone[name], both[name]) for alone, both in turns], target=0.9)
+        for name in ("evaluate", "predict")
+    ]
+
+
+# ---- start -----------------------------------------------------------------------------------
+
+
+def suite_start(rounds: int, plot: str | None) -> list[report.Ratio | Forecast]:
+    """Compares importing TensorFlow and Keras with importing all that `fit` needs besides."""
+
+    def secs(more: str = "") -> float:
+        start = time.perf_counter()
+        code = f"import tensorflow, keras{more}"
+        subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, **_QUIET})
+        return time.perf_counter() - start
+
+    secs()  # what is read from the disk once
+    with_tfdist = ", tfdist; tfdist.fit, tfdist.get_strategy"
+    pairs = [(secs(), secs(with_tfdist)) for _ in range(max(rounds, 5))]
+    ratio = _ratio("import of TensorFlow and Keras: alone / with tfdist", pairs)
+    more = report.quartiles([1000 * (ours - theirs) for theirs, ours in pairs])
+    print(f"  tfdist takes {more[1]:.0f} ms more ({more[0]:.0f} to {more[2]:.0f})")
+    return [ratio]
+
+
 # ---- input -----------------------------------------------------------------------------------
 
 
@@ -230,7 +293,8 @@ def suite_memory(rounds: int, plot: str | None) -> list[report.Ratio | Forecast]
 
 Suite = Callable[[int, str | None], list[report.Ratio | Forecast]]
 SUITES: dict[str, Suite] = {
-    "scaling": suite_scaling, "input": suite_input, "memory": suite_memory
+    "scaling": suite_scaling, "passes": suite_passes, "start": suite_start, "input": suite_input,
+    "memory": suite_memory,
 }
 
 
