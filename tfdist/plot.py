@@ -73,4 +73,4 @@ def _draw_parts(axes: Any, forecast: Forecast, counts: list[int]) -> None:
     times = [[1000 * getattr(split, f"{part}_secs") for split in splits] for part in _PARTS]
     axes.stackplot(counts, *times, labels=_PARTS)
     axes.set_ylabel("ms of a step, predicted")
-    axes.legend(loc="upper left")
+    axes.legend(loc="upper right")

@@ -59,6 +59,16 @@ def _images(*middle: Any, **options: Any) -> models.Build:
     return models.classifier_of_images(*middle, **options)
 
 
+def _rematerialized(mode: str, *middle: Any) -> Any:
+    """An MLP whose backward pass computes again what the forward pass did not keep."""
+
+    def build() -> keras.Model:
+        with keras.RematScope(mode=mode):
+            return models.mlp(models.momentum, *middle)()
+
+    return build
+
+
 ROWS = (
     Case(
         name="synchronized BatchNormalization",
@@ -137,6 +147,16 @@ ROWS = (
             lambda: layers.SpectralNormalization(layers.Dense(4)),
             lambda: layers.UnitNormalization(),
         ),
+        data=data.plain,
+    ),
+    Case(
+        name="rematerialization of whole layers",
+        build=_rematerialized("full", lambda: layers.Dense(6, activation="tanh")),
+        data=data.plain,
+    ),
+    Case(  # Keras itself fails to keep no layer whole that takes `training`
+        name="rematerialization of activations, dropout, synchronized BatchNormalization",
+        build=_rematerialized("activations", lambda: layers.Dropout(0.3), _sync(momentum=0.7)),
         data=data.plain,
     ),
     Case(
