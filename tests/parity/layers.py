@@ -59,14 +59,10 @@ def _images(*middle: Any, **options: Any) -> models.Build:
     return models.classifier_of_images(*middle, **options)
 
 
-def _rematerialized(mode: str, *middle: Any) -> Any:
-    """An MLP whose backward pass computes again what the forward pass did not keep."""
-
-    def build() -> keras.Model:
-        with keras.RematScope(mode=mode):
-            return models.mlp(models.momentum, *middle)()
-
-    return build
+def _rematerialized(kind: Any, mode: str, *arguments: Any) -> Any:
+    """A layer that computes again in the backward pass what it did not keep of the forward pass."""
+    with keras.RematScope(mode=mode):
+        return kind(*arguments)
 
 
 ROWS = (
@@ -151,12 +147,17 @@ ROWS = (
     ),
     Case(
         name="rematerialization of whole layers",
-        build=_rematerialized("full", lambda: layers.Dense(6, activation="tanh")),
+        build=models.mlp(models.momentum, lambda: _rematerialized(layers.Dense, "full", 6, "tanh")),
         data=data.plain,
     ),
-    Case(  # Keras itself fails to keep no layer whole that takes `training`
+    Case(  # no whole ones here: Keras itself cannot where a layer takes `training`
         name="rematerialization of activations, dropout, synchronized BatchNormalization",
-        build=_rematerialized("activations", lambda: layers.Dropout(0.3), _sync(momentum=0.7)),
+        build=models.mlp(
+            models.momentum,
+            lambda: _rematerialized(layers.Dense, "activations", 6, "tanh"),
+            lambda: _rematerialized(layers.Dropout, "activations", 0.3),
+            _sync(momentum=0.7),
+        ),
         data=data.plain,
     ),
     Case(
