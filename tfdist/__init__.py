@@ -37,8 +37,9 @@ it only:
    data_errors.py, feed.py: which examples are in which batch of which replica?
 7. agreement.py, exchange.py, presence.py, own_share.py, padding.py, inputs.py: what do the workers
    tell each other?
-8. randomness.py, wire.py, reduction.py, weights_of_rows.py, whole_batch.py, losses_metrics.py,
-   activity_losses.py, batch_statistics.py, replicas.py, compiled.py, step.py: what is one update?
+8. randomness.py, wire.py, collectives.py, reduction.py, weights_of_rows.py, whole_batch.py,
+   losses_metrics.py, activity_losses.py, batch_statistics.py, replicas.py, compiled.py,
+   one_program.py, step.py: what is one update?
 9. state.py, finite.py, rules.py, custom.py: which variables are there, and what if an update is no
    number, or the user's own?
 10. pace.py, loop.py, waits.py, listeners.py, prediction.py, programs.py: how are many steps run,

@@ -6,23 +6,38 @@ with a gradient that is infinite or not a number leaves the weights and the opti
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfdist import keras_compat, state
+from tfdist import keras_compat, reduction, state
 
 _NONE = -1
 _SEEDS = tf.uint32  # the type of Keras's random streams, and of nothing else
 
 
 class FiniteWatch:
-    """What the traced steps of a model have found."""
+    """What the traced steps of a model have found.
 
-    def __init__(self) -> None:
-        with tf.init_scope(), keras_compat.default_replica_mode(), tf.device("CPU:0"):
+    Args:
+        strategy: The strategy that they run on, where they are one program on every replica.
+        skips: Whether a bad step may change no metric or moving average either.
+    """
+
+    def __init__(
+        self, strategy: tf.distribute.Strategy | None = None, *, skips: bool = False
+    ) -> None:
+        self._skips = skips
+        self._is_inside = strategy is not None and reduction.is_tpu(strategy)
+        with tf.init_scope(), contextlib.ExitStack() as stack:
+            if strategy is not None and self._is_inside:  # a program writes to its own device
+                stack.enter_context(strategy.scope())
+            else:
+                stack.enter_context(keras_compat.default_replica_mode())
+                stack.enter_context(tf.device("CPU:0"))
             self._steps, self._bad_steps = _counter(0), _counter(0)
             self._first_step, self._first_gradient = _counter(_NONE), _counter(_NONE)
 
@@ -58,12 +73,13 @@ class FiniteWatch:
         self, model: keras.Model, strategy: tf.distribute.Strategy, step: Callable[[Any], None]
     ) -> Callable[[Any], None]:
         """Returns a step that, where it is left out, changes no metric or moving average either."""
+        if self._is_inside:
+            return step  # see `undoing_on_replica`
 
         def undone(batch: Any) -> None:
             parts = [
                 part
-                for entry in state.entries_of(model)
-                if entry.per_replica and tf.as_dtype(entry.variable.dtype) != _SEEDS
+                for entry in _own_entries(model)
                 for part in strategy.experimental_local_results(state.value_of(entry.variable))
             ]
             before = [tf.identity(part.read_value()) for part in parts]
@@ -80,6 +96,25 @@ class FiniteWatch:
 
         return undone
 
+    def undoing_on_replica(
+        self, model: keras.Model, replica_fn: Callable[[Any], Any]
+    ) -> Callable[[Any], Any]:
+        """As `undoing`, for a step that is one program: a function of one replica's rows."""
+        if not self._skips:
+            return replica_fn
+
+        def undone(data: Any) -> Any:
+            variables = [state.value_of(entry.variable) for entry in _own_entries(model)]
+            before = [tf.identity(variable) for variable in variables]
+            bad_steps = tf.identity(self._bad_steps)
+            result = replica_fn(data)
+            is_good = tf.equal(bad_steps, tf.convert_to_tensor(self._bad_steps))
+            for variable, value in zip(variables, before, strict=True):
+                variable.assign(tf.where(is_good, variable, value))
+            return result
+
+        return undone
+
     def is_well(self) -> tf.Tensor:
         """Tells whether no step was bad since `take`; a boolean scalar."""
         return tf.equal(self._bad_steps, 0)
@@ -91,10 +126,11 @@ class FiniteWatch:
             The number of bad steps, how many steps ago the first one was (0 for the last step),
             and the place of its first bad gradient among the variables; None where all was well.
         """
-        bad_steps = int(self._bad_steps)
+        bad_steps = _number(self._bad_steps)
         if not bad_steps:
             return None
-        found = bad_steps, int(self._steps - self._first_step), int(self._first_gradient)
+        first = _number(self._first_step)
+        found = bad_steps, _number(self._steps) - first, _number(self._first_gradient)
         self._bad_steps.assign(0)
         self._first_step.assign(_NONE)
         return found
@@ -102,6 +138,19 @@ class FiniteWatch:
 
 def _counter(value: int) -> tf.Variable:
     return tf.Variable(value, dtype=tf.int64, trainable=False)
+
+
+def _number(counter: tf.Variable) -> int:
+    return int(tf.convert_to_tensor(counter))
+
+
+def _own_entries(model: keras.Model) -> list[state.Entry]:
+    """Returns what replicas write by themselves, but for the state of random draws."""
+    return [
+        entry
+        for entry in state.entries_of(model)
+        if entry.per_replica and tf.as_dtype(entry.variable.dtype) != _SEEDS
+    ]
 
 
 def _values(gradient: Any) -> Any:
