@@ -53,11 +53,13 @@ def alone() -> Collectives:
     )
 
 
-def xla_collectives(num_replicas: int) -> Collectives:
+def xla_collectives(num_replicas: int, replica_id: Any = None) -> Collectives:
     """Returns the collectives of a replica in a program that XLA compiles for all of them.
 
     Args:
         num_replicas: Replicas that run the program.
+        replica_id: Number of the replica, where a strategy deals out the rows: by its own numbers,
+            which on a TPU need not be XLA's.
     """
     operations = xla_operations()
     groups = np.arange(num_replicas, dtype=np.int32)[None]
@@ -74,7 +76,7 @@ def xla_collectives(num_replicas: int) -> Collectives:
 
     return Collectives(
         num_replicas=num_replicas,
-        replica_id=operations.xla_replica_id(),
+        replica_id=operations.xla_replica_id() if replica_id is None else replica_id,
         sum=lambda value: linked_sum(tf.stop_gradient(tf.convert_to_tensor(value))),
         linked_sum=lambda value: linked_sum(tf.convert_to_tensor(value)),
         gather=lambda rows, offset, total: linked_sum(

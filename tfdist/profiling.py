@@ -23,7 +23,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfdist import keras_compat, reduction
+from tfdist import keras_compat, one_program, reduction
 from tfdist.loop import Loop
 from tfdist.split import Split, advice
 from tfdist.waits import Waits
@@ -207,9 +207,15 @@ def _sum_secs(
     def zeros() -> Any:
         return [tf.zeros(variable.shape, variable.dtype) for variable in variables]
 
+    def in_program(values: Any) -> Any:
+        return one_program.sum_gradients(values, reduction.for_replica(), how)
+
     @tf.function(autograph=False)
     def summed(values: Any) -> Any:
-        return reduction.sum_gradients(strategy, values, how)
+        if not reduction.is_tpu(strategy):
+            return reduction.sum_gradients(strategy, values, how)
+        replicas = strategy.run(tf.autograph.experimental.do_not_convert(in_program), (values,))
+        return [strategy.experimental_local_results(value)[0] for value in replicas]
 
     secs = []
     with keras_compat.default_replica_mode(), strategy.scope():

@@ -33,7 +33,7 @@ def for_replica() -> Collectives:
     if context.num_replicas_in_sync == 1:
         return alone()
     if is_tpu(context.strategy):
-        return xla_collectives(context.num_replicas_in_sync)
+        return xla_collectives(context.num_replicas_in_sync, context.replica_id_in_sync_group)
 
     def linked_sum(value: Any) -> Any:
         return context.all_reduce(tf.distribute.ReduceOp.SUM, value)

@@ -71,13 +71,9 @@ def make_program(
     def one_step(data: Any) -> Any:
         if num_replicas == 1:
             return train(model, data, None)
+        full = position.Padding(rows, is_needed=False)
         collectives = xla_collectives(num_replicas)
-        place = position.Position(
-            global_size=rows * num_replicas,
-            local_size=rows,
-            offset=collectives.replica_id * rows,
-            collectives=collectives,
-        )
+        place = replicas.place_of(rows * num_replicas, padding=full, collectives=collectives)
         return train(model, data, place)
 
     specs = keras.tree.flatten(batch)
