@@ -124,11 +124,12 @@ def _writes(kinds: Counter[str]) -> int:
     return sum(count for kind, count in kinds.items() if "Assign" in kind or "Scatter" in kind)
 
 
-@pytest.mark.parametrize("is_full", [True, False], ids=["full", "padded"])
-@pytest.mark.parametrize("name", _BUILDS)
+@pytest.mark.parametrize(
+    ("name", "is_full"),
+    # A step of one's own is refused where there are rows that do not count.
+    [*((name, True) for name in _BUILDS), *((n, False) for n in _BUILDS if n != "own step")],
+)
 def test_a_step_is_one_program(name: str, is_full: bool) -> None:
-    if name == "own step" and not is_full:
-        pytest.skip("a step of one's own is refused where rows do not count")
     strategy = tpu_standin.strategy(2)
     assert isinstance(strategy, tf.distribute.TPUStrategy)
     assert strategy.num_replicas_in_sync == 2

@@ -19,7 +19,6 @@ import xla_replicas
 from parity import harness, table, worlds
 
 import tfdist
-from tfdist.tpu import environment
 
 layers = keras.layers
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -29,9 +28,7 @@ _TOLERANCE = 1e-5  # XLA sums float64 between replicas as float32
 
 @pytest.fixture(scope="module")
 def replicas(pytestconfig: pytest.Config) -> Iterator[xla_replicas.Replicas]:
-    cache = pytestconfig.cache.mkdir("tfdist-tpu")
-    python: pathlib.Path = environment.compiler_python(cache_dir=cache)
-    with xla_replicas.started(python, 2) as started:
+    with xla_replicas.started(pytestconfig, 2) as started:
         yield started
 
 

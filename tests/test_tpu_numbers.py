@@ -6,7 +6,6 @@ and its weights, loss and metric states are compared with stock `keras.Model.fit
 
 from __future__ import annotations
 
-import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,7 +17,6 @@ import xla_replicas
 from xla_replicas import Replicas
 
 from tfdist import one_program
-from tfdist.tpu import environment
 from tfdist.tpu.program import Program, make_program
 from tfdist.tpu.scopes import Origins
 
@@ -33,9 +31,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 @pytest.fixture(scope="module")
 def replicas(pytestconfig: pytest.Config) -> Iterator[Replicas]:
-    cache = pytestconfig.cache.mkdir("tfdist-tpu")
-    python: pathlib.Path = environment.compiler_python(cache_dir=cache)
-    with xla_replicas.started(python, _REPLICAS) as started:
+    with xla_replicas.started(pytestconfig, _REPLICAS) as started:
         yield started
 
 

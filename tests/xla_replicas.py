@@ -15,8 +15,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 
-from tfdist.tpu import compiler
+from tfdist.tpu import compiler, environment
 
 _SERVER = pathlib.Path(__file__).with_name("xla_server.py")
 
@@ -64,13 +65,14 @@ class Replicas:
 
 
 @contextlib.contextmanager
-def started(python: pathlib.Path, num_replicas: int) -> Iterator[Replicas]:
+def started(config: pytest.Config, num_replicas: int) -> Iterator[Replicas]:
     """Starts the process, and ends it when the `with` block is left.
 
     Args:
-        python: The compiler's; see tfdist/tpu/environment.py.
+        config: In whose cache the environment is that preflight's tests make.
         num_replicas: Devices that there are to be.
     """
+    python = environment.compiler_python(cache_dir=config.cache.mkdir("tfdist-tpu"))
     command = [os.fspath(python), "-I", os.fspath(_SERVER), compiler.__file__, str(num_replicas)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
