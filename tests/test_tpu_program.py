@@ -1,4 +1,4 @@
-"""tests of tfdist/tpu/program.py and collectives.py: the program, before it is compiled"""
+"""tests of tfdist/tpu/program.py and tfdist/collectives.py: the program, before it is compiled"""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 import tensorflow as tf
 from parity import worlds
 
+from tfdist.collectives import xla_collectives
 from tfdist.position import Position
 from tfdist.tpu import example
-from tfdist.tpu.collectives import xla_collectives
 from tfdist.tpu.program import Program, make_program, refuse, train
 from tfdist.tpu.scopes import Origins
 

@@ -39,7 +39,7 @@ def is_possible(model: keras.Model, strategy: tf.distribute.Strategy, *, on_nan:
     return (
         (optimizer.gradient_accumulation_steps or 1) > 1
         and strategy.num_replicas_in_sync > 1
-        and not isinstance(strategy, tf.distribute.TPUStrategy)  # whose step is one program
+        and not reduction.is_tpu(strategy)  # whose step is one program
         and not model.run_eagerly
         and optimizer.loss_scale_factor is None  # Keras divides by it before it adds up
         # Scales of float8 take their gradient as their value in each step.

@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 import tensorflow as tf
 
 from tfdist import position as position_lib
+from tfdist.collectives import Collectives
 from tfdist.position import Position
-from tfdist.reduction import Collectives
 
 
 def compiled(replica_fn: Callable[[Any], Any]) -> Callable[[Any], Any]:

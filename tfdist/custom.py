@@ -203,11 +203,13 @@ def _place(batch: Any) -> Position:
     local = replicas.num_rows(batch)
     if collectives.num_replicas == 1:
         return Position(global_size=local, local_size=local, offset=0, collectives=collectives)
-    own = tf.one_hot(collectives.replica_id, collectives.num_replicas, 1, 0) * local
+    numbers = tf.range(collectives.num_replicas)
+    own = tf.where(tf.equal(numbers, collectives.replica_id), local, 0)
     rows = collectives.sum(own)
     return Position(
         global_size=tf.reduce_sum(rows),
         local_size=local,
-        offset=tf.reduce_sum(rows[: collectives.replica_id]),
+        # No slice, whose size a program for a TPU would have to know while it is compiled.
+        offset=tf.reduce_sum(tf.where(numbers < collectives.replica_id, rows, 0)),
         collectives=collectives,
     )

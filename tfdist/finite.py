@@ -12,20 +12,29 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist import state
-from tfdist.outside import plain_variable
+from tfdist import reduction, state
+from tfdist.outside import outside_of_steps, plain_variable
 
 _NONE = -1
 _SEEDS = tf.uint32  # the type of Keras's random streams, and of nothing else
 
 
 class FiniteWatch:
-    """What the traced steps of a model have found."""
+    """What the traced steps of a model have found.
 
-    def __init__(self) -> None:
-        self._steps, self._bad_steps = plain_variable(tf.int64), plain_variable(tf.int64)
-        self._first_step = plain_variable(tf.int64, value=_NONE)
-        self._first_gradient = plain_variable(tf.int64, value=_NONE)
+    Args:
+        strategy: The strategy that they run on, where they are one program on every replica.
+        skips: Whether a bad step may change no metric or moving average either.
+    """
+
+    def __init__(
+        self, strategy: tf.distribute.Strategy | None = None, *, skips: bool = False
+    ) -> None:
+        self._skips = skips
+        self._is_inside = strategy is not None and reduction.is_tpu(strategy)
+        scope = strategy if self._is_inside else None  # a program writes to its own device
+        self._steps, self._bad_steps = _counter(0, scope), _counter(0, scope)
+        self._first_step, self._first_gradient = _counter(_NONE, scope), _counter(_NONE, scope)
 
     def apply(
         self, optimizer: Any, gradients: Sequence[Any], variables: Sequence[Any]
@@ -59,12 +68,13 @@ class FiniteWatch:
         self, model: keras.Model, strategy: tf.distribute.Strategy, step: Callable[[Any], None]
     ) -> Callable[[Any], None]:
         """Returns a step that, where it is left out, changes no metric or moving average either."""
+        if self._is_inside:
+            return step  # see `undoing_on_replica`
 
         def undone(batch: Any) -> None:
             parts = [
                 part
-                for entry in state.entries_of(model)
-                if entry.per_replica and tf.as_dtype(entry.variable.dtype) != _SEEDS
+                for entry in _own_entries(model)
                 for part in strategy.experimental_local_results(state.value_of(entry.variable))
             ]
             before = [tf.identity(part.read_value()) for part in parts]
@@ -81,6 +91,25 @@ class FiniteWatch:
 
         return undone
 
+    def undoing_on_replica(
+        self, model: keras.Model, replica_fn: Callable[[Any], Any]
+    ) -> Callable[[Any], Any]:
+        """As `undoing`, for a step that is one program: a function of one replica's rows."""
+        if not self._skips:
+            return replica_fn
+
+        def undone(data: Any) -> Any:
+            variables = [state.value_of(entry.variable) for entry in _own_entries(model)]
+            before = [tf.identity(variable) for variable in variables]
+            bad_steps = tf.identity(self._bad_steps)
+            result = replica_fn(data)
+            is_good = tf.equal(bad_steps, tf.convert_to_tensor(self._bad_steps))
+            for variable, value in zip(variables, before, strict=True):
+                variable.assign(tf.where(is_good, variable, value))
+            return result
+
+        return undone
+
     def is_well(self) -> tf.Tensor:
         """Tells whether no step was bad since `take`; a boolean scalar."""
         return tf.equal(self._bad_steps, 0)
@@ -92,13 +121,38 @@ class FiniteWatch:
             The number of bad steps, how many steps ago the first one was (0 for the last step),
             and the place of its first bad gradient among the variables; None where all was well.
         """
-        bad_steps = int(self._bad_steps)
+        bad_steps = _number(self._bad_steps)
         if not bad_steps:
             return None
-        found = bad_steps, int(self._steps - self._first_step), int(self._first_gradient)
+        first = _number(self._first_step)
+        found = bad_steps, _number(self._steps) - first, _number(self._first_gradient)
         self._bad_steps.assign(0)
         self._first_step.assign(_NONE)
         return found
+
+
+def _counter(value: int, strategy: tf.distribute.Strategy | None) -> tf.Variable:
+    if strategy is None:
+        return plain_variable(tf.int64, value=value)
+
+    def in_scope() -> tf.Variable:
+        with strategy.scope():
+            return tf.Variable(value, dtype=tf.int64, trainable=False)
+
+    return outside_of_steps(in_scope)
+
+
+def _number(counter: tf.Variable) -> int:
+    return int(tf.convert_to_tensor(counter))
+
+
+def _own_entries(model: keras.Model) -> list[state.Entry]:
+    """Returns what replicas write by themselves, but for the state of random draws."""
+    return [
+        entry
+        for entry in state.entries_of(model)
+        if entry.per_replica and tf.as_dtype(entry.variable.dtype) != _SEEDS
+    ]
 
 
 def _values(gradient: Any) -> Any:

@@ -184,7 +184,7 @@ def refuse(
     optimizer = None if is_own_rule else model.optimizer
     obstacles = {
         "a training rule of the model's own": is_own_rule,
-        "TPUStrategy": isinstance(strategy, tf.distribute.TPUStrategy),
+        "TPUStrategy": reduction.is_tpu(strategy),
         f"on_nan={on_nan!r}": on_nan in ("raise", "skip"),
         "LossScaleOptimizer": isinstance(optimizer, keras.optimizers.LossScaleOptimizer),
         "gradient_accumulation_steps": getattr(optimizer, "gradient_accumulation_steps", None),

@@ -23,7 +23,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfdist import keras_compat, reduction
+from tfdist import keras_compat, one_program, reduction
 from tfdist.loop import Loop
 from tfdist.split import Split, advice
 from tfdist.waits import Waits
@@ -226,9 +226,16 @@ def sum_secs(
     def zeros() -> Any:
         return [tf.zeros(variable.shape, variable.dtype) for variable in variables]
 
+    def in_program(values: Any, how: Reduction) -> Any:
+        return one_program.sum_gradients(values, reduction.for_replica(), how)
+
     def summing(values: Any, how: Reduction) -> Callable[[Any], Any]:
         def summed(values: Any) -> Any:
-            return reduction.sum_gradients(strategy, values, how)
+            if not reduction.is_tpu(strategy):
+                return reduction.sum_gradients(strategy, values, how)
+            inside = tf.autograph.experimental.do_not_convert(in_program)
+            replicas = strategy.run(inside, (values, how))
+            return [strategy.experimental_local_results(value)[0] for value in replicas]
 
         return tf.function(summed, autograph=False).get_concrete_function(values)
 

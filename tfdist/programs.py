@@ -131,7 +131,8 @@ class Programs:
         """Returns what sees the gradients of the training loop, where the policy needs it."""
         if on_nan not in ("raise", "skip"):
             return None
-        return self._kept("watch", FiniteWatch)
+        skips = on_nan == "skip"
+        return self._kept(("watch", skips), lambda: FiniteWatch(self._strategy, skips=skips))
 
     def test(self, way: Way = Way()) -> Loop:
         """Returns the traced loop over test steps."""

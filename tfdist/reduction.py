@@ -1,51 +1,25 @@
 """How do gradients and counts travel between replicas? Once, summed, in packs.
 
-`Collectives` is what a step knows of the others; `for_replica` makes it from the current replica
-context. `sum_gradients` is the one reduction of a step.
+`for_replica` makes what a step knows of the others from the current replica context.
+`sum_gradients` is the one reduction of a step, in cross-replica context; where a step is one
+program on every replica, `one_program.py` has it.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from tfdist import keras_compat, wire
+from tfdist.collectives import Collectives, alone, xla_collectives
 from tfdist.wire import EXACT, Reduction
 
 
-@dataclasses.dataclass(frozen=True)
-class Collectives:
-    """What one replica can ask of all replicas of all workers.
-
-    Attributes:
-        num_replicas: Replicas of all workers together.
-        replica_id: Number of this replica among them; int or int32 scalar tensor.
-        sum: Tensor to the sum of all replicas' tensors, of the same shape and dtype. It has no
-            gradient.
-        linked_sum: As `sum`, with a gradient: the sum of all replicas' gradients.
-        gather: `gather(rows, offset, total)` puts this replica's rows, which begin at number
-            `offset`, among the `total` rows of all. It has no gradient.
-    """
-
-    num_replicas: int
-    replica_id: Any
-    sum: Callable[[Any], Any]
-    linked_sum: Callable[[Any], Any]
-    gather: Callable[[Any, Any, Any], Any]
-
-
-def alone() -> Collectives:
-    """Returns the collectives of a replica that has everything."""
-    return Collectives(
-        num_replicas=1,
-        replica_id=0,
-        sum=lambda value: value,
-        linked_sum=lambda value: value,
-        gather=lambda rows, offset, total: rows,
-    )
+def is_tpu(strategy: tf.distribute.Strategy) -> bool:
+    """Tells whether the replicas of a strategy run one program, compiled by XLA for all of them."""
+    return isinstance(strategy, tf.distribute.TPUStrategy)
 
 
 def for_replica() -> Collectives:
@@ -58,6 +32,8 @@ def for_replica() -> Collectives:
         )
     if context.num_replicas_in_sync == 1:
         return alone()
+    if is_tpu(context.strategy):
+        return xla_collectives(context.num_replicas_in_sync, context.replica_id_in_sync_group)
 
     def linked_sum(value: Any) -> Any:
         return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
@@ -92,13 +68,6 @@ def changes_shapes(strategy: tf.distribute.Strategy) -> bool:
     ("Shape mismatch in the collective instance"), so such steps run one a call.
     """
     return _NOTE in vars(strategy)
-
-
-def padded(rows: tf.Tensor, offset: Any, total: Any) -> tf.Tensor:
-    """Returns `total` rows, zeros but for `rows`, which begin at number `offset`."""
-    rest = [[0, 0]] * (rows.shape.rank - 1)
-    # Rolled, since XLA pads by what is known while it compiles, and an offset is not.
-    return tf.roll(tf.pad(rows, [[0, total - tf.shape(rows)[0]], *rest]), offset, axis=0)
 
 
 def sum_gradients(
@@ -246,8 +215,7 @@ def per_replica(strategy: tf.distribute.Strategy, parts: Sequence[Any]) -> Any:
 
 
 def _travels_in_packs(strategy: tf.distribute.Strategy) -> bool:
-    is_tpu = isinstance(strategy, tf.distribute.TPUStrategy)  # where XLA packs by itself
-    return not is_tpu and not keras_compat.reduces_on_one_device(strategy)
+    return not keras_compat.reduces_on_one_device(strategy)
 
 
 def _is_several(value: Any) -> bool:

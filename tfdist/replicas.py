@@ -25,6 +25,7 @@ from tfdist import (
     weights_of_rows,
 )
 from tfdist import position as position_lib
+from tfdist.collectives import Collectives
 from tfdist.position import Padding, Position
 
 
@@ -99,15 +100,21 @@ def whole_batch_semantics(*, reduces_losses: bool) -> Iterator[None]:
         yield
 
 
-def place_of(global_size: Any, sizes: Any = None, padding: Padding | None = None) -> Position:
+def place_of(
+    global_size: Any,
+    sizes: Any = None,
+    padding: Padding | None = None,
+    collectives: Collectives | None = None,
+) -> Position:
     """Returns the current replica's position in a global batch that is split by `sizes`, or evenly.
 
     Args:
         global_size: Rows of the global batch.
         sizes: As in `Batch`.
         padding: As in `Batch`.
+        collectives: The replica's, where no strategy knows them.
     """
-    collectives = reduction.for_replica()
+    collectives = collectives or reduction.for_replica()
     replica = collectives.replica_id
     if padding is not None and not padding.is_needed:  # known while tracing, so that it stays so
         own = tf.constant(padding.rows)

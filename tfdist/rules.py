@@ -19,7 +19,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist import keras_compat, replicas, step
+from tfdist import keras_compat, reduction, replicas, step
 from tfdist import position as position_lib
 from tfdist.finite import FiniteWatch
 from tfdist.outside import plain_variable
@@ -63,10 +63,40 @@ def train_rule(
         return lambda batch: logs.keep(own(batch))
     if replica_step is not None:
         return lambda batch: _replica_step(replica_step, strategy, batch, logs)
+    if reduction.is_tpu(strategy):
+        whole = whole_step(model, watch=watch, how=how)
+        return lambda batch: logs.keep(step.run_and_sum(strategy, whole, batch))
     if keras_compat.overrides(model, "train_step"):
         return lambda batch: _own_step(model, model.train_step, strategy, batch, logs, how)
     apply = watch.apply if watch else None
     return lambda batch: logs.keep(step.train_step(model, strategy, batch, apply=apply, how=how))
+
+
+def whole_step(
+    model: keras.Model, *, watch: FiniteWatch | None = None, how: Reduction = EXACT
+) -> Callable[[Any], dict[str, Any]]:
+    """Returns the whole of a training step as a function of one replica's rows.
+
+    It is what every replica runs where a step is one program, see `one_program.py`.
+
+    Args:
+        model: A compiled model.
+        watch: What looks at the gradients, or None.
+        how: How gradients travel between replicas.
+
+    Returns:
+        A function that gives the replica's shares of logs.
+    """
+    if keras_compat.overrides(model, "train_step"):
+        own = _own_on_replica(model, model.train_step)
+
+        def whole(data: Any) -> dict[str, Any]:
+            with _reducing_optimizers(how):
+                return own(data)
+
+        return whole
+    train = step.train_on_replica(model, apply=watch.apply if watch else None, how=how)
+    return watch.undoing_on_replica(model, train) if watch else train
 
 
 def test_rule(model: keras.Model, strategy: tf.distribute.Strategy, logs: LastLogs) -> Rule:
@@ -79,10 +109,11 @@ def test_rule(model: keras.Model, strategy: tf.distribute.Strategy, logs: LastLo
 def _replica_step(
     replica_step: Any, strategy: tf.distribute.Strategy, batch: Batch, logs: LastLogs
 ) -> None:
-    shares = replicas.run(strategy, replica_step, batch, reduces_losses=False)
-    if shares is None:
-        shares = {}
-    logs.keep(step.sum_shares(strategy, shares if isinstance(shares, dict) else {"loss": shares}))
+    def on_replica(data: Any) -> dict[str, Any]:
+        shares = replica_step(data)
+        return shares if isinstance(shares, dict) else {} if shares is None else {"loss": shares}
+
+    logs.keep(step.run_and_sum(strategy, on_replica, batch, reduces_losses=False))
 
 
 def _own_step(
@@ -95,12 +126,24 @@ def _own_step(
 ) -> None:
     """Runs a model's own `train_step` or `test_step` on every replica."""
 
-    if model.jit_compile and strategy.num_replicas_in_sync > 1:
+    is_tpu = reduction.is_tpu(strategy)  # where XLA compiles every step
+    if model.jit_compile and strategy.num_replicas_in_sync > 1 and not is_tpu:
         raise ValueError(
             f"jit_compile=True cannot compile {own.__qualname__}, which updates the weights "
             f"itself, on {strategy.num_replicas_in_sync} replicas: XLA allows no reduction inside "
             "of it. Compile with jit_compile=False, or leave train_step to Keras."
         )
+    run_one = _own_on_replica(model, own)
+    if model.jit_compile and not model.run_eagerly and not is_tpu:
+        run_one = tf.function(run_one, autograph=False, jit_compile=True)
+    with _reducing_optimizers(how):
+        logs.keep(step.run_and_sum(strategy, replicas.undoing_filler(model, run_one), batch))
+
+
+def _own_on_replica(
+    model: keras.Model, own: Callable[[Any], Any]
+) -> Callable[[Any], dict[str, Any]]:
+    """Returns a model's own step as a function that gives a replica's shares of its logs."""
 
     def on_replica(data: Any) -> dict[str, Any]:
         returned = own(data)
@@ -111,25 +154,18 @@ def _own_step(
             )
         return step.extra_logs(model, returned)
 
-    is_jit = model.jit_compile and not model.run_eagerly
-    run_one = tf.function(on_replica, autograph=False, jit_compile=True) if is_jit else on_replica
-    with _reducing_optimizers(strategy, how):
-        shares = replicas.run(strategy, replicas.undoing_filler(model, run_one), batch)
-    logs.keep(step.sum_shares(strategy, shares))
+    return on_replica
 
 
 @contextlib.contextmanager
-def _reducing_optimizers(strategy: tf.distribute.Strategy, how: Reduction) -> Iterator[None]:
+def _reducing_optimizers(how: Reduction) -> Iterator[None]:
     """Makes `optimizer.apply`, called by a replica, the one reduction and update of a step."""
-    if strategy.num_replicas_in_sync == 1:
-        yield
-        return
 
     def apply(
         original: Any, optimizer: Any, grads: Any, trainable_variables: Any = None
     ) -> Any:
         place = position_lib.current()
-        if place is None:  # the update itself, in cross-replica context
+        if place is None:  # the update itself, or a replica that is the only one
             return original(optimizer, grads, trainable_variables)
         variables = list(trainable_variables or optimizer._trainable_variables)
         grads = [g if g is None else step.scaled(g, place.fraction(g.dtype)) for g in grads]

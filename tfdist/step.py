@@ -5,26 +5,36 @@ compiled Keras model through one global batch.
 
 The order inside an update: gradients of the replicas' shares are summed over all replicas of all
 workers, and only then checked for infinities, unscaled, clipped, accumulated and applied, by
-Keras's own optimizer, as on one device. Every replica then holds the same variables.
+Keras's own optimizer, as on one device. Every replica then holds the same variables. On a TPU all
+of it happens in one program, see `one_program.py`; elsewhere the sum and the update are made of
+what the replicas return.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfdist import error_feedback, keras_compat, losses_metrics, reduction, replicas
+from tfdist import (
+    error_feedback,
+    keras_compat,
+    losses_metrics,
+    one_program,
+    reduction,
+    replicas,
+)
 from tfdist import position as position_lib
 from tfdist.compiled import compiled
+from tfdist.one_program import Apply
 from tfdist.outside import outside_of_steps
 from tfdist.replicas import Batch
 from tfdist.wire import EXACT, Reduction
 
 Logs = dict[str, Any]
-Apply = Callable[[Any, Sequence[Any], Sequence[Any]], None]  # takes what `optimizer.apply` does
 
 
 def train_step(
@@ -47,6 +57,9 @@ def train_step(
     Returns:
         What an overridden `compute_metrics` returned besides the results of the model's metrics.
     """
+    if reduction.is_tpu(strategy):
+        whole = train_on_replica(model, apply=apply, how=how)
+        return one_program.run(strategy, whole, batch)
     gradients, logs = replicas.run(strategy, backward_of(model), batch)
     update(
         strategy, model.optimizer, gradients, model.trainable_variables, apply=apply, how=how,
@@ -57,8 +70,36 @@ def train_step(
 
 def test_step(model: keras.Model, strategy: tf.distribute.Strategy, batch: Batch) -> Logs:
     """Adds one global batch to the model's loss and metrics; see `train_step`."""
-    logs = replicas.run(strategy, lambda data: _observe(model, data, training=False)[1], batch)
-    return sum_shares(strategy, logs)
+    return run_and_sum(strategy, lambda data: _observe(model, data, training=False)[1], batch)
+
+
+def train_on_replica(
+    model: keras.Model, *, apply: Apply | None = None, how: Reduction = EXACT
+) -> Callable[[Any], Logs]:
+    """Returns `train_step` as a function of one replica's rows, which gives its shares of logs."""
+
+    def train(data: Any) -> Logs:
+        gradients, logs = _backward(model, data)
+        one_program.update(
+            model.optimizer, gradients, model.trainable_variables, apply=apply, how=how
+        )
+        return logs
+
+    return train
+
+
+def run_and_sum(
+    strategy: tf.distribute.Strategy,
+    replica_fn: Callable[[Any], Logs],
+    batch: Batch,
+    *,
+    reduces_losses: bool = True,
+) -> Logs:
+    """Runs a function on each replica's rows and sums the shares of logs that it returns."""
+    if reduction.is_tpu(strategy):
+        return one_program.run(strategy, replica_fn, batch, reduces_losses=reduces_losses)
+    shares = replicas.run(strategy, replica_fn, batch, reduces_losses=reduces_losses)
+    return sum_shares(strategy, shares)
 
 
 def predict_step(model: keras.Model, strategy: tf.distribute.Strategy, batch: Batch) -> Any:
@@ -68,11 +109,15 @@ def predict_step(model: keras.Model, strategy: tf.distribute.Strategy, batch: Ba
     """
     outputs = replicas.run(strategy, lambda d: replicas.counted(model.predict_step(d)), batch)
 
+    # A TPU should not be asked to cut rows whose number it does not know.
+    on_host = tf.device("/CPU:0") if reduction.is_tpu(strategy) else contextlib.nullcontext()
+
     def joined(rows: Any) -> Any:
         rows = replicas.gather_rows(strategy, rows, only_own=batch.sizes is not None)
         return replicas.without_padding(rows, batch, strategy.num_replicas_in_sync)
 
-    return keras.tree.map_structure(joined, outputs)
+    with on_host:
+        return keras.tree.map_structure(joined, outputs)
 
 
 def update(
@@ -127,6 +172,11 @@ def apply_on_replica(
 ) -> None:
     """Calls `update` for all replicas, from inside the function that each of them runs."""
     gradients = list(gradients)
+    if one_program.is_here():
+        if variables:
+            build(tf.distribute.get_strategy(), optimizer, variables)
+            one_program.update(optimizer, gradients, variables, how=how)
+        return
 
     def in_cross_replica(strategy: tf.distribute.Strategy, *per_replica: Any) -> None:
         present = iter(per_replica)

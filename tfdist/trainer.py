@@ -38,6 +38,7 @@ from tfdist.prediction import predicted
 from tfdist.presence import Presence
 from tfdist.profiling import Profiler
 from tfdist.programs import Programs, Way
+from tfdist.reduction import is_tpu
 from tfdist.resume import Run
 from tfdist.wire import Reduction, parse_reduction
 
@@ -284,7 +285,7 @@ class Trainer:
 
     def _is_static(self, static_shapes: bool | None) -> bool:
         if static_shapes is None:  # a TPU compiles each shape anew, for seconds to minutes
-            return isinstance(self.strategy, tf.distribute.TPUStrategy)
+            return is_tpu(self.strategy)
         return static_shapes
 
     def _build(self, spec: Any) -> None:

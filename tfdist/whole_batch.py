@@ -19,7 +19,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from tfdist import keras_compat, reduction, weights_of_rows
+from tfdist import collectives, keras_compat, weights_of_rows
 from tfdist import position as position_lib
 from tfdist.position import Position
 
@@ -129,7 +129,7 @@ def _latest() -> _Call | None:
 def _on_all_rows(call: _Call, place: Position) -> Any:
     if place.padded_rows is not None:
         weights_of_rows.refuse(f"The {call.name} makes one number of a whole batch")
-    whole = Position(place.global_size, place.global_size, 0, reduction.alone())
+    whole = Position(place.global_size, place.global_size, 0, collectives.alone())
     y_true, y_pred = (
         keras.tree.map_structure(lambda value: all_rows(value, place), rows)
         for rows in (call.y_true, call.y_pred)
@@ -154,6 +154,6 @@ def all_rows(rows: Any, place: Position) -> tf.Tensor:
     numbers = tf.range(place.global_size)
     is_own = (numbers >= place.offset) & (numbers < place.offset + place.local_size)
     is_own = tf.reshape(is_own, [-1, *[1] * (rows.shape.rank - 1)])
-    own = reduction.padded(rows, place.offset, place.global_size)
+    own = collectives.padded(rows, place.offset, place.global_size)
     of_all = place.collectives.gather(rows, place.offset, place.global_size)
     return tf.cast(tf.where(is_own, own, of_all), dtype)

@@ -1,23 +1,20 @@
-"""What is the training step as one program?  The step of fit, with XLA's collectives inside.
+"""What is the training step of fit, alone?  The program of one replica, traced without a TPU.
 
-`step.train_step` is traced as it stands. What it takes for its strategy is one replica's view of
-the program: alone with its rows, and with collectives that XLA compiles for all replicas.
+`rules.whole_step` is what fit runs on every replica of a TPU. Here it is traced as it stands, for
+rows that fill their batch, and with the same collectives, which XLA compiles for all replicas.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfdist import keras_compat, position, replicas, step
-from tfdist.reduction import Collectives
-from tfdist.replicas import Batch
-from tfdist.tpu.collectives import xla_collectives
+from tfdist import keras_compat, one_program, position, replicas, rules
+from tfdist.collectives import xla_collectives
 from tfdist.tpu.scopes import Origins, recorded
 
 
@@ -41,20 +38,6 @@ class Program:
     parameter_bytes: int
     optimizer_bytes: int
     batch_bytes: int
-
-
-@dataclasses.dataclass(frozen=True)
-class _OneReplica:
-    """What `step.train_step` asks of a strategy, answered by a replica inside of the program."""
-
-    place: position.Position | None  # None where it is the only one
-    num_replicas_in_sync: int = 1  # others are met through the collectives alone
-
-    def run(self, replica_fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        if self.place is None:
-            return replica_fn(*args)
-        with replicas.whole_batch_semantics(reduces_losses=True), position.at(self.place):
-            return replica_fn(*args)
 
 
 def refuse(model: keras.Model) -> None:
@@ -88,13 +71,9 @@ def make_program(
     def one_step(data: Any) -> Any:
         if num_replicas == 1:
             return train(model, data, None)
+        full = position.Padding(rows, is_needed=False)
         collectives = xla_collectives(num_replicas)
-        place = position.Position(
-            global_size=rows * num_replicas,
-            local_size=rows,
-            offset=collectives.replica_id * rows,
-            collectives=collectives,
-        )
+        place = replicas.place_of(rows * num_replicas, padding=full, collectives=collectives)
         return train(model, data, place)
 
     specs = keras.tree.flatten(batch)
@@ -122,51 +101,21 @@ def make_program(
 
 
 def train(model: keras.Model, data: Any, place: position.Position | None) -> Any:
-    """Traces one update, as fit does it: by the model's `train_step` where it has its own.
+    """Traces one update, as each replica of a TPU does it in fit.
 
     Args:
         model: A compiled model.
         data: One replica's rows.
         place: Where they stand in the global batch; None where they are all of it.
+
+    Returns:
+        The sums of the logs that are not results of the model's metrics.
     """
-    replica = _OneReplica(place)
-    if keras_compat.overrides(model, "train_step"):
-        with contextlib.nullcontext() if place is None else _summing_optimizers(place):
-            replica.run(model.train_step, (data,))
-        return {}
-    batch = Batch(place and place.global_size, (data,))
+    whole = rules.whole_step(model)
     if place is None:
-        return step.train_step(model, replica, batch)
-    total = place.collectives.sum
-
-    def apply(optimizer: Any, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
-        optimizer.apply([_summed(value, place.collectives) for value in gradients], variables)
-
-    logs = step.train_step(model, replica, batch, apply=apply)
-    return {name: total(value) for name, value in logs.items()}
-
-
-@contextlib.contextmanager
-def _summing_optimizers(place: position.Position) -> Iterator[None]:
-    def apply(original: Any, optimizer: Any, gradients: Any, variables: Any = None) -> Any:
-        if position.current() is None:  # an optimizer's call of the one that it wraps
-            return original(optimizer, gradients, variables)
-        shares = [
-            None if value is None else tf.convert_to_tensor(value) * place.fraction(value.dtype)
-            for value in gradients
-        ]
-        with position.at(None):
-            summed = [_summed(value, place.collectives) for value in shares]
-            return original(optimizer, summed, variables)
-
-    with keras_compat.replaced_apply(apply):
-        yield
-
-
-def _summed(gradient: Any, collectives: Collectives) -> Any:
-    # Rows of an embedding become a whole table: a program has no place for a number of rows that
-    # depends on the data.
-    return None if gradient is None else collectives.sum(tf.convert_to_tensor(gradient))
+        return whole(data)
+    with replicas.whole_batch_semantics(reduces_losses=True), position.at(place):
+        return one_program.sum_shares(whole(data))
 
 
 def _in_a_loop(one_step: Callable[[Any], Any], batches: Any, steps: int) -> Any:
