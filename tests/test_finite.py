@@ -134,3 +134,18 @@ def test_inside_the_scope_it_is_the_same(on_nan, logical_cpus):
         model.compile("sgd", "mse")
         history = tfdist.fit(model, _GOOD, _GOOD[:, 0], on_nan=on_nan, verbose=0)
     assert np.isfinite(history.history["loss"]).all()
+
+
+def test_draws_go_on_where_a_step_is_left_out(logical_cpus):
+    """As they do in Keras where a loss scale overflows."""
+    keras.utils.set_random_seed(1)
+    with tfdist.get_strategy("2xcpu").scope():
+        model = keras.Sequential(
+            [keras.Input((3,)), keras.layers.Dropout(0.5), keras.layers.Dense(1)]
+        )
+        model.compile("sgd", "mse")
+    state = model.layers[0].seed_generator.state
+    before = np.asarray(state).copy()
+    options = {"batch_size": _BATCH, "shuffle": False, "verbose": 0}
+    tfdist.fit(model, _BAD, _GOOD[:, 0], on_nan="skip", **options)
+    assert int((np.asarray(state) - before)[1]) == len(_BAD) // _BATCH

@@ -16,7 +16,7 @@ from tfdist import reduction, state
 from tfdist.outside import outside_of_steps, plain_variable
 
 _NONE = -1
-_SEEDS = tf.uint32  # the type of Keras's random streams, and of nothing else
+_SEED = "seed_generator_state"  # how Keras names the state of a random stream
 
 
 class FiniteWatch:
@@ -151,7 +151,7 @@ def _own_entries(model: keras.Model) -> list[state.Entry]:
     return [
         entry
         for entry in state.entries_of(model)
-        if entry.per_replica and tf.as_dtype(entry.variable.dtype) != _SEEDS
+        if entry.per_replica and not entry.name.endswith(_SEED)
     ]
 
 
