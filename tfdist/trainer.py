@@ -16,7 +16,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -32,6 +32,7 @@ from tfdist.epochs import Epochs, Training
 from tfdist.exchange import Exchange
 from tfdist.guard import Guard, parse_on_nan
 from tfdist.inputs import Inputs
+from tfdist.lengths import Shapes, parse_shapes
 from tfdist.link_check import check_links
 from tfdist.prediction import predicted
 from tfdist.presence import Presence
@@ -114,6 +115,7 @@ class Trainer:
         validation_freq: Any = 1,
         already_sharded: bool = False,
         static_shapes: bool | None = None,
+        length_buckets: Sequence[int] | None = None,
         checkpoint_dir: Any = None,
         save_every: Any = None,
         fingerprint_every: int | None = None,
@@ -129,6 +131,7 @@ class Trainer:
         if self._replica_step is None:
             keras_compat.assert_compiled(model, "fit")
         epochs = keras_compat.limited(epochs, "epochs") or epochs
+        shapes = self._shapes(static_shapes, length_buckets)
         profiler = self._profiler(profile)
         if validation_split and validation_data is None:
             (x, y, sample_weight), validation_data = keras_compat.validation_split(
@@ -144,14 +147,15 @@ class Trainer:
             feed = self._inputs.feed(
                 x, y, sample_weight=sample_weight, class_weight=class_weight, batch_size=batch_size,
                 steps=steps_per_epoch, shuffle=shuffle, seed=seed, first_pass=initial_epoch,
-                already_sharded=already_sharded, static_shapes=self._is_static(static_shapes),
+                already_sharded=already_sharded, shapes=shapes,
             )
             validation = self._inputs.validation_feed(
                 validation_data, batch_size=validation_batch_size or batch_size,
-                steps=validation_steps, already_sharded=already_sharded,
-                static_shapes=self._is_static(static_shapes),
+                steps=validation_steps, already_sharded=already_sharded, shapes=shapes,
             )
             self._build(feed.source.spec)
+            for data in filter(None, (feed, validation)):
+                self._programs.followed(data.source)
             batch_statistics.warn_of_plain(model, self._share.num_replicas)
             feed.rewind()
             run.note(shuffle=shuffle, class_weight=class_weight, initial_epoch=initial_epoch)
@@ -187,14 +191,16 @@ class Trainer:
         return_dict: bool = False,
         already_sharded: bool = False,
         static_shapes: bool | None = None,
+        length_buckets: Sequence[int] | None = None,
     ) -> Any:
         """Returns the loss and metrics over the data; see `tfdist.evaluate`."""
         keras_compat.assert_compiled(self.model, "evaluate")
         feed = self._inputs.feed(
             x, y, sample_weight=sample_weight, batch_size=batch_size, steps=steps,
-            already_sharded=already_sharded, static_shapes=self._is_static(static_shapes),
+            already_sharded=already_sharded, shapes=self._shapes(static_shapes, length_buckets),
         )
         self._build(feed.source.spec)
+        self._programs.followed(feed.source)
         with callbacks_lib.files_of_chief_alone(callbacks, is_chief=self.is_chief):
             events = self._events(callbacks, verbose=verbose, epochs=1, steps=feed.num_batches)
             logs = self._epochs.evaluate(feed, events)
@@ -211,14 +217,16 @@ class Trainer:
         callbacks: Any = None,
         already_sharded: bool = False,
         static_shapes: bool | None = None,
+        length_buckets: Sequence[int] | None = None,
     ) -> Any:
         """Returns the outputs for `x` in input order; see `tfdist.predict`."""
         feed = self._inputs.feed(
             x, batch_size=batch_size, steps=steps, already_sharded=already_sharded, is_alone=True,
-            static_shapes=self._is_static(static_shapes),
+            shapes=self._shapes(static_shapes, length_buckets),
         )
         way = Way(is_share=already_sharded, padding=feed.source.padding)
-        loop = self._presence.progress.ticking(self._programs.predict(way))
+        followed = self._programs.followed(feed.source, predicts=True)
+        loop = self._presence.progress.ticking(self._programs.predict(way, followed))
         with callbacks_lib.files_of_chief_alone(callbacks, is_chief=self.is_chief):
             events = self._events(
                 callbacks, verbose=verbose, epochs=1, steps=feed.num_batches, is_alone=True
@@ -259,10 +267,9 @@ class Trainer:
             )
         return how
 
-    def _is_static(self, static_shapes: bool | None) -> bool:
-        if static_shapes is None:  # a TPU compiles each shape anew, for seconds to minutes
-            return isinstance(self.strategy, tf.distribute.TPUStrategy)
-        return static_shapes
+    def _shapes(self, static_shapes: bool | None, length_buckets: Any) -> Shapes:
+        is_tpu = isinstance(self.strategy, tf.distribute.TPUStrategy)
+        return parse_shapes(static_shapes, length_buckets, is_tpu=is_tpu)
 
     def _build(self, spec: Any) -> None:
         if not self.model.compiled:
@@ -307,6 +314,11 @@ def fit(model: keras.Model, x: Any = None, y: Any = None, **kwargs: Any) -> kera
             place gets a TensorBoard trace of some of the chief's steps too. See `profiling.py`.
             `static_shapes=True`: every batch is padded to the shape of a full one by rows that do
             not count, so that a step is traced and compiled once; None means on a TPU alone.
+            `length_buckets=(32, 64, 128)`, which asks for static shapes by itself: batches whose
+            second dimension varies (`.padded_batch`) are padded to the next of these lengths, by
+            0, "" or False as `padded_batch` does, so that a step is traced once for each length.
+            The model has to mask what is padded (`Embedding(mask_zero=True)`, `Masking`), which is
+            tried before the first step. Draws of random layers are those of the padded length.
 
     Returns:
         The `History` of the whole run, the same on every worker. With `profile`, `history.profile`
@@ -326,8 +338,8 @@ def evaluate(model: keras.Model, x: Any = None, y: Any = None, **kwargs: Any) ->
         model: A compiled model.
         x: As in `fit`.
         y: As in `fit`.
-        **kwargs: As in `keras.Model.evaluate`; `batch_size` is global. And `already_sharded`
-            and `static_shapes`, as in `fit`.
+        **kwargs: As in `keras.Model.evaluate`; `batch_size` is global. And `already_sharded`,
+            `static_shapes` and `length_buckets`, as in `fit`.
 
     Returns:
         What `keras.Model.evaluate` returns: a scalar, a list, or with `return_dict=True` a dict.
@@ -342,10 +354,12 @@ def predict(model: keras.Model, x: Any, **kwargs: Any) -> Any:
         model: A Keras model; it need not be compiled.
         x: As in `fit`.
         **kwargs: As in `keras.Model.predict`; `batch_size` is global. With `already_sharded=True` a
-            worker gives its own inputs, and gets their outputs alone. `static_shapes` as in `fit`.
+            worker gives its own inputs, and gets their outputs alone. `static_shapes` and
+            `length_buckets` as in `fit`: outputs come back as long as their batch was.
 
     Returns:
-        NumPy arrays of the model's output structure, with one row an example.
+        NumPy arrays of the model's output structure, with one row an example. Outputs of which
+        batches have several lengths are ragged tensors, as those of `keras.Model.predict`.
     """
     return trainer_of(model).predict(x, **_known(Trainer.predict, kwargs))
 
