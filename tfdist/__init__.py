@@ -35,8 +35,8 @@ it only:
    why that one?
 6. position.py, rows.py, arrays.py, py_batches.py, same_data.py, largest_batch.py, data.py, ends.py,
    data_errors.py, feed.py: which examples are in which batch of which replica?
-7. agreement.py, exchange.py, presence.py, own_share.py, lengths.py, padding.py, inputs.py: what do
-   the workers tell each other?
+7. agreement.py, exchange.py, presence.py, own_share.py, lengths.py, one_length.py, padding.py,
+   inputs.py: what do the workers tell each other?
 8. randomness.py, wire.py, reduction.py, weights_of_steps.py, weights_of_rows.py, whole_batch.py,
    losses_metrics.py, activity_losses.py, batch_statistics.py, replicas.py, compiled.py, step.py:
    what is one update?

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist import keras_compat, own_share, same_data
+from tfdist import keras_compat, one_length, own_share, same_data
 from tfdist.agreement import Agreement
 from tfdist.data import Share, Source, make_source
 from tfdist.exchange import Exchange
@@ -25,11 +25,13 @@ class Inputs:
         share: Which replicas this worker feeds.
         agreement: Between the workers, who make the same calls in the same order.
         exchange: Between the workers.
+        model: The model that the data is for.
     """
 
     share: Share
     agreement: Agreement
     exchange: Exchange
+    model: keras.Model
 
     def feed(
         self,
@@ -70,6 +72,9 @@ class Inputs:
             facts = {**source.identity(), "length_buckets": list(shapes.buckets)}
             same_data.require(facts, self.exchange)
         _refuse_no_end(source, steps)
+        if shapes.buckets:
+            spec = one_length.opened(source.spec, self.model)
+            source = dataclasses.replace(source, spec=spec)
         if shapes.are_static:
             source = pad(source, self.share, shapes.buckets)
         return Feed(source, steps_per_epoch=steps, first_pass=first_pass, in_loop=not is_alone)

@@ -199,8 +199,8 @@ def _padded_one(value: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
     more = [[0, 0], [0, length - tf.shape(value)[1]], *[[0, 0]] * (value.shape.rank - 2)]
     empty = tf.constant("") if value.dtype == tf.string else tf.zeros((), value.dtype)
     padded = tf.pad(value, more, constant_values=empty)
-    padded.set_shape([value.shape[0], None, *value.shape[2:]])
-    return padded
+    # Of arrays TensorFlow knows the length, but a loop is traced for the lengths of all data.
+    return tf.compat.v1.placeholder_with_default(padded, [value.shape[0], None, *value.shape[2:]])
 
 
 def with_length(part: Any, lengths: Lengths, length: int) -> Any:

@@ -82,7 +82,7 @@ class Trainer:
         self._share = share_of(self.strategy)
         self._agreement = Agreement(self.strategy, has_others=self._share.has_others)
         self._exchange = Exchange(self.strategy, self._share)
-        self._inputs = Inputs(self._share, self._agreement, self._exchange)
+        self._inputs = Inputs(self._share, self._agreement, self._exchange, model)
         self._programs = Programs(model, self.strategy, replica_step=replica_step)
         self._replica_step = replica_step
         self._presence = Presence(self.strategy, self._agreement, self._exchange)
