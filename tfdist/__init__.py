@@ -35,15 +35,16 @@ it only:
    why that one?
 6. position.py, rows.py, arrays.py, py_batches.py, same_data.py, largest_batch.py, data.py, ends.py,
    data_errors.py, feed.py: which examples are in which batch of which replica?
-7. agreement.py, exchange.py, presence.py, own_share.py, padding.py, inputs.py: what do the workers
-   tell each other?
+7. agreement.py, exchange.py, presence.py, own_share.py, lengths.py, one_length.py, padding.py,
+   inputs.py: what do the workers tell each other?
 8. state.py, randomness.py, wire.py, error_feedback.py, collectives.py, reduction.py,
-   weights_of_rows.py, whole_batch.py, losses_metrics.py, activity_losses.py, batch_statistics.py,
-   replicas.py, compiled.py, one_program.py, step.py: which variables are there, and what is one
-   update of them?
+   weights_of_steps.py, weights_of_rows.py, whole_batch.py, losses_metrics.py, activity_losses.py,
+   batch_statistics.py, replicas.py, compiled.py, one_program.py, step.py: which variables are
+   there, and what is one update of them?
 9. finite.py, custom.py: what if an update is no number, or the user's own?
-10. pace.py, loop.py, rounds.py, accumulation.py, local_steps.py, rules.py, waits.py, listeners.py,
-    prediction.py, programs.py: how are many steps run, by which rule, and how many at a time?
+10. branches.py, length_check.py, pace.py, loop.py, rounds.py, accumulation.py, local_steps.py,
+    rules.py, waits.py, listeners.py, prediction.py, programs.py: how are many steps run, by which
+    rule, and how many at a time?
 11. streams.py, plain.py, callback_state.py: what is a run?
 12. claim.py, manifest.py, saved.py, checkpoint.py, identity.py, every.py, preemption.py, resume.py:
     how does it go on after a stop?

@@ -67,7 +67,7 @@ def _of_generator(match: re.Match[str]) -> str:
     )
 
 
-def _of_empty_batch(match: re.Match[str]) -> str:
+def _as_it_is(match: re.Match[str]) -> str:
     return f"{match[0]}."
 
 
@@ -83,7 +83,9 @@ _KNOWN: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
      r"(\[[\d,]*\]) and element \d+ had shape (\[[\d,]*\])", _of_batching),
     (r"`generator` yielded (an element of .+?) where (an element of .+?) was expected",
      _of_generator),
-    (r"A batch of the dataset holds no examples\. Filter before \.batch\(\)", _of_empty_batch),
+    (r"A batch has \d+ steps, but the largest of length_buckets is [^\]]*(?=\.)", _as_it_is),
+    (r"The targets of a batch have not the steps of its inputs: .*step of an input", _as_it_is),
+    (r"A batch of the dataset holds no examples\. Filter before \.batch\(\)", _as_it_is),
 )
 
 

@@ -55,6 +55,11 @@ def fit(model: keras.Model, x: Any = None, y: Any = None, **kwargs: Any) -> kera
             place gets a TensorBoard trace of some of the chief's steps too. See `profiling.py`.
             `static_shapes=True`: every batch is padded to the shape of a full one by rows that do
             not count, so that a step is traced and compiled once; None means on a TPU alone.
+            `length_buckets=(32, 64, 128)`, which asks for static shapes by itself: batches whose
+            second dimension varies (`.padded_batch`) are padded to the next of these lengths, by
+            0, "" or False as `padded_batch` does, so that a step is traced once for each length.
+            The model has to mask what is padded (`Embedding(mask_zero=True)`, `Masking`), which is
+            tried before the first step. Draws of random layers are those of the padded length.
 
     Returns:
         The `History` of the whole run, the same on every worker. With `profile`, `history.profile`
@@ -74,8 +79,8 @@ def evaluate(model: keras.Model, x: Any = None, y: Any = None, **kwargs: Any) ->
         model: A compiled model.
         x: As in `fit`.
         y: As in `fit`.
-        **kwargs: As in `keras.Model.evaluate`; `batch_size` is global. And `already_sharded`
-            and `static_shapes`, as in `fit`.
+        **kwargs: As in `keras.Model.evaluate`; `batch_size` is global. And `already_sharded`,
+            `static_shapes` and `length_buckets`, as in `fit`.
 
     Returns:
         What `keras.Model.evaluate` returns: a scalar, a list, or with `return_dict=True` a dict.
@@ -90,10 +95,12 @@ def predict(model: keras.Model, x: Any, **kwargs: Any) -> Any:
         model: A Keras model; it need not be compiled.
         x: As in `fit`.
         **kwargs: As in `keras.Model.predict`; `batch_size` is global. With `already_sharded=True` a
-            worker gives its own inputs, and gets their outputs alone. `static_shapes` as in `fit`.
+            worker gives its own inputs, and gets their outputs alone. `static_shapes` and
+            `length_buckets` as in `fit`: outputs come back as long as their batch was.
 
     Returns:
-        NumPy arrays of the model's output structure, with one row an example.
+        NumPy arrays of the model's output structure, with one row an example. Outputs of which
+        batches have several lengths are ragged tensors, as those of `keras.Model.predict`.
     """
     return trainer_of(model).predict(x, **_known(Trainer.predict, kwargs))
 

@@ -8,11 +8,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist import keras_compat, own_share, same_data
+from tfdist import keras_compat, one_length, own_share, same_data
 from tfdist.agreement import Agreement
 from tfdist.data import Share, Source, make_source
 from tfdist.exchange import Exchange
 from tfdist.feed import Feed, limited
+from tfdist.lengths import Shapes
 from tfdist.padding import pad, refuse_own_share
 
 
@@ -24,11 +25,13 @@ class Inputs:
         share: Which replicas this worker feeds.
         agreement: Between the workers, who make the same calls in the same order.
         exchange: Between the workers.
+        model: The model that the data is for.
     """
 
     share: Share
     agreement: Agreement
     exchange: Exchange
+    model: keras.Model
 
     def feed(
         self,
@@ -37,7 +40,7 @@ class Inputs:
         *,
         steps: int | None,
         already_sharded: bool,
-        static_shapes: bool = False,
+        shapes: Shapes,
         first_pass: int = 0,
         is_alone: bool = False,
         **kwargs: Any,
@@ -49,7 +52,7 @@ class Inputs:
             y: As in `make_source`.
             steps: Steps of an epoch, or None for one pass.
             already_sharded: Whether this worker is given its own examples alone.
-            static_shapes: Whether every batch is padded to one shape.
+            shapes: Which shapes batches are given.
             first_pass: Number of the first pass over the data.
             is_alone: Whether the worker may go through its own examples without the others.
             **kwargs: As in `make_source`.
@@ -60,16 +63,20 @@ class Inputs:
         if x is None:
             raise ValueError("There is no data: x=None. Give arrays, or a dataset, as x.")
         steps = limited(steps, "steps_per_epoch")
-        if static_shapes and already_sharded:
+        if shapes.are_static and already_sharded:
             refuse_own_share()
         source = self._source(x, y, already_sharded=already_sharded, steps=steps, **kwargs)
         if already_sharded and not is_alone:
             source = own_share.agreed(source, self.agreement, self.share)
         if not already_sharded and self.exchange.has_others:
-            same_data.require(source.identity(), self.exchange)
+            facts = {**source.identity(), "length_buckets": list(shapes.buckets)}
+            same_data.require(facts, self.exchange)
         _refuse_no_end(source, steps)
-        if static_shapes:
-            source = pad(source, self.share)
+        if shapes.buckets:
+            spec = one_length.opened(source.spec, self.model)
+            source = dataclasses.replace(source, spec=spec)
+        if shapes.are_static:
+            source = pad(source, self.share, shapes.buckets)
         return Feed(source, steps_per_epoch=steps, first_pass=first_pass, in_loop=not is_alone)
 
     def validation_feed(self, data: Any, **kwargs: Any) -> Feed | None:

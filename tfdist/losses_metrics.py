@@ -23,7 +23,7 @@ from typing import Any
 import tensorflow as tf
 from keras import ops
 
-from tfdist import keras_compat, weights_of_rows, whole_batch
+from tfdist import keras_compat, weights_of_rows, weights_of_steps, whole_batch
 from tfdist import position as position_lib
 
 
@@ -81,7 +81,11 @@ def global_reductions() -> dict[str, Callable[..., Any]]:
         place = position_lib.current()
         values = whole_batch.value_of_metric(values)
         sample_weight = weights_of_rows.without_static_count(values, sample_weight)
+        is_mean_of_steps = weights_of_steps.takes_mean(values, reduce_fn)
         values, sample_weight = samplewise(values, sample_weight, reduce_fn, dtype)
+        if is_mean_of_steps:
+            values = weights_of_steps.of_own_length(values)
+            sample_weight = weights_of_steps.of_own_length(sample_weight)
         if len(values.shape) > 0:
             return weights_of_rows.of_counted(values, sample_weight)
         if place is None or sample_weight is not None:

@@ -3,7 +3,7 @@
 Under static shapes each replica's part of a batch is padded to `Padding.rows` rows: its last row is
 repeated (a real one: a model may make NaN of zeros, and `NaN * 0` is NaN), and the step counts the
 first `local_size` of them alone, see weights_of_rows.py. So a step is traced once, and a compiler
-such as XLA compiles it once.
+such as XLA compiles it once; with `length_buckets`, once for each length (lengths.py).
 """
 
 from __future__ import annotations
@@ -14,28 +14,32 @@ from typing import Any, NoReturn
 import keras
 import tensorflow as tf
 
+from tfdist import lengths as lengths_lib
 from tfdist.data import Share, Source
 from tfdist.position import Padding
 
 _plain = tf.autograph.experimental.do_not_convert
 
 
-def pad(source: Source, share: Share) -> Source:
+def pad(source: Source, share: Share, buckets: tuple[int, ...] = ()) -> Source:
     """Gives every batch of a source one shape.
 
     Args:
-        source: Its batches may differ in their number of rows, and in nothing else.
+        source: Its batches may differ in their number of rows, and with `buckets` in length.
         share: Which replicas this worker feeds.
+        buckets: The lengths that open second dimensions are padded to, ascending; () for none.
 
     Returns:
         A source with the same batches, of which each part has `padding.rows` rows: the ceiling of
-        the largest batch over all replicas. `global_size` counts the real ones.
+        the largest batch over all replicas. `global_size` counts the real ones. Where lengths are
+        padded, a part is a pair, see `lengths.to_bucket`.
 
     Raises:
         ValueError: The data is ragged or sparse, has another dimension that varies, or its largest
             batch is not known.
     """
-    _refuse_open(source.spec)
+    _refuse_other_than_dense(source.spec)
+    lengths = lengths_lib.lengths_of(source.spec, buckets)
     with tf.init_scope():
         size = source.batch_size()
     if size is None:
@@ -55,13 +59,16 @@ def pad(source: Source, share: Share) -> Source:
         )
         with tf.control_dependencies([checked]):
             parts = tuple(_padded(part, rows) for part in parts)
+            if lengths is not None:
+                parts = lengths_lib.to_bucket(parts, lengths)
         return (global_size, parts, *rest)
 
     def stream(first_pass: int, start: int) -> tf.data.Dataset:
         batches = source.stream(first_pass, start).map(_plain(padded))
         return batches.prefetch(tf.data.AUTOTUNE)
 
-    padding = Padding(rows=rows, is_needed=not is_full)
+    is_needed = not is_full or lengths is not None
+    padding = Padding(rows=rows, is_needed=is_needed, lengths=lengths)
     return dataclasses.replace(source, stream=stream, padding=padding, arrays=None)
 
 
@@ -88,19 +95,13 @@ def _padded(part: Any, rows: int) -> Any:
     return keras.tree.map_structure(pad_one, part, none_is_leaf=False)
 
 
-def _refuse_open(spec: Any) -> None:
+def _refuse_other_than_dense(spec: Any) -> None:
     for leaf in keras.tree.flatten(spec):
         if leaf is None or not hasattr(leaf, "shape"):
             continue
         if not isinstance(leaf, tf.TensorSpec):
             raise ValueError(
                 f"Static shapes need dense data, but a batch holds {leaf!r}. Make it dense "
-                "(.to_tensor(shape=...) of ragged, tf.sparse.to_dense of sparse data), or pass "
-                "static_shapes=False."
-            )
-        if leaf.shape.rank is None or not leaf.shape[1:].is_fully_defined():
-            raise ValueError(
-                f"Static shapes need examples of one shape, but that of a batch is {leaf.shape}. "
-                "Pad all examples to one length (.padded_batch(..., padded_shapes=...)), or pass "
+                "(.to_tensor() of ragged, tf.sparse.to_dense of sparse data), or pass "
                 "static_shapes=False."
             )

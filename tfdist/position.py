@@ -43,16 +43,47 @@ def _start(global_size: Any, replica: Any, num_replicas: int) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
+class Lengths:
+    """The few lengths that batches of examples of varying length are given; see lengths.py.
+
+    Attributes:
+        buckets: The lengths, ascending.
+        is_open: Of each tensor of a batch, in flat order, whether its second dimension varies. The
+            numbers of those that do count as "the open tensors" below.
+        target: Which of the open tensors is the first one of the targets; None where none is.
+    """
+
+    buckets: tuple[int, ...]
+    is_open: tuple[bool, ...]
+    target: int | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Padding:
     """The one shape that every batch of some data is given; see padding.py.
 
     Attributes:
         rows: Rows of each replica's part of a batch, those that do not count included.
-        is_needed: Whether there may be rows that do not count; else every batch is full.
+        is_needed: Whether there may be rows or steps that do not count; else every batch is full.
+        lengths: The lengths that there are, where examples have no one length.
     """
 
     rows: int
     is_needed: bool
+    lengths: Lengths | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """How long the targets of a batch are, where they are padded to a length.
+
+    Attributes:
+        padded: Their length in the step.
+        counted: How many of their steps count: the first ones. Integer scalar.
+    """
+
+    padded: int
+    counted: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +99,7 @@ class Position:
             effects are undone afterwards instead.
         padded_rows: Rows that the replica computes on where it is told to keep one shape: the
             first `local_size` of them count. None where rows that do not count are cut.
+        steps: The length of the targets, where that is padded too; None where it is not.
     """
 
     global_size: Any
@@ -76,6 +108,7 @@ class Position:
     collectives: Any
     keeps_filler: bool = False
     padded_rows: int | None = None
+    steps: Steps | None = None
 
     def fraction(self, dtype: Any) -> Any:
         """Returns `local_size / global_size` as a scalar of `dtype`: this replica's share."""

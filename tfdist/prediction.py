@@ -99,7 +99,8 @@ def make_output_loop(
     many = tf.function(_many(traced_step, agree), autograph=False, reduce_retracing=True)
 
     def run(iterator: Any, num_batches: int) -> tuple[int, list[Any]]:
-        if not joins or not _can_join(_outputs_of(traced_step, iterator)):
+        # In any case traced for what batches have in common: a single one has a shape of its own.
+        if not _can_join(_outputs_of(traced_step, iterator)) or not joins:
             return one_by_one(iterator, num_batches)
         ran, numbers, outputs = many(iterator, tf.constant(num_batches))
         ends.refuse_other_ends(numbers)

@@ -16,8 +16,10 @@ import tensorflow as tf
 
 from tfdist import (
     accumulation,
+    branches,
     ends,
     keras_compat,
+    length_check,
     local_steps,
     own_share,
     reduction,
@@ -25,7 +27,7 @@ from tfdist import (
     step,
     weights_of_rows,
 )
-from tfdist.data import share_of
+from tfdist.data import Source, share_of
 from tfdist.data_errors import told_plainly
 from tfdist.finite import FiniteWatch
 from tfdist.loop import Loop, make_loop, make_shared_loop, next_where, split_where
@@ -138,9 +140,43 @@ class Programs:
         """Returns the traced loop over test steps."""
         return self._kept(("test", way), lambda: self._loop("test", way, rules.test_rule))
 
-    def predict(self, way: Way = Way()) -> OutputLoop:
-        """Returns the traced loop over batches whose outputs are wanted: those for its rows."""
-        return self._kept(("predict", way), lambda: self._predict(way))
+    def predict(self, way: Way = Way(), followed: branches.Followed | None = None) -> OutputLoop:
+        """Returns the traced loop over batches whose outputs are wanted: those for its rows.
+
+        Args:
+            way: How it goes through its batches.
+            followed: Which lengths the outputs have, where lengths are padded.
+        """
+        return self._kept(("predict", way, followed), lambda: self._predict(way, followed))
+
+    def followed(self, source: Source, *, predicts: bool = False) -> branches.Followed | None:
+        """Sees that the model may be given padded lengths, and which of them its outputs have.
+
+        Args:
+            source: The data.
+            predicts: Whether outputs are wanted; else targets are compared with them.
+
+        Raises:
+            ValueError: It may not.
+        """
+        lengths = source.padding.lengths if source.padding else None
+        if lengths is None:
+            return None
+        model = self._model
+        is_own = predicts and keras_compat.overrides(model, "predict_step")
+
+        def call(batch: Any) -> Any:
+            if is_own:
+                return model.predict_step(batch)
+            x, *_ = keras.utils.unpack_x_y_sample_weight(batch)
+            return keras_compat.call(model, x, training=False)
+
+        found = self._kept(
+            ("lengths", repr(source.spec), lengths, is_own),
+            lambda: length_check.followed(model, self._strategy, source.spec, lengths, call),
+        )
+        length_check.refuse_unused(found, lengths, predicts=predicts)
+        return found
 
     def logs(self, phase: str) -> dict[str, Any]:
         """Returns the present loss, metrics and other logs; every worker has to ask together.
@@ -169,7 +205,7 @@ class Programs:
         if undoing is not None:
             one_step = undoing(self._model, self._strategy, one_step)
         if way.padding is not None:
-            one_step = _padded(one_step, way.padding)
+            one_step = branches.padded(one_step, way.padding)
         next_batch = next_where
         if way.is_timed:
             one_step, next_batch = self.waits().after(one_step), self.waits().next_where
@@ -204,12 +240,18 @@ class Programs:
         with self._strategy.scope():
             return tf.math.is_finite(tracker.result() if loss is None else loss)
 
-    def _predict(self, way: Way) -> OutputLoop:
+    def _predict(self, way: Way, followed: branches.Followed | None) -> OutputLoop:
+        def outputs_of(batch: Batch) -> Any:
+            return step.predict_step(self._model, self._strategy, batch)
+
         def one_step(element: Any) -> Any:
             global_size, parts, *_ = element
             sizes = own_share.only_own(self._share, global_size) if way.is_share else None
-            batch = Batch(global_size, parts, sizes, way.padding)
-            return step.predict_step(self._model, self._strategy, batch)
+            batch = Batch(global_size, parts, sizes)
+            if way.padding is None:
+                return outputs_of(batch)
+            outputs = branches.padded(outputs_of, way.padding)(batch)
+            return branches.cut_back(outputs, parts[0][1], followed) if followed else outputs
 
         # Rows of other workers are gathered, in shapes that follow the batch: one batch a call.
         is_gathered = not way.is_share and self._share.has_others
@@ -238,8 +280,3 @@ class Programs:
         if name not in self._made:
             self._made[name] = make()
         return self._made[name]
-
-
-def _padded(one_step: rules.Rule, padding: Padding) -> rules.Rule:
-    """Tells a step of the shape that its batches were given."""
-    return lambda batch: one_step(dataclasses.replace(batch, padding=padding))

@@ -26,7 +26,7 @@ from tfdist import (
 )
 from tfdist import position as position_lib
 from tfdist.collectives import Collectives
-from tfdist.position import Padding, Position
+from tfdist.position import Padding, Position, Steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,16 +40,18 @@ class Batch:
         sizes: Rows of each replica, int32 of shape `(num_replicas,)`, where the batch is not split
             by `position.bounds`; else None.
         padding: The shape of every part, where they are given one.
+        steps: The length of the targets, where that is padded too.
     """
 
     global_size: tf.Tensor
     parts: tuple[Any, ...]
     sizes: tf.Tensor | None = None
     padding: Padding | None = None
+    steps: Steps | None = None
 
     @property
     def is_padded(self) -> bool:
-        """Whether there may be rows that do not count in any part."""
+        """Whether there may be rows or steps that do not count in any part."""
         return self.padding is not None and self.padding.is_needed
 
 
@@ -78,7 +80,8 @@ def run(
         return strategy.run(plain(replica_fn), batch.parts)
 
     def placed(data: Any) -> Any:
-        with position_lib.at(place_of(batch.global_size, batch.sizes, batch.padding)):
+        place = place_of(batch.global_size, batch.sizes, batch.padding)
+        with position_lib.at(dataclasses.replace(place, steps=batch.steps)):
             return replica_fn(data)
 
     with whole_batch_semantics(reduces_losses=reduces_losses):

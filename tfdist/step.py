@@ -26,6 +26,7 @@ from tfdist import (
     one_program,
     reduction,
     replicas,
+    weights_of_steps,
 )
 from tfdist import position as position_lib
 from tfdist.compiled import compiled
@@ -250,6 +251,7 @@ def _observe(model: keras.Model, data: Any, *, training: bool) -> tuple[Any, Log
 def _loss_and_metrics(model: keras.Model, data: Any, *, training: bool) -> tuple[Any, Logs]:
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     y_pred = keras_compat.call(model, x, training=training)
+    weights_of_steps.masked(keras.tree.flatten(y_pred))
     x, y, y_pred, sample_weight = replicas.counted((x, y, y_pred, sample_weight))
     loss = keras_compat.compute_loss(
         model, x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training

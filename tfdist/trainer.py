@@ -15,7 +15,7 @@ Synopsis:
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -33,6 +33,7 @@ from tfdist.exchange import Exchange
 from tfdist.feed import limited
 from tfdist.guard import Guard, parse_on_nan
 from tfdist.inputs import Inputs
+from tfdist.lengths import Shapes, parse_shapes
 from tfdist.link_check import check_links
 from tfdist.prediction import predicted
 from tfdist.presence import Presence
@@ -83,7 +84,7 @@ class Trainer:
         self._share = share_of(self.strategy)
         self._agreement = Agreement(self.strategy, has_others=self._share.has_others)
         self._exchange = Exchange(self.strategy, self._share)
-        self._inputs = Inputs(self._share, self._agreement, self._exchange)
+        self._inputs = Inputs(self._share, self._agreement, self._exchange, model)
         self._programs = Programs(model, self.strategy, replica_step=replica_step)
         self._replica_step = replica_step
         self._presence = Presence(self.strategy, self._agreement, self._exchange)
@@ -116,6 +117,7 @@ class Trainer:
         validation_freq: Any = 1,
         already_sharded: bool = False,
         static_shapes: bool | None = None,
+        length_buckets: Sequence[int] | None = None,
         checkpoint_dir: Any = None,
         save_every: Any = None,
         fingerprint_every: int | None = None,
@@ -137,6 +139,7 @@ class Trainer:
         if self._replica_step is None:
             keras_compat.assert_compiled(model, "fit")
         epochs = limited(epochs, "epochs") or epochs
+        shapes = self._shapes(static_shapes, length_buckets)
         profiler = self._profiler(profile)
         if validation_split and validation_data is None:
             (x, y, sample_weight), validation_data = keras_compat.validation_split(
@@ -152,14 +155,15 @@ class Trainer:
             feed = self._inputs.feed(
                 x, y, sample_weight=sample_weight, class_weight=class_weight, batch_size=batch_size,
                 steps=steps_per_epoch, shuffle=shuffle, seed=seed, first_pass=initial_epoch,
-                already_sharded=already_sharded, static_shapes=self._is_static(static_shapes),
+                already_sharded=already_sharded, shapes=shapes,
             )
             validation = self._inputs.validation_feed(
                 validation_data, batch_size=validation_batch_size or batch_size,
-                steps=validation_steps, already_sharded=already_sharded,
-                static_shapes=self._is_static(static_shapes),
+                steps=validation_steps, already_sharded=already_sharded, shapes=shapes,
             )
             self._build(feed.source.spec)
+            for data in filter(None, (feed, validation)):
+                self._programs.followed(data.source)
             local_steps_lib.adopt(model, self.strategy, outer_optimizer)
             error_feedback.adopt(
                 model, self.strategy, how, is_own_rule=is_own_rule, local_steps=local_steps,
@@ -209,14 +213,16 @@ class Trainer:
         return_dict: bool = False,
         already_sharded: bool = False,
         static_shapes: bool | None = None,
+        length_buckets: Sequence[int] | None = None,
     ) -> Any:
         """Returns the loss and metrics over the data; see `tfdist.evaluate`."""
         keras_compat.assert_compiled(self.model, "evaluate")
         feed = self._inputs.feed(
             x, y, sample_weight=sample_weight, batch_size=batch_size, steps=steps,
-            already_sharded=already_sharded, static_shapes=self._is_static(static_shapes),
+            already_sharded=already_sharded, shapes=self._shapes(static_shapes, length_buckets),
         )
         self._build(feed.source.spec)
+        self._programs.followed(feed.source)
         with callbacks_lib.files_of_chief_alone(callbacks, is_chief=self.is_chief):
             events = self._events(callbacks, verbose=verbose, epochs=1, steps=feed.num_batches)
             logs = self._epochs.evaluate(feed, events)
@@ -233,14 +239,16 @@ class Trainer:
         callbacks: Any = None,
         already_sharded: bool = False,
         static_shapes: bool | None = None,
+        length_buckets: Sequence[int] | None = None,
     ) -> Any:
         """Returns the outputs for `x` in input order; see `tfdist.predict`."""
         feed = self._inputs.feed(
             x, batch_size=batch_size, steps=steps, already_sharded=already_sharded, is_alone=True,
-            static_shapes=self._is_static(static_shapes),
+            shapes=self._shapes(static_shapes, length_buckets),
         )
         way = Way(is_share=already_sharded, padding=feed.source.padding)
-        loop = self._presence.progress.ticking(self._programs.predict(way))
+        followed = self._programs.followed(feed.source, predicts=True)
+        loop = self._presence.progress.ticking(self._programs.predict(way, followed))
         with callbacks_lib.files_of_chief_alone(callbacks, is_chief=self.is_chief):
             events = self._events(
                 callbacks, verbose=verbose, epochs=1, steps=feed.num_batches, is_alone=True
@@ -283,10 +291,8 @@ class Trainer:
             )
         return how
 
-    def _is_static(self, static_shapes: bool | None) -> bool:
-        if static_shapes is None:  # a TPU compiles each shape anew, for seconds to minutes
-            return is_tpu(self.strategy)
-        return static_shapes
+    def _shapes(self, static_shapes: bool | None, length_buckets: Any) -> Shapes:
+        return parse_shapes(static_shapes, length_buckets, is_tpu=is_tpu(self.strategy))
 
     def _build(self, spec: Any) -> None:
         if not self.model.compiled:

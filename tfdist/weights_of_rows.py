@@ -15,14 +15,14 @@ from typing import Any, NoReturn
 import keras
 import tensorflow as tf
 
-from tfdist import keras_compat
+from tfdist import keras_compat, weights_of_steps
 from tfdist import position as position_lib
 from tfdist.position import Position
 
 _CURE = (
     "Give full batches alone (a batch size that the number of replicas divides, and .batch(..., "
     "drop_remainder=True) or a number of examples that the batch size divides), or pass "
-    "static_shapes=False."
+    "static_shapes=False. With length_buckets no batch counts as full: leave them out."
 )
 _ROWWISE = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
 _activity = threading.local()  # losses of activity regularizers that are about to be added
@@ -138,7 +138,8 @@ def functions() -> dict[str, Callable[..., Any]]:
             _refuse_own_metric(metric)
             given = sample_weight is not None
             weight = sample_weight if given else _weight_one(metric, y_true, y_pred)
-            metric.update_state(y_true, y_pred, sample_weight=zeroed(weight))
+            weight = weights_of_steps.weights(zeroed(weight), y_true)
+            metric.update_state(y_true, y_pred, sample_weight=weight)
 
     def added(layer: Any, loss: Any) -> None:
         waiting = getattr(_activity, "losses", 0)

@@ -19,7 +19,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from tfdist import collectives, keras_compat, weights_of_rows
+from tfdist import collectives, keras_compat, weights_of_rows, weights_of_steps
 from tfdist import position as position_lib
 from tfdist.position import Position
 
@@ -68,6 +68,9 @@ def functions() -> dict[str, Callable[..., Any]]:
         dtype: Any = None,
     ) -> Any:
         place, call = position_lib.current(), _latest()
+        if call is not None:
+            weights_of_steps.require_mask(mask, call.y_true, call.name)
+            weights_of_steps.require(values, call.y_true, call.name)
         if place is None or call is None or len(values.shape) > 0:
             return reduce_weighted(values, sample_weight, mask, reduction, dtype)
         if sample_weight is not None or mask is not None:
@@ -107,6 +110,8 @@ def value_of_metric(values: Any) -> Any:
         `values`, unless they are a scalar that a metric function made of targets and outputs.
     """
     place, call = position_lib.current(), _latest()
+    if call is not None:
+        weights_of_steps.require(values, call.y_true, call.name)
     if place is None or call is None or len(values.shape) > 0:
         return values
     return _on_all_rows(call, place)

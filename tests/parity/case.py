@@ -50,6 +50,7 @@ class Case:
         tolerance: Largest difference, relative to the larger of 1 and the number.
         refused: Whether Keras refuses the row on one device, and so tfdist has to.
         static_shapes: Whether tfdist pads every batch to one shape.
+        length_buckets: The lengths that tfdist pads batches of several lengths to.
         worlds: Where the row runs; see `worlds.py`.
         quick: Whether it belongs to the quick selection.
         check: Further checks of the trained model, `check(model)`; raises AssertionError.
@@ -67,10 +68,16 @@ class Case:
     tolerance: float = 1e-9
     refused: bool = False
     static_shapes: bool = False
+    length_buckets: tuple[int, ...] | None = None
     worlds: tuple[str, ...] = ("2", "2 workers")
     quick: bool = False
     check: Callable[[Any], None] | None = None
     parity: bool = True
+
+    def shapes(self) -> dict[str, Any]:
+        """Returns tfdist's own arguments that say which shapes batches are given."""
+        static_shapes = None if self.length_buckets else self.static_shapes
+        return {"static_shapes": static_shapes, "length_buckets": self.length_buckets}
 
     def arguments(self) -> dict[str, Any]:
         """Returns all arguments of `fit`."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 import tfdist
 from parity.case import Api, Case
@@ -48,11 +49,11 @@ def stock(strategy: Any = None) -> Api:
     )
 
 
-def distributed(strategy: Any, *, static_shapes: bool | None = None) -> Api:
-    """tfdist under a strategy."""
+def distributed(strategy: Any, **shapes: Any) -> Api:
+    """tfdist under a strategy, with arguments that say which shapes batches are given."""
 
     def with_shapes(function: Any) -> Any:
-        return functools.partial(function, static_shapes=static_shapes)
+        return functools.partial(function, **shapes)
 
     return Api(
         scope=strategy.scope,
@@ -92,7 +93,7 @@ def _run(case: Case, api: Api) -> Outcome:
         evaluated = api.evaluate(model, return_dict=True, **scored)
     if "predict" in case.then:
         scored = {name: scored[name] for name in scored if name not in ("y", "sample_weight")}
-        predicted = keras.tree.flatten(api.predict(model, **scored))
+        predicted = _dense(keras.tree.flatten(api.predict(model, **scored)))
     if case.check is not None:
         case.check(model)
     return Outcome(
@@ -101,6 +102,15 @@ def _run(case: Case, api: Api) -> Outcome:
         evaluated={name: np.asarray(value) for name, value in evaluated.items()},
         predicted=[np.asarray(value) for value in predicted],
     )
+
+
+def _dense(outputs: list[Any]) -> list[Any]:
+    """Puts the values, and the length of each row, in the place of a ragged output."""
+    pairs = [
+        (out.flat_values, *out.nested_row_lengths()) if isinstance(out, tf.RaggedTensor) else (out,)
+        for out in outputs
+    ]
+    return [value for pair in pairs for value in pair]
 
 
 def variables_of(model: keras.Model) -> list[tuple[str, np.ndarray]]:

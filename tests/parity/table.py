@@ -15,6 +15,7 @@ from parity import (
     options,
     precision,
     randomness,
+    static_lengths,
     static_shapes,
 )
 
@@ -29,7 +30,7 @@ TOPICS = {
     "kinds of models": models_by_shape.ROWS,
     "randomness": randomness.ROWS,
     "options of the loop": loop_options.ROWS,
-    "static shapes": static_shapes.ROWS,
+    "static shapes": static_shapes.ROWS + static_lengths.ROWS,
     "metrics": metrics.ROWS,
     "training steps of one's own": custom_steps.ROWS,
 }

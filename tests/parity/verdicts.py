@@ -67,7 +67,7 @@ def verdicts(rows: Iterable[Case], *, world: str, is_stock: bool) -> Iterator[Ve
     strategy = worlds.local_strategy(int(world))
     for row in rows:
         case = dataclasses.replace(row, batch_size=8) if is_stock else row
-        tfdist_api = harness.distributed(strategy, static_shapes=case.static_shapes)
+        tfdist_api = harness.distributed(strategy, **case.shapes())
         api = harness.stock(strategy) if is_stock else tfdist_api
         yield judge(case, harness.run(case, api), world=world, is_stock=is_stock)
 

@@ -27,7 +27,7 @@ def run_rows(names: list[str], folder: str, is_stock: bool = False) -> None:
     def api(case: Case) -> Api:
         if is_stock:
             return harness.stock(strategy)
-        return harness.distributed(strategy, static_shapes=case.static_shapes)
+        return harness.distributed(strategy, **case.shapes())
 
     rows = {case.name: case for case in table.ROWS}
     for index, name in enumerate(names):

@@ -42,7 +42,7 @@ def oracle(case: Case) -> harness.Outcome:
 def on_replicas(case: Case, replicas: int) -> harness.Outcome:
     """Returns what tfdist gives on logical CPUs of this process."""
     strategy = local_strategy(replicas)
-    return harness.run(case, harness.distributed(strategy, static_shapes=case.static_shapes))
+    return harness.run(case, harness.distributed(strategy, **case.shapes()))
 
 
 def on_workers(
