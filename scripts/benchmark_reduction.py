@@ -5,14 +5,18 @@ The suite `reduction` of benchmark.py; see there. Workers have one core each, an
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import pathlib
 import socket
 import statistics
+import struct
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
+
+import benchmark_peers
 
 from tfdist import launch, report
 
@@ -56,8 +60,38 @@ def embedding(*, is_dense: bool = False) -> tuple[Any, tuple[int, ...]]:
     return keras.Sequential(body), (_TOUCHED // 64,)
 
 
-def time_workers(kind: str, rounds: int, wire: str | None) -> float:
-    """Runs on each worker: returns the median of seconds a step."""
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What a step takes on a worker.
+
+    Attributes:
+        secs: Its time, in seconds.
+        received: Bytes that came in over TCP.
+    """
+
+    secs: float
+    received: float
+
+
+def bytes_received() -> int:
+    """Returns the bytes that this process has got over its TCP connections (Linux only).
+
+    Counted by the system for each connection, so that other programs on the machine do not count as
+    they do in the counters of a network interface.
+    """
+    total = 0
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            with socket.socket(fileno=os.dup(int(number))) as connection:
+                info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+        except OSError:
+            continue  # no socket, or none of TCP
+        total += struct.unpack_from("Q", info, 128)[0]  # tcpi_bytes_received
+    return total
+
+
+def time_workers(kind: str, rounds: int, wire: str | None) -> Step:
+    """Runs on each worker: returns the medians of a step."""
     import keras
     import numpy as np
 
@@ -72,19 +106,21 @@ def time_workers(kind: str, rounds: int, wire: str | None) -> float:
     x = np.random.default_rng(0).integers(0, _WORDS, (_STEPS * rows, *shape))
     x = x if kind != "mlp" else np.zeros(x.shape, "float32")
     y = np.zeros(_STEPS * rows, "int32")
-    times = []
+    times, sizes = [], []
     for _ in range(1 + rounds):
-        start = time.perf_counter()
+        received, start = bytes_received(), time.perf_counter()
         tfdist.fit(model, x, y, batch_size=rows, verbose=0, reduction=wire)
         times.append((time.perf_counter() - start) / _STEPS)
-    return statistics.median(times[1:])  # the first one traces
+        sizes.append((bytes_received() - received) / _STEPS)
+    # The first one traces.
+    return Step(statistics.median(times[1:]), statistics.median(sizes[1:]))
 
 
-def _of_workers(kind: str, workers: int, rounds: int, wire: str | None = None) -> float:
+def _of_workers(kind: str, workers: int, rounds: int, wire: str | None = None) -> Step:
     values = launch.run(
         time_workers, workers=workers, args=(kind, rounds, wire), threads=1, env=_QUIET
     )
-    return float(max(values))
+    return Step(max(value.secs for value in values), max(value.received for value in values))
 
 
 def suite_reduction(rounds: int, *, torch: str = "") -> list[report.Ratio]:
@@ -94,7 +130,7 @@ def suite_reduction(rounds: int, *, torch: str = "") -> list[report.Ratio]:
         rounds: Calls of `fit` of each worker.
         torch: What pip calls the torch to compare with; "" for none.
     """
-    kinds: dict[str, Callable[[], float]] = {
+    kinds: dict[str, Callable[[], Step]] = {
         "alone": lambda: _of_workers("mlp", 1, rounds),
         "float32": lambda: _of_workers("mlp", 2, rounds),
         "bfloat16": lambda: _of_workers("mlp", 2, rounds, "bfloat16"),
@@ -102,23 +138,24 @@ def suite_reduction(rounds: int, *, torch: str = "") -> list[report.Ratio]:
         "dense embedding": lambda: _of_workers("dense embedding", 2, rounds),
     }
     if torch:
-        python = _torch_python(torch)
+        python = benchmark_peers.torch_python(torch)
         kinds["torch DDP"] = lambda: _of_torch(python, rounds)
     turns = [{name: work() for name, work in kinds.items()} for _ in range(_TURNS)]
     for name in kinds:
-        low, median, high = report.quartiles([1000 * turn[name] for turn in turns])
-        print(f"  {name}: {median:.0f} ms a step ({low:.0f} to {high:.0f})")
+        low, median, high = report.quartiles([1000 * turn[name].secs for turn in turns])
+        size = statistics.median(turn[name].received for turn in turns)
+        bytes_of = "" if name == "torch DDP" else f", {size / 1e6:.2f} MB received"
+        print(f"  {name}: {median:.0f} ms a step ({low:.0f} to {high:.0f}){bytes_of}")
 
     def ratio(name: str, ours: str, theirs: str, target: float | None = None) -> report.Ratio:
-        pairs = [(turn[ours], turn[theirs]) for turn in turns]
-        found = report.ratio_of(name, pairs, target=target)
-        print(found, flush=True)
-        return found
+        pairs = [(turn[ours].secs, turn[theirs].secs) for turn in turns]
+        return _said(report.ratio_of(name, pairs, target=target))
 
     ratios = [
         ratio("MLP of 21 M parameters: efficiency of 2 workers", "float32", "alone"),
         ratio("the same in bfloat16", "bfloat16", "alone"),
         ratio("embedding of 1 M rows: summed as rows / densely", "embedding", "dense embedding"),
+        *_of_bytes(turns),
     ]
     if torch:
         ratios += [
@@ -128,17 +165,26 @@ def suite_reduction(rounds: int, *, torch: str = "") -> list[report.Ratio]:
     return ratios
 
 
-def _torch_python(torch: str) -> str:
-    """Returns a Python that has torch, in an environment of its own, made where it is missing."""
-    venv = pathlib.Path(__file__).resolve().parent.parent / ".venv-torch"
-    python = str(venv / "bin" / "python")
-    if not venv.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", torch, "numpy"], check=True)
-    return python
+def _of_bytes(turns: list[dict[str, Step]]) -> list[report.Ratio]:
+    """Compares the bytes of the embedding's gradient: on the wire, and as they can be counted."""
+    names = ("embedding", "dense embedding")
+    pairs = [(turn[names[0]].received, turn[names[1]].received) for turn in turns]
+    # Each worker gets the other one's rows: as many as that has words, of float32, and their
+    # numbers of 8 bytes.
+    counted = 64 * (_TOUCHED // 64) * (4 * _WIDTH + 8)
+    counts = [(turn[names[0]].received, float(counted)) for turn in turns]
+    return [
+        _said(report.ratio_of("embedding of 1 M rows: bytes sent as rows / densely", pairs)),
+        _said(report.ratio_of("embedding of 1 M rows: bytes of its touched rows / sent", counts)),
+    ]
 
 
-def _of_torch(python: str, rounds: int) -> float:
+def _said(ratio: report.Ratio) -> report.Ratio:
+    print(ratio, flush=True)
+    return ratio
+
+
+def _of_torch(python: str, rounds: int) -> Step:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     program = str(pathlib.Path(__file__).with_name("torch_ddp.py"))
@@ -150,7 +196,8 @@ def _of_torch(python: str, rounds: int) -> float:
         for rank in range(2)
     ]
     try:
-        return max(float(worker.communicate(timeout=300)[0]) for worker in workers) / 1000
+        times = [float(worker.communicate(timeout=300)[0]) for worker in workers]
+        return Step(max(times) / 1000, float("nan"))
     finally:
         for worker in workers:
             worker.kill()

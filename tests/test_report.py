@@ -41,6 +41,13 @@ def test_no_rounds():
         report.compare("a", list, list, rounds=0)
 
 
+def test_a_cost_is_an_amount_with_its_quartiles():
+    cost = report.cost_of("import, s", [0.3, 0.1, 0.2], target=0.25)
+    assert (cost.median, cost.low, cost.high) == pytest.approx((0.2, 0.15, 0.25))
+    assert str(cost) == "import, s: 0.200 (0.150 to 0.250, aim 0.25 at most)"
+    assert str(report.cost_of("a", [1.0])) == "a: 1.000 (1.000 to 1.000)"
+
+
 @pytest.mark.parametrize(
     ("values", "expected"),
     [([7.0], (7.0, 7.0, 7.0)), ([1.0, 3.0], (1.5, 2.0, 2.5)), ([4.0, 1.0, 3.0], (2.0, 3.0, 3.5))],

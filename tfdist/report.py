@@ -47,6 +47,41 @@ class Ratio:
         return f"{self.name}: {self.median:.2f} ({self.low:.2f} to {self.high:.2f}{aim})"
 
 
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """An amount of which less is better, with nothing to divide it by.
+
+    Attributes:
+        name: What was measured, with its unit.
+        median: Of all rounds.
+        low: Their lower quartile.
+        high: Their upper quartile.
+        target: The most that was aimed at, or None.
+    """
+
+    name: str
+    median: float
+    low: float
+    high: float
+    target: float | None = None
+
+    def __str__(self) -> str:
+        aim = "" if self.target is None else f", aim {self.target:g} at most"
+        return f"{self.name}: {self.median:.3f} ({self.low:.3f} to {self.high:.3f}{aim})"
+
+
+def cost_of(name: str, values: Sequence[float], *, target: float | None = None) -> Cost:
+    """Returns the cost of measured amounts.
+
+    Args:
+        name: What was measured, with its unit.
+        values: The amount of each round.
+        target: The most that is aimed at.
+    """
+    low, median, high = quartiles(values)
+    return Cost(name, median, low, high, target)
+
+
 def compare(
     name: str,
     ours: Callable[[], object],

@@ -1,0 +1,170 @@
+"""How much faster are two workers than one?  A CNN, on workers that have one core each.
+
+The suite `scaling` of benchmark.py; see there.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from typing import Any
+
+import benchmark_models
+
+from tfdist import launch, report
+from tfdist.forecast import Forecast, fit_link
+from tfdist.split import Split
+
+_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2"}
+_STEPS = 24
+_PROCESSES = 3  # of each kind, by turns
+_BATCH = 64  # of a worker, in weak scaling
+_PASSES = ("evaluate", "predict")
+
+
+def time_steps(device: str, global_batch: int, rounds: int) -> dict[str, Any]:
+    """Runs on each worker: returns the round with the median time of a step, and its split.
+
+    The time is that of steps alone, without what a call of `fit` takes to begin.
+    """
+    import tfdist
+
+    with tfdist.get_strategy(device).scope():
+        model = benchmark_models.compiled(benchmark_models.cnn())
+    x, y = benchmark_models.zeros(model, _STEPS * global_batch)
+    options = {"batch_size": global_batch, "verbose": 0}
+    tfdist.fit(model, x, y, **options)
+    profiles = [
+        tfdist.fit(model, x, y, epochs=2, profile=True, **options).profile for _ in range(rounds)
+    ]
+    profile = sorted(profiles, key=lambda profile: profile.split.secs)[rounds // 2]
+    return {"secs": profile.split.secs, "split": profile.split, "bytes": profile.gradient_bytes}
+
+
+def time_passes(global_batch: int, rounds: int) -> dict[str, float]:
+    """Returns the median time of a step of `evaluate` and `predict`, and what a call begins with.
+
+    A step's time is the difference between long passes and short ones, so that it holds nothing of
+    what a call takes to begin, which is "evaluate's start" and "predict's start".
+    """
+    import tfdist
+
+    with tfdist.get_strategy("cpu").scope():
+        model = benchmark_models.compiled(benchmark_models.cnn())
+    options = {"batch_size": global_batch, "verbose": 0}
+    steps = (_STEPS, 4 * _STEPS)
+    data = [benchmark_models.zeros(model, count * global_batch) for count in steps]
+    work = {
+        "evaluate": lambda x, y: tfdist.evaluate(model, x, y, **options),
+        "predict": lambda x, y: tfdist.predict(model, x, **options),
+    }
+    found = {}
+    for name in _PASSES:
+        work[name](*data[0])  # traces
+        a_step, a_start = [], []
+        for _ in range(rounds):
+            secs = []
+            for x, y in data:
+                start = time.perf_counter()
+                work[name](x, y)
+                secs.append(time.perf_counter() - start)
+            a_step.append((secs[1] - secs[0]) / (steps[1] - steps[0]))
+            a_start.append(secs[0] - steps[0] * a_step[-1])
+        found[name] = statistics.median(a_step)
+        found[f"{name}'s start"] = statistics.median(a_start)
+    return found
+
+
+def work_of_worker(global_batch: int, rounds: int, *, has_passes: bool) -> dict[str, Any]:
+    """Runs on each worker, on a core of its own: all that is compared between one and two."""
+    benchmark_models.pin_to_core()
+    found = time_steps("cpu", global_batch, rounds)
+    return {**found, **(time_passes(global_batch, rounds) if has_passes else {})}
+
+
+def _pinned(workers: int, global_batch: int, rounds: int, *, has_passes: bool) -> dict[str, Any]:
+    values = launch.run(
+        work_of_worker, workers=workers, args=(global_batch, rounds),
+        kwargs={"has_passes": has_passes}, threads=1, env=_QUIET,
+    )
+    slowest = max(values, key=lambda value: float(value["secs"]))
+    passes = [name for name in slowest if name.startswith(_PASSES)]
+    return {**slowest, **{name: max(value[name] for value in values) for name in passes}}
+
+
+def _replicas(device: str, rounds: int) -> float:
+    [found] = launch.run(
+        time_steps, workers=1, args=(device, 2 * _BATCH, rounds), threads=os.cpu_count() or 1,
+        env=_QUIET,
+    )
+    return float(found["secs"])
+
+
+def suite_scaling(rounds: int, plot: str | None) -> list[report.Ratio | Forecast]:
+    """Compares a CNN on two workers of one core with one such worker, and predicts more.
+
+    Weak scaling keeps a worker's batch, strong scaling keeps the global one. And two replicas of
+    one process against one, on the same cores with the same global batch: what replicas cost.
+    """
+    found: list[report.Ratio | Forecast] = []
+    runs = [
+        (
+            _pinned(1, _BATCH, rounds, has_passes=True),
+            _pinned(2, 2 * _BATCH, rounds, has_passes=True),
+            _pinned(2, _BATCH, rounds, has_passes=False),
+        )
+        for _ in range(_PROCESSES)
+    ]
+    for is_strong in (False, True):
+        pairs = [(run[0], run[2] if is_strong else run[1]) for run in runs]
+        work = 2 if is_strong else 1
+        times = [(work * both["secs"], alone["secs"]) for alone, both in pairs]
+        name = "strong" if is_strong else "weak"
+        found.append(_ratio(f"CNN: efficiency of 2 workers, {name}", times,
+                            target=None if is_strong else 0.97))
+        found.append(_forecast(pairs, is_strong=is_strong, plot=plot))
+    for name in _PASSES:
+        times = [(both[name], alone[name]) for alone, both, _ in runs]
+        found.append(_ratio(f"CNN: efficiency of 2 workers, {name}", times, target=0.97))
+        starts = [statistics.median(run[i][f"{name}'s start"] for run in runs) for i in (0, 1)]
+        print(f"  a call begins with {1000 * starts[0]:.0f} ms on one worker, "
+              f"{1000 * starts[1]:.0f} ms on two")
+    turns = [(_replicas("2xcpu", rounds), _replicas("cpu", rounds)) for _ in range(_PROCESSES)]
+    found.append(_ratio("CNN: 1 replica / 2 replicas, same cores and batch", turns))
+    return found
+
+
+def _forecast(
+    pairs: list[tuple[dict[str, Any], dict[str, Any]]], *, is_strong: bool, plot: str | None
+) -> Forecast:
+    """Predicts from one worker's split, and from the sum of gradients between two."""
+    measured = {n: statistics.median(pair[n - 1]["secs"] for pair in pairs) for n in (1, 2)}
+    alone: Split = sorted((pair[0]["split"] for pair in pairs), key=_secs)[len(pairs) // 2]
+    size = pairs[0][0]["bytes"]
+    sums = [(2, size, pair[1]["split"].communication_secs) for pair in pairs]
+    forecast = Forecast(alone, size, fit_link(sums), is_strong=is_strong, measured=measured)
+    print(f"  one worker: {alone}")
+    print(f"  two workers: {pairs[0][1]['split']}")
+    for line in forecast.advice(2):
+        print(f"  {line}")
+    for workers in (8, 64, 1024):
+        print(f"  {workers:,} workers, predicted: {1000 * forecast.secs(workers):.1f} ms a step, "
+              f"efficiency {forecast.efficiency(workers):.2f}")
+    if plot:
+        from tfdist.plot import plot_scaling
+
+        path = plot.removesuffix(".png") + ("_strong.png" if is_strong else "_weak.png")
+        plot_scaling(forecast, path)
+        print(f"  {path} shows it")
+    return forecast
+
+
+def _secs(split: Split) -> float:
+    return split.secs
+
+
+def _ratio(name: str, pairs: list[tuple[float, float]], **options: Any) -> report.Ratio:
+    ratio = report.ratio_of(name, pairs, **options)
+    print(ratio, flush=True)
+    return ratio
