@@ -24,7 +24,6 @@ brackets; a machine that is busy with something else widens them. Suites:
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
