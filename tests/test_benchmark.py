@@ -70,18 +70,24 @@ def test_forecasts_go_into_the_file(monkeypatch, tmp_path):
     """The scaling suite on times that are made up: ratios, predictions and pictures."""
     pytest.importorskip("matplotlib", reason="needs the extra plot")
     monkeypatch.syspath_prepend(str(_SCRIPTS))
-    import benchmark_processes
+    import benchmark_scaling
 
-    def of(workers, device, global_batch, rounds, *, threads=1):
+    def of(workers, global_batch, rounds, *, has_passes):
         communication = 0.01 * (workers - 1)
         split = Split(0.0, 0.1 * global_batch / 64 / workers, communication, 0.0)
-        return {"secs": split.secs, "split": split, "bytes": 10**6}
+        found = {"secs": split.secs, "split": split, "bytes": 10**6}
+        passes = {"evaluate": 0.1 * workers, "predict": 0.1, "evaluate's start": 0.0,
+                  "predict's start": 0.0}
+        return {**found, **passes} if has_passes else found
 
-    monkeypatch.setattr(benchmark_processes, "_of", of)
-    found = benchmark_processes.suite_scaling(1, str(tmp_path / "a.png"))
-    weak, strong, replicas = [row for row in found if isinstance(row, report.Ratio)]
+    monkeypatch.setattr(benchmark_scaling, "_pinned", of)
+    monkeypatch.setattr(benchmark_scaling, "_replicas", lambda device, rounds: 0.2)
+    found = benchmark_scaling.suite_scaling(1, str(tmp_path / "a.png"))
+    ratios = [row for row in found if isinstance(row, report.Ratio)]
+    weak, strong, evaluate, predict, replicas = ratios
     assert weak.median == pytest.approx(0.1 / 0.11)
     assert strong.median == pytest.approx(0.1 / (2 * 0.06))
+    assert (evaluate.median, predict.median) == (0.5, 1.0)
     assert replicas.median == 1.0
     forecasts = [row for row in found if not isinstance(row, report.Ratio)]
     assert [row.is_strong for row in forecasts] == [False, True]
