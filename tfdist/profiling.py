@@ -226,15 +226,15 @@ def sum_secs(
     def zeros() -> Any:
         return [tf.zeros(variable.shape, variable.dtype) for variable in variables]
 
-    def in_program(values: Any, how: Reduction) -> Any:
-        return one_program.sum_gradients(values, reduction.for_replica(), how)
-
     def summing(values: Any, how: Reduction) -> Callable[[Any], Any]:
+        def in_program(values: Any) -> Any:
+            return one_program.sum_gradients(values, reduction.for_replica(), how)
+
         def summed(values: Any) -> Any:
             if not reduction.is_tpu(strategy):
                 return reduction.sum_gradients(strategy, values, how)
             inside = tf.autograph.experimental.do_not_convert(in_program)
-            replicas = strategy.run(inside, (values, how))
+            replicas = strategy.run(inside, (values,))
             return [strategy.experimental_local_results(value)[0] for value in replicas]
 
         return tf.function(summed, autograph=False).get_concrete_function(values)
