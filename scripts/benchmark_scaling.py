@@ -17,7 +17,7 @@ from tfdist.forecast import Forecast, fit_link
 from tfdist.split import Split
 
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2"}
-_STEPS = 24
+_STEPS = 16
 _PROCESSES = 3  # of each kind, by turns
 _BATCH = 64  # of a worker, in weak scaling
 _PASSES = ("evaluate", "predict")
@@ -53,7 +53,7 @@ def time_passes(global_batch: int, rounds: int) -> dict[str, float]:
     with tfdist.get_strategy("cpu").scope():
         model = benchmark_models.compiled(benchmark_models.cnn())
     options = {"batch_size": global_batch, "verbose": 0}
-    steps = (_STEPS, 4 * _STEPS)
+    steps = (_STEPS // 2, 2 * _STEPS)
     data = [benchmark_models.zeros(model, count * global_batch) for count in steps]
     work = {
         "evaluate": lambda x, y: tfdist.evaluate(model, x, y, **options),

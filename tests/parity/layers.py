@@ -59,12 +59,6 @@ def _images(*middle: Any, **options: Any) -> models.Build:
     return models.classifier_of_images(*middle, **options)
 
 
-def _rematerialized(kind: Any, mode: str, *arguments: Any) -> Any:
-    """A layer that computes again in the backward pass what it did not keep of the forward pass."""
-    with keras.RematScope(mode=mode):
-        return kind(*arguments)
-
-
 ROWS = (
     Case(
         name="synchronized BatchNormalization",
@@ -142,16 +136,6 @@ ROWS = (
             models.momentum,
             lambda: layers.SpectralNormalization(layers.Dense(4)),
             lambda: layers.UnitNormalization(),
-        ),
-        data=data.plain,
-    ),
-    Case(  # whole layers: Keras (3.15) itself fails on TensorFlow, whose gradients take no keywords
-        name="rematerialization of activations, dropout, synchronized BatchNormalization",
-        build=models.mlp(
-            models.momentum,
-            lambda: _rematerialized(layers.Dense, "activations", 6, "tanh"),
-            lambda: _rematerialized(layers.Dropout, "activations", 0.3),
-            _sync(momentum=0.7),
         ),
         data=data.plain,
     ),

@@ -15,6 +15,7 @@ from parity import (
     options,
     precision,
     randomness,
+    recomputation,
     static_lengths,
     static_shapes,
 )
@@ -27,6 +28,7 @@ TOPICS = {
     "losses of the model's own": model_losses.ROWS,
     "sizes of batches": batches.ROWS,
     "layers": layers.ROWS,
+    "rematerialization": recomputation.ROWS,
     "kinds of models": models_by_shape.ROWS,
     "randomness": randomness.ROWS,
     "options of the loop": loop_options.ROWS,
