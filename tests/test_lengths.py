@@ -267,6 +267,92 @@ class LosesMask(layers.Layer):
         return 2 * x
 
 
+class AllSteps(layers.Layer):
+    """Makes a mask that takes steps for data which only pad."""
+
+    def call(self, x: Any) -> Any:
+        return 2 * x
+
+    def compute_mask(self, x: Any, mask: Any = None) -> Any:
+        return keras.ops.ones_like(x[..., 0], dtype="bool")
+
+
+class SumOfSteps(layers.Layer):
+    """Sums steps without a look at masks."""
+
+    def call(self, x: Any) -> Any:
+        return keras.ops.sum(x, axis=1)
+
+
+class OnlyTraced(layers.Layer):
+    """Cannot be called in Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.supports_masking = True
+
+    def call(self, x: Any) -> Any:
+        if tf.executing_eagerly():
+            raise NotImplementedError("not here")
+        return 2 * x
+
+
+def test_targets_say_which_steps_count() -> None:
+    data = _dataset(*_tags(3, 5))
+    model = _model(AllSteps)
+    alone = _model(AllSteps, strategy=tf.distribute.get_strategy())
+    alone.set_weights(model.get_weights())
+    loss = tfdist.evaluate(model, data, length_buckets=(4, 8), verbose=0)
+    assert loss == pytest.approx(alone.evaluate(data, verbose=0), rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* was passed an input with a mask")
+def test_weights_that_are_zero_hide_nothing() -> None:
+    with worlds.local_strategy(2).scope():
+        model = keras.Sequential(
+            [keras.Input((None, 2)), layers.Masking(), layers.Dense(3), SumOfSteps()]
+        )
+        model.compile("sgd", "mse")
+    data = _dataset((np.ones((4, 3, 2), "float32"), np.ones((4, 3), "float32")))
+    data = data.map(lambda x, y: (x, tf.ensure_shape(y, [None, 3])))
+    with pytest.raises(ValueError, match="takes what is padded for data"):
+        tfdist.fit(model, data, length_buckets=(4, 8), verbose=0)
+
+
+def test_model_that_cannot_be_tried(caplog: pytest.LogCaptureFixture) -> None:
+    model = _model(OnlyTraced)
+    tfdist.fit(model, _dataset(*_tags(3)), length_buckets=(4,), verbose=0)
+    assert "could not be tried (NotImplementedError" in caplog.text
+    with pytest.raises(ValueError, match="could not be tried"):
+        tfdist.predict(model, _dataset(*_tags(3)), length_buckets=(4,), verbose=0)
+
+
+class Attention(layers.Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = layers.MultiHeadAttention(num_heads=1, key_dim=2)
+        self.supports_masking = True
+
+    def call(self, x: Any) -> Any:
+        return self.attention(x, x)
+
+
+def test_what_is_given_for_masked_steps_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    tfdist.evaluate(_model(Attention), _dataset(*_tags(3)), length_buckets=(4,), verbose=0)
+    assert "for steps that it masks depends on the length" in caplog.text
+
+
+@pytest.mark.parametrize("method", ["train_step", "compute_loss"])
+def test_own_rules_are_refused(method: str) -> None:
+    model = _model()
+    setattr(model, method, getattr(model, method))
+    full = _dataset(*_words(4)).map(
+        lambda x, y: (tf.ensure_shape(x, [4, None]), tf.ensure_shape(y, [4]))
+    )
+    with pytest.raises(ValueError, match=f"{method} is your own.*leave them out"):
+        tfdist.fit(model, full, length_buckets=(4,), verbose=0)
+
+
 def _mean_of_steps(y_true: Any, y_pred: Any) -> Any:
     return keras.ops.mean(keras.ops.square(y_true - y_pred), axis=(1, 2))
 

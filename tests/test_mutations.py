@@ -96,6 +96,30 @@ MUTATIONS = {
         "return value",
         "static: binary metrics, weighted and not",
     ),
+    "steps that pad a batch count": Mutation(
+        "weights_of_steps.py",
+        "return tf.where(counted, value, tf.zeros((), value.dtype))",
+        "return value",
+        "lengths: metrics that look at no mask",
+    ),
+    "steps that pad a batch weigh the others": Mutation(
+        "weights_of_steps.py",
+        "return mean * (tf.cast(steps.padded, mean.dtype) / tf.cast(steps.counted, mean.dtype))",
+        "return mean",
+        "lengths: one class a word",
+    ),
+    "outputs stay as long as they were padded": Mutation(
+        "branches.py",
+        "slice(None) if number is None else slice(own[number])",
+        "slice(None)",
+        "lengths: one class a word",
+    ),
+    "a batch is padded with a word": Mutation(
+        "lengths.py",
+        "tf.zeros((), value.dtype)",
+        "tf.ones((), value.dtype)",
+        "lengths: masked mean",
+    ),
     "the reported loss is a mean of means": Mutation(
         "losses_metrics.py",
         "tracker.update_state(loss, sample_weight=local_size)",

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import tfdist
+from tfdist.prediction import make_output_loop
 
 WORLDS = ("cpu", "2xcpu")
 X = np.random.default_rng(0).normal(size=(23, 5)).astype("float32")
@@ -94,6 +95,23 @@ def test_another_number_of_rows_traces_nothing_anew(world):
     for rows in (7, 1):
         assert tfdist.predict(model, X[:rows], batch_size=4, verbose=0).shape == (rows, 3)
     assert len(traces) == first > 0
+
+
+def test_lengths_that_differ_trace_once():
+    shapes = []
+
+    def step(batch):
+        shapes.append(batch.shape)
+        return batch + 1
+
+    batches = [np.ones((2, steps), "float32") for steps in (3, 5, 4)]
+    data = tf.data.Dataset.from_generator(
+        lambda: iter(batches), output_signature=tf.TensorSpec([2, None])
+    )
+    loop = make_output_loop(step, agree=None, joins=False)
+    ran, outputs = loop(iter(data), 5)
+    assert (ran, [part.shape[1] for part in outputs]) == (3, [3, 5, 4])
+    assert [shape.as_list() for shape in shapes] == [[2, None]]
 
 
 @pytest.mark.parametrize("steps_per_execution", [1, 2])
