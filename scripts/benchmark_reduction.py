@@ -9,6 +9,7 @@ import dataclasses
 import os
 import pathlib
 import socket
+import stat
 import statistics
 import struct
 import subprocess
@@ -80,14 +81,25 @@ def bytes_received() -> int:
     they do in the counters of a network interface.
     """
     total = 0
-    for number in os.listdir("/proc/self/fd"):
+    for entry in pathlib.Path("/proc/self/fd").iterdir():
         try:
-            with socket.socket(fileno=os.dup(int(number))) as connection:
-                info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+            # On a copy, since a socket object closes what it was given.
+            is_socket = stat.S_ISSOCK(os.stat(int(entry.name)).st_mode)
+            number = os.dup(int(entry.name)) if is_socket else None
         except OSError:
-            continue  # no socket, or none of TCP
-        total += struct.unpack_from("Q", info, 128)[0]  # tcpi_bytes_received
+            continue  # the one that listed them
+        if number is not None:
+            with socket.socket(fileno=number) as connection:
+                total += _received(connection)
     return total
+
+
+def _received(connection: socket.socket) -> int:
+    try:
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+    except OSError:
+        return 0  # not of TCP
+    return int(struct.unpack_from("Q", info, 128)[0]) if len(info) >= 136 else 0  # bytes_received
 
 
 def time_workers(kind: str, rounds: int, wire: str | None) -> Step:

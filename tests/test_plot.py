@@ -36,7 +36,8 @@ def test_plot_is_a_png(tmp_path, monkeypatch, is_strong):
     assert lines["predicted"][1] == [2, pytest.approx(forecast.speed_up(2))]
     work = 1 if is_strong else 2
     assert lines["measured"][1] == [2, pytest.approx(work * 0.12 / 0.2)]
-    assert "Amdahl's fit" in lines
+    law = "Amdahl" if is_strong else "Gustafson"
+    assert f"{law}'s fit to 3 points" in lines
 
 
 def test_without_matplotlib(tmp_path, monkeypatch):

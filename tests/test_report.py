@@ -85,3 +85,15 @@ def test_most_devices():
 def test_amdahl_needs_two_numbers_of_devices(devices, secs):
     with pytest.raises(ValueError, match="Times on two numbers of devices are needed"):
         report.amdahl(devices, secs)
+
+
+def test_gustafson_finds_the_serial_share():
+    assert report.gustafson([1, 2, 4, 8], [n - 0.25 * (n - 1) for n in (1, 2, 4, 8)]) == 0.25
+    assert report.gustafson([1, 2], [1.0, 2.5]) == 0.0  # more than twice as fast on two
+    assert report.gustafson([1, 2], [1.0, 0.5]) == 1.0
+
+
+@pytest.mark.parametrize(("devices", "speed_ups"), [([1], [1.0]), ([1, 2], [1.0])])
+def test_gustafson_needs_more_than_one_device(devices, speed_ups):
+    with pytest.raises(ValueError, match="Speed-ups on 1 and on more devices are needed"):
+        report.gustafson(devices, speed_ups)

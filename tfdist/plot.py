@@ -1,7 +1,8 @@
 """What does scaling look like? A picture of measured and predicted speed, as a PNG file.
 
-`plot_scaling(forecast, "scaling.png")` draws the speed-up against the ideal line, with Amdahl's fit
-where enough was measured, and below it what a step is made of. Needs the extra `plot`.
+`plot_scaling(forecast, "scaling.png")` draws the speed-up against the ideal line, with a law's fit
+where enough was measured: Amdahl's for the same work, Gustafson's for work that grows with the
+workers. Below it stands what a step is made of. Needs the extra `plot`.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ def plot_scaling(forecast: Forecast, path: str | os.PathLike[str], *, workers: i
     _draw_parts(below, forecast, counts)
     below.set_xlabel("workers")
     below.set_xscale("log", base=2)
+    below.set_xticks(counts, [f"{n:,}" for n in counts])
+    below.set_xlim(counts[0], max(counts[-1], 2))
     figure.tight_layout()
     figure.savefig(os.fspath(path), format="png", dpi=100)
 
@@ -56,16 +59,32 @@ def _draw_speed(axes: Any, forecast: Forecast, counts: list[int]) -> None:
     if alone := measured.get(1):
         work = {n: 1 if forecast.is_strong else n for n in measured}
         speed = [work[n] * alone / secs for n, secs in measured.items()]
-        axes.plot(list(measured), speed, "o", label="measured")
-    if len(measured) > 1:
-        # Amdahl's law is about the same work: in weak scaling a worker's share of a step.
-        secs = [s if forecast.is_strong else s / n for n, s in measured.items()]
-        fit = report.amdahl(list(measured), secs)
-        axes.plot(counts, [fit.secs(1) / fit.secs(n) for n in counts], ":", label="Amdahl's fit")
+        axes.plot(list(measured), speed, "o", label="measured", zorder=3, clip_on=False)
+    if alone and len(measured) > 1:
+        name, fitted = _fit(measured, counts, is_strong=forecast.is_strong)
+        axes.plot(counts, fitted, ":", label=f"{name}'s fit to {len(measured)} points")
     axes.set_yscale("log", base=2)
-    axes.set_ylabel("speed-up")
-    axes.set_title("strong scaling" if forecast.is_strong else "weak scaling")
+    ticks = counts[::2]
+    axes.set_yticks(ticks, [f"{n:,}" for n in ticks])
+    axes.set_ylabel("speed-up over one worker")
+    kind = "strong scaling: the same global batch" if forecast.is_strong else (
+        "weak scaling: the same batch a worker"
+    )
+    axes.set_title(kind)
+    axes.grid(alpha=0.3)
     axes.legend()
+
+
+def _fit(
+    measured: dict[int, float], counts: list[int], *, is_strong: bool
+) -> tuple[str, list[float]]:
+    """Returns the law that is about this kind of scaling, and the speed-ups that it gives."""
+    if is_strong:
+        law = report.amdahl(list(measured), list(measured.values()))
+        return "Amdahl", [law.secs(1) / law.secs(n) for n in counts]
+    speed_ups = [n * measured[1] / secs for n, secs in measured.items()]
+    share = report.gustafson(list(measured), speed_ups)
+    return "Gustafson", [n - share * (n - 1) for n in counts]
 
 
 def _draw_parts(axes: Any, forecast: Forecast, counts: list[int]) -> None:
@@ -73,4 +92,5 @@ def _draw_parts(axes: Any, forecast: Forecast, counts: list[int]) -> None:
     times = [[1000 * getattr(split, f"{part}_secs") for split in splits] for part in _PARTS]
     axes.stackplot(counts, *times, labels=_PARTS)
     axes.set_ylabel("ms of a step, predicted")
-    axes.legend(loc="upper right")
+    # Below the axes: inside, it would hide the first workers in one plot or the last in the other.
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncol=len(_PARTS), frameon=False)

@@ -210,3 +210,28 @@ def amdahl(devices: Sequence[int], secs: Sequence[float]) -> Amdahl:
         parallel = slope
     errors = [abs(serial + parallel * x - y) / y for x, y in zip(inverse, secs, strict=True)]
     return Amdahl(serial, parallel, max(errors))
+
+
+def gustafson(devices: Sequence[int], speed_ups: Sequence[float]) -> float:
+    """Fits Gustafson's law to measured speed-ups by least squares; returns the serial share.
+
+    `S(n) = n - share * (n - 1)`, where work grows with the devices (J. Gustafson, CACM 1988).
+
+    Args:
+        devices: Numbers of devices, one above 1 at least.
+        speed_ups: Work per second on so many, over that on one.
+
+    Raises:
+        ValueError: There is no number above 1.
+
+    >>> gustafson([1, 2, 4], [1.0, 1.9, 3.7])
+    0.1
+    """
+    others = [n - 1 for n in devices]
+    if not any(others) or len(devices) != len(speed_ups):
+        raise ValueError(
+            f"Speed-ups on 1 and on more devices are needed, but there are {len(speed_ups)} for "
+            f"devices={list(devices)}. Measure on 2 or more."
+        )
+    lost = sum(x * (n - s) for x, n, s in zip(others, devices, speed_ups, strict=True))
+    return round(min(1.0, max(0.0, lost / sum(x * x for x in others))), 12)
