@@ -182,8 +182,8 @@ def _of_bytes(turns: list[dict[str, Step]]) -> list[report.Ratio]:
     names = ("embedding", "dense embedding")
     pairs = [(turn[names[0]].received, turn[names[1]].received) for turn in turns]
     # Each worker gets the other one's rows: as many as that has words, of float32, and their
-    # numbers of 8 bytes.
-    counted = 64 * (_TOUCHED // 64) * (4 * _WIDTH + 8)
+    # numbers, of int32.
+    counted = 64 * (_TOUCHED // 64) * (4 * _WIDTH + 4)
     counts = [(turn[names[0]].received, float(counted)) for turn in turns]
     return [
         _said(report.ratio_of("embedding of 1 M rows: bytes sent as rows / densely", pairs)),

@@ -53,7 +53,7 @@ ROWS = (
         data=data.plain,
     ),
     *(
-        Case(f"RematScope of {mode}", _in_scope(mode), data.plain, refused=True)
+        Case(f"RematScope of {mode}, refused", _in_scope(mode), data.plain, refused=True)
         for mode in ("full", "larger_than")
     ),
     Case(
