@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import hypothesis
 import pytest
@@ -74,6 +75,21 @@ def logical_cpus() -> int:
 
     _split_cpu()
     return NUM_LOGICAL_CPUS
+
+
+@pytest.fixture(scope="session")
+def jobs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Returns the jobs of the selected rows of the parity table."""
+    from parity.jobs import Jobs
+
+    selected: dict[str, list[str]] = {}
+    for item in request.session.items:
+        asked = item.callspec.params if hasattr(item, "callspec") else {}
+        if "world" in asked:
+            selected.setdefault(asked["world"], []).append(asked["case"].name)
+    own = tmp_path_factory.getbasetemp()
+    # Processes of one run of the tests share what stock Keras gives.
+    return Jobs(selected, own.parent if "PYTEST_XDIST_WORKER" in os.environ else own)
 
 
 def _split_cpu() -> None:

@@ -1,7 +1,8 @@
 """Does training on replicas of one process give what stock Keras gives on one device?
 
 One test is one row of the table in one world. The quick selection runs by default; "slow" is the
-whole table. The worlds of several workers are in test_parity_workers.py.
+whole table. Rows run in jobs of many rows each, see parity/jobs.py. The worlds of several workers
+are in test_parity_workers.py.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ import numpy as np
 import pytest
 from parity import harness, selection, table, worlds
 from parity.case import Case
+from parity.jobs import JOB_SECS, Jobs
 
 _NAMES = [case.name for case in table.ROWS]
 
 
+@pytest.mark.timeout(2 * JOB_SECS + 60)  # the first row of a job waits for all of the job
 @pytest.mark.parametrize(("case", "world"), list(selection.rows_in("2", "4")))
-def test_row(case: Case, world: str) -> None:
-    assert worlds.problems(case, worlds.on_replicas(case, int(world))) == []
+def test_row(case: Case, world: str, jobs: Jobs) -> None:
+    [outcome] = jobs.outcomes(case, world)
+    assert worlds.problems(case, outcome, jobs.oracle(case)) == []
 
 
 def test_names_are_unique() -> None:

@@ -11,16 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import pathlib
 import re
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 
-from parity import harness, table, worlds
+from parity import harness, jobs, table, worlds
 from parity.case import Case
 
-_JOB_SECS = 900.0
 _LOGICAL_CPUS = 4
 
 
@@ -44,10 +41,17 @@ class Verdict:
     detail: str = ""
 
 
-def judge(case: Case, outcome: harness.Outcome, *, world: str, is_stock: bool) -> Verdict:
-    """Compares a row's outcome with that of stock Keras on one device."""
+def judge(
+    case: Case,
+    outcome: harness.Outcome,
+    expected: harness.Outcome,
+    *,
+    world: str,
+    is_stock: bool,
+) -> Verdict:
+    """Compares a row's outcome with the expected one: of stock Keras on one device."""
     try:
-        found = worlds.problems(case, outcome)
+        found = worlds.problems(case, outcome, expected)
     except AssertionError as error:  # the row itself is wrong: one device does not do it
         return Verdict(case.name, world, is_stock, "fails", str(error)[:300])
     if not found:
@@ -62,25 +66,23 @@ def judge(case: Case, outcome: harness.Outcome, *, world: str, is_stock: bool) -
 def verdicts(rows: Iterable[Case], *, world: str, is_stock: bool) -> Iterator[Verdict]:
     """Gives the verdict of each row, in a process whose TensorFlow has not started yet."""
     if world.endswith("workers"):
-        yield from _of_workers(list(rows), int(world.split()[0]), is_stock=is_stock)
+        yield from _of_workers(list(rows), world, is_stock=is_stock)
         return
     strategy = worlds.local_strategy(int(world))
     for row in rows:
         case = dataclasses.replace(row, batch_size=8) if is_stock else row
         tfdist_api = harness.distributed(strategy, **case.shapes())
         api = harness.stock(strategy) if is_stock else tfdist_api
-        yield judge(case, harness.run(case, api), world=world, is_stock=is_stock)
+        outcome = harness.run(case, api)
+        yield judge(case, outcome, worlds.oracle(case), world=world, is_stock=is_stock)
 
 
-def _of_workers(rows: list[Case], workers: int, *, is_stock: bool) -> Iterator[Verdict]:
-    with tempfile.TemporaryDirectory() as folder:
-        outcomes = worlds.on_workers(
-            [case.name for case in rows], workers, pathlib.Path(folder), _JOB_SECS,
-            is_stock=is_stock,
-        )
+def _of_workers(rows: list[Case], world: str, *, is_stock: bool) -> Iterator[Verdict]:
+    outcomes = jobs.run([case.name for case in rows], world=world, is_stock=is_stock)
     for case in rows:
+        expected = worlds.oracle(case)
         of_ranks = [
-            judge(case, outcome, world=f"{workers} workers", is_stock=is_stock)
+            judge(case, outcome, expected, world=world, is_stock=is_stock)
             for outcome in outcomes[case.name]
         ]
         yield next((verdict for verdict in of_ranks if verdict.result != "right"), of_ranks[0])

@@ -1,4 +1,4 @@
-"""What does each worker process of the table do? All rows, one after the other."""
+"""What does each process of a job of rows do? All of them, one after the other."""
 
 from __future__ import annotations
 
@@ -6,37 +6,73 @@ import os
 import pathlib
 import pickle
 import time
+import zlib
+from typing import Any
 
 
-def run_rows(names: list[str], folder: str, is_stock: bool = False) -> None:
-    """Runs rows of the table as one of several workers and writes each outcome to a file."""
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+def run_rows(names: list[str], folder: str, *, world: str, is_stock: bool = False) -> None:
+    """Runs rows of the table, alone or as one of several workers; writes each outcome to a file.
 
+    Args:
+        names: Names of the rows.
+        folder: Where the files go.
+        world: One of `case.WORLDS`.
+        is_stock: Whether stock Keras trains.
+    """
+    _import_keras()
     import tensorflow as tf
 
     import tfdist
-
-    strategy = tfdist.get_strategy("cpu")
-    cluster = tfdist.detect_cluster()
-    assert isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-    assert strategy.num_replicas_in_sync == cluster.size > 1
-
-    from parity import harness, table
+    from parity import harness, worlds
     from parity.case import Api, Case
+
+    strategy, rank = worlds.strategy_of(world), tfdist.detect_cluster().rank
+    assert isinstance(strategy, tf.distribute.Strategy)
 
     def api(case: Case) -> Api:
         if is_stock:
             return harness.stock(strategy)
         return harness.distributed(strategy, **case.shapes())
 
-    rows = {case.name: case for case in table.ROWS}
-    for index, name in enumerate(names):
+    for index, case in enumerate(_rows(names)):
         start = time.monotonic()
-        outcome = harness.run(rows[name], api(rows[name]))
-        print(f"{name}: {time.monotonic() - start:.1f} s {outcome.error[0]}", flush=True)
-        path = pathlib.Path(folder, file_name(index, cluster.rank))
-        path.with_suffix(".part").write_bytes(pickle.dumps(outcome))
-        path.with_suffix(".part").replace(path)
+        outcome = harness.run(case, api(case))
+        print(f"{case.name}: {time.monotonic() - start:.1f} s {outcome.error[0]}", flush=True)
+        _write(outcome, pathlib.Path(folder, file_name(index, rank)))
+
+
+def run_oracles(names: list[str], folder: str) -> None:
+    """Runs rows by stock Keras on one device; writes each outcome that is not there to a file."""
+    _import_keras()
+    from parity import harness
+
+    for case in _rows(names):
+        path = pathlib.Path(folder, oracle_name(case.name))
+        if not path.exists():
+            _write(harness.run(case, harness.stock()), path)
+
+
+def _import_keras() -> None:
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+
+def _rows(names: list[str]) -> list[Any]:
+    from parity import table
+
+    rows = {case.name: case for case in table.ROWS}
+    return [rows[name] for name in names]
+
+
+def _write(outcome: Any, path: pathlib.Path) -> None:
+    """Writes a file that is there as a whole or not at all, whoever else writes it."""
+    part = path.with_suffix(f".{os.getpid()}")
+    part.write_bytes(pickle.dumps(outcome))
+    part.replace(path)
+
+
+def oracle_name(name: str) -> str:
+    """Names the file of a row's outcome on one device; names of rows are no names of files."""
+    return f"oracle_{zlib.crc32(name.encode()):08x}.pickle"
 
 
 def file_name(index: int, rank: int) -> str:

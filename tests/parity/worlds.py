@@ -1,23 +1,18 @@
-"""Where does a row run?
+"""Where does a row run, and is its outcome right there?
 
-One device with stock Keras (the oracle), logical CPUs of this process under MirroredStrategy, and
-worker processes under MultiWorkerMirroredStrategy. The oracle's outcomes are kept: a row's worlds
-are all compared with one run of it.
+One device with stock Keras (the oracle), logical CPUs of one process under MirroredStrategy, and
+worker processes under MultiWorkerMirroredStrategy.
 """
 
 from __future__ import annotations
 
 import functools
-import pathlib
-import pickle
-from typing import Any
 
 import tensorflow as tf
 
 import tfdist
-from parity import harness, worker
+from parity import harness
 from parity.case import Case
-from tfdist import testing
 
 
 @functools.cache
@@ -29,61 +24,29 @@ def local_strategy(replicas: int) -> tf.distribute.Strategy:
     return strategy
 
 
-_oracles: dict[str, harness.Outcome] = {}
+def strategy_of(world: str) -> tf.distribute.Strategy:
+    """Returns the strategy of a world: of this process, or of the workers of which it is one."""
+    if not world.endswith("workers"):
+        return local_strategy(int(world))
+    strategy = tfdist.get_strategy("cpu")
+    assert isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    assert strategy.num_replicas_in_sync == int(world.split()[0]) > 1
+    return strategy
 
 
 def oracle(case: Case) -> harness.Outcome:
     """Returns what stock `keras.Model.fit` gives on one device."""
-    if case.name not in _oracles:
-        _oracles[case.name] = harness.run(case, harness.stock())
-    return _oracles[case.name]
+    return harness.run(case, harness.stock())
 
 
-def on_replicas(case: Case, replicas: int) -> harness.Outcome:
-    """Returns what tfdist gives on logical CPUs of this process."""
-    strategy = local_strategy(replicas)
-    return harness.run(case, harness.distributed(strategy, **case.shapes()))
+def problems(case: Case, outcome: harness.Outcome, expected: harness.Outcome) -> list[str]:
+    """Says what is wrong with a row's outcome; an empty list where it is as it has to be.
 
-
-def on_workers(
-    names: list[str],
-    workers: int,
-    folder: pathlib.Path,
-    timeout_secs: float,
-    *,
-    is_stock: bool = False,
-) -> dict[str, list[harness.Outcome]]:
-    """Runs rows in worker processes, all rows in the same ones.
-
-    Returns:
-        Row to outcomes in rank order. A row that a worker did not come to the end of, because it
-        or an earlier one brought the job down, has an outcome that says so.
+    Args:
+        case: The row.
+        outcome: What came of it.
+        expected: What came of it on one device, by stock Keras.
     """
-    failure = ("NotRun", "the workers ended before this row")
-    try:
-        testing.run_workers(
-            worker.run_rows,
-            workers=workers,
-            args=(names, str(folder), is_stock),
-            timeout_secs=timeout_secs,
-        )
-    except RuntimeError as error:
-        failure = ("RuntimeError", f"the workers' job failed: {error}")
-    return {
-        name: [_read(folder / worker.file_name(index, rank), failure) for rank in range(workers)]
-        for index, name in enumerate(names)
-    }
-
-
-def _read(path: pathlib.Path, failure: tuple[str, str]) -> Any:
-    if not path.exists():
-        return harness.Outcome(error=failure)
-    return pickle.loads(path.read_bytes())
-
-
-def problems(case: Case, outcome: harness.Outcome) -> list[str]:
-    """Says what is wrong with a row's outcome; an empty list where it is as it has to be."""
-    expected = oracle(case)
     if case.refused:
         assert expected.error[0], "Keras does not refuse this row on one device"
         same = outcome.error[0] == expected.error[0]

@@ -1,0 +1,105 @@
+"""Which rows run together, and in what processes?  Jobs of some rows, each in processes of its own.
+
+TensorFlow lets go of few of its graphs, so that a row takes the longer the more of them a process
+has run before: three times as long after two hundred. And a process for each row would import
+TensorFlow for as long as the row takes.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import pickle
+import tempfile
+from collections.abc import Mapping, Sequence
+
+from parity import harness, worker
+from parity.case import Case
+from tfdist import testing
+
+ROWS_A_JOB = 30
+JOB_SECS = 600.0
+
+
+def run(
+    names: Sequence[str], *, world: str, is_stock: bool = False
+) -> dict[str, list[harness.Outcome]]:
+    """Runs rows in one job.
+
+    Args:
+        names: Names of the rows.
+        world: One of `case.WORLDS`.
+        is_stock: Whether stock Keras trains, or tfdist does.
+
+    Returns:
+        Row to outcomes: one of each worker in rank order, or the only one. A row that a process did
+        not come to the end of, because it or an earlier one brought the job down, has an outcome
+        that says so.
+    """
+    workers = int(world.split()[0]) if world.endswith("workers") else 1
+    failure = ("NotRun", "the job ended before this row")
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            testing.run_workers(
+                worker.run_rows, workers=workers, args=(list(names), folder),
+                kwargs={"world": world, "is_stock": is_stock}, timeout_secs=JOB_SECS,
+            )
+        except RuntimeError as error:
+            failure = ("RuntimeError", f"the job of this row failed: {error}")
+        return {
+            name: [
+                _read(pathlib.Path(folder, worker.file_name(index, rank)), failure)
+                for rank in range(workers)
+            ]
+            for index, name in enumerate(names)
+        }
+
+
+def oracles(names: Sequence[str], folder: pathlib.Path) -> dict[str, harness.Outcome]:
+    """Returns what stock Keras gives on one device; from a folder, where it is there already.
+
+    Args:
+        names: Names of the rows.
+        folder: Kept by whoever runs rows of the same table.
+    """
+    paths = {name: folder / worker.oracle_name(name) for name in names}
+    missing = [name for name in names if not paths[name].exists()]
+    if missing:
+        testing.run_workers(
+            worker.run_oracles, workers=1, args=(missing, str(folder)), timeout_secs=JOB_SECS
+        )
+    return {name: pickle.loads(path.read_bytes()) for name, path in paths.items()}
+
+
+class Jobs:
+    """The jobs of a selection of rows, each run when the first of its rows is asked for.
+
+    Args:
+        selected: World to the names of its rows, in the order in which they are asked for.
+        folder: As in `oracles`.
+    """
+
+    def __init__(self, selected: Mapping[str, Sequence[str]], folder: pathlib.Path) -> None:
+        self._selected, self._folder = selected, folder
+        self._outcomes: dict[tuple[str, str], list[harness.Outcome]] = {}
+        self._oracles: dict[str, harness.Outcome] = {}
+
+    def outcomes(self, case: Case, world: str) -> list[harness.Outcome]:
+        """Returns a row's outcomes, as `run` gives them."""
+        if (world, case.name) not in self._outcomes:
+            names = self._selected[world]
+            first = names.index(case.name)
+            names = names[first : first + ROWS_A_JOB]
+            self._oracles |= oracles(names, self._folder)
+            ran = run(names, world=world)
+            self._outcomes |= {(world, name): outcomes for name, outcomes in ran.items()}
+        return self._outcomes[world, case.name]
+
+    def oracle(self, case: Case) -> harness.Outcome:
+        """Returns what stock Keras gives for a row of which the outcomes were asked for."""
+        return self._oracles[case.name]
+
+
+def _read(path: pathlib.Path, failure: tuple[str, str]) -> harness.Outcome:
+    if not path.exists():
+        return harness.Outcome(error=failure)
+    return pickle.loads(path.read_bytes())
