@@ -49,8 +49,8 @@ it only:
 12. claim.py, manifest.py, saved.py, checkpoint.py, identity.py, every.py, preemption.py, resume.py:
     how does it go on after a stop?
 13. link_check.py, fingerprint.py, guard.py: does hardware, or a NaN, spoil it?
-14. split.py, profiling.py, tuning.py, callbacks.py, epochs.py, trainer.py, fitting.py: epochs,
-    validation and callbacks, as in Keras, and where their time goes.
+14. split.py, profiling.py, tuning.py, parted.py, callbacks.py, epochs.py, trainer.py, fitting.py:
+    epochs, validation and callbacks, as in Keras, and where their time goes.
 15. recording.py, verification.py, report.py, forecast.py, plot.py: does it all agree with one
     device, how fast is it, and how fast would it be on more workers?
 16. datasets/, parquet.py, target.py, testing.py: data to try it on, data of an engine, a function

@@ -37,6 +37,11 @@ class Agreement:
 
         self._gathered = gathered
 
+    @property
+    def has_others(self) -> bool:
+        """Whether there are other workers."""
+        return self._has_others
+
     def gather(self, *values: int) -> np.ndarray:
         """Returns every replica's values, one row a replica in rank order, int64."""
         mine = np.asarray(values, np.int64)

@@ -19,11 +19,11 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from tfdist import keras_compat, listeners, state
+from tfdist import keras_compat, listeners
 from tfdist.agreement import Agreement
 from tfdist.exchange import Exchange
+from tfdist.parted import Comparison
 
 _LOG = logging.getLogger("tfdist")
 _OF_EPOCHS = (
@@ -119,7 +119,7 @@ def events_of(
     model: keras.Model,
     agreement: Agreement,
     exchange: Exchange,
-    strategy: tf.distribute.Strategy,
+    comparison: Comparison,
     verbose: Any,
     add_history: bool = False,
     is_alone: bool = False,
@@ -132,7 +132,7 @@ def events_of(
         model: The model that they act on.
         agreement: Between the workers.
         exchange: Between the workers.
-        strategy: The strategy that the model was made under.
+        comparison: Of the model's variables over the workers.
         verbose: As in `fit`; only the chief speaks.
         add_history: Whether to add a `History`.
         is_alone: Whether the workers need not come to the same events.
@@ -149,7 +149,7 @@ def events_of(
         return inner
     refuse_unable(inner)
     return SharedEvents(
-        inner, model=model, agreement=agreement, exchange=exchange, strategy=strategy
+        inner, model=model, agreement=agreement, exchange=exchange, comparison=comparison
     )
 
 
@@ -168,7 +168,7 @@ class SharedEvents:
         model: The model that they act on.
         agreement: Between the workers, who make the same calls in the same order.
         exchange: Between the workers.
-        strategy: The strategy that the model was made under.
+        comparison: Of the model's variables.
     """
 
     def __init__(
@@ -178,16 +178,15 @@ class SharedEvents:
         model: keras.Model,
         agreement: Agreement,
         exchange: Exchange,
-        strategy: tf.distribute.Strategy,
+        comparison: Comparison,
     ) -> None:
-        self._inner, self._model, self._strategy = inner, model, strategy
+        self._inner, self._model, self._comparison = inner, model, comparison
         self._agreement, self._exchange = agreement, exchange
         own = [c for c in inner.callbacks if _is_own(c)]
         restores = [c for c in inner.callbacks if isinstance(c, keras.callbacks.BackupAndRestore)]
         listens = any(_listens(callback) for callback in own)
         flags = agreement.gather(bool(own), bool(restores), listens)
         self._has_own, self._restores, self._has_listener = np.any(flags, axis=0).tolist()
-        self._compared: tuple[list[state.Entry], Callable[[], Any]] | None = None
         self._has_begun = self._told = False
 
     def __getattr__(self, name: str) -> Any:
@@ -213,7 +212,7 @@ class SharedEvents:
         self._settle_rates(name)
 
     def _refuse_parted(self, name: str) -> None:
-        parted = self._differing()
+        parted = self._comparison.parted()
         if parted:
             raise RuntimeError(
                 f"The workers' variables differ before {name}: "
@@ -238,36 +237,15 @@ class SharedEvents:
                 rate.assign(value)
 
     def _settle_variables(self, name: str, *, expected: bool) -> None:
-        parted = self._differing()
+        parted = self._comparison.parted()
         if parted and not expected:
             names = ", ".join(entry.name for entry in parted)
             self._warn(f"{names} after {name}: they were changed on some workers only")
         for entry in parted:
-            own = np.asarray(self._local(entry).read_value())
+            own = np.asarray(self._comparison.local(entry).read_value())
             chief = np.frombuffer(self._exchange.from_chief(own.tobytes()), own.dtype)
             with keras_compat.default_replica_mode():
                 entry.variable.assign(chief.reshape(own.shape))
-
-    def _differing(self) -> list[state.Entry]:
-        """Returns the variables that are not the same on all workers."""
-        if self._compared is None:
-            entries = [e for e in state.entries_of(self._model) if not e.per_replica]
-            components = [self._local(entry) for entry in entries]
-            self._compared = entries, tf.function(
-                lambda: tf.stack([_checksum(c.read_value()) for c in components]), autograph=False
-            )
-        entries, checksums = self._compared
-        if not entries:
-            return []
-        with keras_compat.default_replica_mode():
-            own = checksums().numpy()
-        rows = self._agreement.gather(*own.tolist())
-        return [entry for entry, sums in zip(entries, rows.T, strict=True) if len(set(sums)) > 1]
-
-    def _local(self, entry: state.Entry) -> tf.Variable:
-        variable = getattr(entry.variable, "value", entry.variable)
-        variable = entry.variable if callable(variable) else variable
-        return self._strategy.experimental_local_results(variable)[0]
 
     def _warn(self, text: str) -> None:
         if not self._told:
@@ -294,10 +272,3 @@ def _learning_rates(optimizer: Any) -> list[Any]:
         return [rate for one in inner for rate in _learning_rates(one)]
     rate = getattr(optimizer, "learning_rate", None)
     return [rate] if isinstance(rate, keras.Variable) else []
-
-
-def _checksum(value: tf.Tensor) -> tf.Tensor:
-    if value.dtype.is_floating:
-        bits = {8: tf.int64, 4: tf.int32, 2: tf.int16, 1: tf.int8}[value.dtype.size]
-        value = tf.bitcast(value, bits)
-    return tf.reduce_sum(tf.cast(value, tf.int64))

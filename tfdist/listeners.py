@@ -16,7 +16,7 @@ from typing import Any
 import keras
 
 from tfdist.agreement import Agreement
-from tfdist.pace import Pace
+from tfdist.pace import SHARED_TARGET_SECS, Pace
 from tfdist.rounds import Rounds, end_from, end_near
 
 _HOOKS = {
@@ -63,6 +63,8 @@ class Plan:
         steps, event_steps, is_watched = agreement.plan(
             steps=self.steps, event_steps=self.event_steps, is_watched=self.is_watched
         )
+        if self.pace and agreement.has_others:
+            self.pace.target_secs = SHARED_TARGET_SECS
         return dataclasses.replace(
             self, steps=steps, event_steps=event_steps or None, is_watched=is_watched,
             pace=None if event_steps else self.pace,

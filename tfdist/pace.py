@@ -1,9 +1,16 @@
-"""How many steps are run at a time, where nobody fixed it? As many as a fifth of a second takes."""
+"""How many steps are run at a time, where nobody fixed it?
+
+As many as a fifth of a second takes, or half a second where workers have to agree on what comes
+next, which takes them some milliseconds.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import time
+
+TARGET_SECS = 0.2
+SHARED_TARGET_SECS = 0.5
 
 
 @dataclasses.dataclass
@@ -17,7 +24,7 @@ class Pace:
         steps: The present choice.
     """
 
-    target_secs: float = 0.2
+    target_secs: float = TARGET_SECS
     most: int = 10_000
     steps: int = 1
     _calls: int = 0

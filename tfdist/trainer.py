@@ -35,6 +35,7 @@ from tfdist.guard import Guard, parse_on_nan
 from tfdist.inputs import Inputs
 from tfdist.lengths import Shapes, parse_shapes
 from tfdist.link_check import check_links
+from tfdist.parted import Comparison
 from tfdist.prediction import predicted
 from tfdist.presence import Presence
 from tfdist.profiling import Profiler
@@ -84,6 +85,7 @@ class Trainer:
         self._share = share_of(self.strategy)
         self._agreement = Agreement(self.strategy, has_others=self._share.has_others)
         self._exchange = Exchange(self.strategy, self._share)
+        self._comparison = Comparison(model, self.strategy, self._agreement)
         self._inputs = Inputs(self._share, self._agreement, self._exchange, model)
         self._programs = Programs(model, self.strategy, replica_step=replica_step)
         self._replica_step = replica_step
@@ -305,7 +307,7 @@ class Trainer:
     def _events(self, callbacks: Any, **params: Any) -> Any:
         return callbacks_lib.events_of(
             callbacks, model=self.model, agreement=self._agreement, exchange=self._exchange,
-            strategy=self.strategy, **params,
+            comparison=self._comparison, **params,
         )
 
 

@@ -16,8 +16,8 @@ from parity import harness, worker
 from parity.case import Case
 from tfdist import testing
 
-ROWS_A_JOB = 30
-JOB_SECS = 600.0
+ROWS_A_JOB = 20
+JOB_SECS = 900.0
 
 
 def run(
