@@ -8,7 +8,8 @@ import keras
 import pytest
 
 from tfdist import listeners
-from tfdist.listeners import Interest
+from tfdist.listeners import Interest, Plan
+from tfdist.pace import Pace
 
 
 def make(name, **kwargs):
@@ -188,3 +189,19 @@ def test_nan_stops_the_loop_where_a_callback_asks_for_it():
     assert not listeners.stops_at_nan_of(model_with(), types.SimpleNamespace(callbacks=[]))
     # Several steps an event were asked for: it looks at each event.
     assert not listeners.stops_at_nan_of(model_with(steps_per_execution=2), heard)
+
+
+@pytest.mark.parametrize(("has_others", "secs"), [(False, 0.2), (True, 0.5)])
+def test_workers_run_longer_between_two_agreements(has_others, secs):
+    class Agreement:
+        def __init__(self):
+            self.has_others = has_others
+
+        def plan(self, **wishes):
+            return wishes["steps"], 0, wishes["is_watched"]
+
+    pace = Pace()
+    Plan(1, None, False, pace).agreed(Agreement())
+    for _ in range(4):
+        pace.learn(10, 0.1)
+    assert pace.steps == round(secs / 0.01)
