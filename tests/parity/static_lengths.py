@@ -16,9 +16,8 @@ layers = keras.layers
 BUCKETS = (4, 8)
 _SIZES = (7, 7, 7, 1)
 _LONGEST = (3, 4, 7, 2)  # of each batch: below, at and above a bucket
-_case = functools.partial(
-    Case, length_buckets=BUCKETS, worlds=("2", "2 workers"), then=("evaluate", "predict")
-)
+# A row takes as long as three others, so few of them run on workers too.
+_case = functools.partial(Case, length_buckets=BUCKETS, worlds=("2",))
 
 
 def _lengths(longest: tuple[int, ...]) -> list[np.ndarray]:
@@ -177,7 +176,7 @@ ROWS = (
     _case("lengths: Embedding and LSTM", _classifier(lambda: layers.LSTM(3)), sentences,
           worlds=("2", "4", "2 workers")),
     _case("lengths: masked mean", _classifier(layers.GlobalAveragePooling1D),
-          lambda: sentences(weighted=True), quick=True),
+          lambda: sentences(weighted=True), worlds=("2", "2 workers"), quick=True),
     _case("lengths: one class a word", _tagger(), lambda: sentences("tags"),
           worlds=("2", "4", "2 workers")),
     _case("lengths: one class a word, weights of words",
@@ -187,29 +186,30 @@ ROWS = (
             f"lengths: reduction {reduction}",
             _tagger(made=functools.partial(_reduced, reduction)),
             lambda: sentences("tags", weighted=True),
-            worlds=("2",),
         )
         for reduction in ("sum", "mean_with_sample_weight", None)
     ),
-    _case("lengths: metrics that look at no mask", _binary_tagger, _with_last_dimension),
+    _case("lengths: metrics that look at no mask", _binary_tagger, _with_last_dimension,
+          worlds=("2", "2 workers")),
     _case("lengths: synchronized normalization",
           _tagger(lambda: layers.BatchNormalization(synchronized=True)),
-          lambda: sentences("tags"), worlds=("2",)),
+          lambda: sentences("tags")),
     _case("lengths: transformer", _transformer(pooled=True), sentences),
     # What attention gives for a masked word follows the length: its predictions are not compared.
     _case("lengths: transformer, one class a word", _transformer(pooled=False),
           lambda: sentences("tags"), then=("evaluate",)),
-    _case("lengths: two inputs, each of its own length", _translator, _pairs),
+    _case("lengths: two inputs, each of its own length", _translator, _pairs,
+          worlds=("2", "2 workers")),
     _case("lengths: jit_compile, masked mean",
           _classifier(layers.GlobalAveragePooling1D, jit_compile=True), sentences),
     _case("lengths: jit_compile, one class a word",
           _tagger(lambda: layers.Dense(3, activation="tanh"), jit_compile=True),
-          lambda: sentences("tags"), worlds=("2",)),
+          lambda: sentences("tags")),
     _case("lengths: run_eagerly", _classifier(layers.GlobalAveragePooling1D, run_eagerly=True),
-          sentences, worlds=("2",)),
+          sentences),
     _case("lengths: PyDataset", _classifier(layers.GlobalAveragePooling1D),
-          lambda: {"x": Batches()}, worlds=("2",)),
+          lambda: {"x": Batches()}),
     _case("lengths: dropout, batches as long as the buckets",
           _tagger(lambda: layers.SimpleRNN(3, return_sequences=True), lambda: layers.Dropout(0.3)),
-          lambda: sentences("tags", longest=(4, 8, 4, 8))),
+          lambda: sentences("tags", longest=(4, 8, 4, 8)), worlds=("2", "2 workers")),
 )

@@ -12,7 +12,7 @@ from parity import data, models
 from parity.case import WORLDS, Case
 
 layers = keras.layers
-_case = functools.partial(Case, static_shapes=True, worlds=("2", "4", "2 workers"))
+_case = functools.partial(Case, static_shapes=True)
 
 
 def _adam() -> Any:
