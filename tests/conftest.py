@@ -80,12 +80,13 @@ def logical_cpus() -> int:
 @pytest.fixture(scope="session")
 def jobs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Returns the jobs of the selected rows of the parity table."""
+    from parity.case import Case
     from parity.jobs import Jobs
 
     selected: dict[str, list[str]] = {}
     for item in request.session.items:
         asked = item.callspec.params if hasattr(item, "callspec") else {}
-        if "world" in asked:
+        if isinstance(asked.get("case"), Case):
             selected.setdefault(asked["world"], []).append(asked["case"].name)
     own = tmp_path_factory.getbasetemp()
     # Processes of one run of the tests share what stock Keras gives.
