@@ -86,7 +86,7 @@ def jobs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     selected: dict[str, list[str]] = {}
     for item in request.session.items:
         asked = item.callspec.params if hasattr(item, "callspec") else {}
-        if isinstance(asked.get("case"), Case):
+        if "world" in asked and isinstance(asked.get("case"), Case):
             selected.setdefault(asked["world"], []).append(asked["case"].name)
     own = tmp_path_factory.getbasetemp()
     # Processes of one run of the tests share what stock Keras gives.
