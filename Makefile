@@ -2,7 +2,7 @@
 #
 #   make train                      trains on handwritten digits, as two workers on this machine
 #   make train ARGS="--epochs=3"    the same with flags of scripts/train.py
-#   make test                       the tests, in under ten minutes on two cores
+#   make test                       the tests, in some ten minutes on two cores
 #   make test-all                   those, the slow ones, and the versions that Colab carries
 #   make test-colab                 those versions alone, in an environment of their own
 #   make parity                     the whole parity table, into README.md and PARITY.md

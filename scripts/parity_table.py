@@ -89,17 +89,18 @@ def run_world(world: str, names: list[str], path: pathlib.Path) -> None:
         # TensorFlow lets go of few of its graphs, so that rows take longer the older a process is.
         asked = names[:_ROWS_A_PROCESS]
         judged = _run_process(world, asked, path)
-        names = [name for name in names if name not in judged]
         lost = next((name for name in asked if name not in judged), None)
-        if lost is None:
-            continue
-        verdict = {
-            "row": lost, "world": "2" if world == "keras" else world,
-            "is_stock": world == "keras", "result": "fails",
-            "detail": f"it hung for {_ROW_SECS.value:.0f} s, or brought the process down",
-        }
-        _keep(verdict, path)
-        names.remove(lost)
+        if lost is not None:
+            _keep(_lost(world, lost), path)
+        names = [name for name in names if name not in judged and name != lost]
+
+
+def _lost(world: str, name: str) -> dict[str, Any]:
+    return {
+        "row": name, "world": "2" if world == "keras" else world,
+        "is_stock": world == "keras", "result": "fails",
+        "detail": f"it hung for {_ROW_SECS.value:.0f} s, or brought the process down",
+    }
 
 
 def _run_process(world: str, names: list[str], path: pathlib.Path) -> set[str]:

@@ -45,8 +45,8 @@ def test_the_variable_that_differs_is_named(model):
 
 def test_variables_are_traced_once_until_there_are_others(model, monkeypatch):
     seen = []
-    checksum = parted._checksum
-    monkeypatch.setattr(parted, "_checksum", lambda value: seen.append(0) or checksum(value))
+    number_of = parted.number_of
+    monkeypatch.setattr(parted, "number_of", lambda value: seen.append(0) or number_of(value))
     strategy = worlds.local_strategy(2)
     comparison = parted.Comparison(model, strategy, _Apart(strategy))
     comparison.parted()

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tfdist import keras_compat, state
 from tfdist.agreement import Agreement
+from tfdist.fingerprint import number_of
 
 
 class Comparison:
-    """Compares a model's variables over the workers, by a checksum each.
+    """Compares a model's variables over the workers, by a number of each, see fingerprint.py.
 
     Args:
         model: The model.
@@ -26,7 +26,7 @@ class Comparison:
     ) -> None:
         self._model, self._strategy, self._agreement = model, strategy, agreement
         self._entries: list[state.Entry] = []
-        self._checksums: Callable[[], tf.Tensor] | None = None
+        self._numbers: Callable[[], tf.Tensor] | None = None
 
     def parted(self) -> list[state.Entry]:
         """Returns the variables that are not the same on all workers.
@@ -36,33 +36,24 @@ class Comparison:
         entries = [e for e in state.entries_of(self._model) if not e.per_replica]
         if not entries:
             return []
-        if self._checksums is None or _variables(entries) != _variables(self._entries):
-            self._entries, self._checksums = entries, self._traced(entries)
+        if self._numbers is None or _variables(entries) != _variables(self._entries):
+            self._entries, self._numbers = entries, self._traced(entries)
         with keras_compat.default_replica_mode():
-            own = self._checksums().numpy()
+            own = self._numbers().numpy()
         rows = self._agreement.gather(*own.tolist())
-        return [entry for entry, sums in zip(entries, rows.T, strict=True) if len(set(sums)) > 1]
+        return [entry for entry, found in zip(entries, rows.T, strict=True) if len(set(found)) > 1]
 
     def local(self, entry: state.Entry) -> tf.Variable:
         """Returns the variable's component on this worker's first replica."""
-        variable = getattr(entry.variable, "value", entry.variable)
-        variable = entry.variable if callable(variable) else variable
-        return self._strategy.experimental_local_results(variable)[0]
+        return self._strategy.experimental_local_results(state.value_of(entry.variable))[0]
 
     def _traced(self, entries: list[state.Entry]) -> Callable[[], tf.Tensor]:
         components = [self.local(entry) for entry in entries]
         return tf.function(
-            lambda: tf.stack([_checksum(c.read_value()) for c in components]), autograph=False
+            lambda: tf.stack([number_of(c.read_value()) for c in components]), autograph=False
         )
 
 
 def _variables(entries: list[state.Entry]) -> list[int]:
-    # None is gone as long as its entry is kept, so that no other one can have its id.
+    # Those of a trace are kept with their entries, so that no other one can have their ids.
     return [id(entry.variable) for entry in entries]
-
-
-def _checksum(value: Any) -> tf.Tensor:
-    if value.dtype.is_floating:
-        bits = {8: tf.int64, 4: tf.int32, 2: tf.int16, 1: tf.int8}[value.dtype.size]
-        value = tf.bitcast(value, bits)
-    return tf.reduce_sum(tf.cast(value, tf.int64))

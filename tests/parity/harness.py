@@ -63,6 +63,11 @@ def distributed(strategy: Any, **shapes: Any) -> Api:
     )
 
 
+def api_of(strategy: Any, case: Case, *, is_stock: bool) -> Api:
+    """What trains a row under a strategy: stock Keras, or tfdist in the shapes of the row."""
+    return stock(strategy) if is_stock else distributed(strategy, **case.shapes())
+
+
 def run(case: Case, api: Api) -> Outcome:
     """Runs a row from the seed on; an exception is an outcome too."""
     keras.utils.clear_session(free_memory=False)

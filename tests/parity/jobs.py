@@ -1,7 +1,7 @@
 """Which rows run together, and in what processes?  Jobs of some rows, each in processes of its own.
 
 TensorFlow lets go of few of its graphs, so that a row takes the longer the more of them a process
-has run before: three times as long after two hundred. And a process for each row would import
+has run before: four times as long after two hundred. And a process for each row would import
 TensorFlow for as long as the row takes.
 """
 
@@ -10,7 +10,8 @@ from __future__ import annotations
 import pathlib
 import pickle
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from parity import harness, worker
 from parity.case import Case
@@ -19,6 +20,7 @@ from tfdist import testing
 # A row takes some 5 s, and the first of a job waits for all: see faulthandler_timeout in setup.cfg.
 ROWS_A_JOB = 12
 JOB_SECS = 900.0
+_NOT_RUN = ("NotRun", "the job ended before this row")
 
 
 def run(
@@ -37,15 +39,11 @@ def run(
         that says so.
     """
     workers = int(world.split()[0]) if world.endswith("workers") else 1
-    failure = ("NotRun", "the job ended before this row")
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            testing.run_workers(
-                worker.run_rows, workers=workers, args=(list(names), folder),
-                kwargs={"world": world, "is_stock": is_stock}, timeout_secs=JOB_SECS,
-            )
-        except RuntimeError as error:
-            failure = ("RuntimeError", f"the job of this row failed: {error}")
+        failure = _run_job(
+            worker.run_rows, list(names), folder, workers=workers,
+            kwargs={"world": world, "is_stock": is_stock},
+        )
         return {
             name: [
                 _read(pathlib.Path(folder, worker.file_name(index, rank)), failure)
@@ -64,11 +62,8 @@ def oracles(names: Sequence[str], folder: pathlib.Path) -> dict[str, harness.Out
     """
     paths = {name: folder / worker.oracle_name(name) for name in names}
     missing = [name for name in names if not paths[name].exists()]
-    if missing:
-        testing.run_workers(
-            worker.run_oracles, workers=1, args=(missing, str(folder)), timeout_secs=JOB_SECS
-        )
-    return {name: pickle.loads(path.read_bytes()) for name, path in paths.items()}
+    failure = _run_job(worker.run_oracles, missing, str(folder)) if missing else _NOT_RUN
+    return {name: _read(path, failure) for name, path in paths.items()}
 
 
 class Jobs:
@@ -98,6 +93,18 @@ class Jobs:
     def oracle(self, case: Case) -> harness.Outcome:
         """Returns what stock Keras gives for a row of which the outcomes were asked for."""
         return self._oracles[case.name]
+
+
+def _run_job(
+    fn: Callable[..., None], names: list[str], folder: str, **options: Any
+) -> tuple[str, str]:
+    """Runs rows in new processes; returns the error of those that have left no outcome."""
+    try:
+        options = {"workers": 1, **options}
+        testing.run_workers(fn, args=(names, folder), timeout_secs=JOB_SECS, **options)
+    except RuntimeError as error:
+        return "RuntimeError", f"the job of this row failed: {error}"
+    return _NOT_RUN
 
 
 def _read(path: pathlib.Path, failure: tuple[str, str]) -> harness.Outcome:

@@ -71,9 +71,7 @@ def verdicts(rows: Iterable[Case], *, world: str, is_stock: bool) -> Iterator[Ve
     strategy = worlds.local_strategy(int(world))
     for row in rows:
         case = dataclasses.replace(row, batch_size=8) if is_stock else row
-        tfdist_api = harness.distributed(strategy, **case.shapes())
-        api = harness.stock(strategy) if is_stock else tfdist_api
-        outcome = harness.run(case, api)
+        outcome = harness.run(case, harness.api_of(strategy, case, is_stock=is_stock))
         yield judge(case, outcome, worlds.oracle(case), world=world, is_stock=is_stock)
 
 

@@ -19,40 +19,30 @@ def run_rows(names: list[str], folder: str, *, world: str, is_stock: bool = Fals
         world: One of `case.WORLDS`.
         is_stock: Whether stock Keras trains.
     """
-    _import_keras()
-    import tensorflow as tf
-
+    _choose_backend()
     import tfdist
     from parity import harness, worlds
-    from parity.case import Api, Case
 
     strategy, rank = worlds.strategy_of(world), tfdist.detect_cluster().rank
-    assert isinstance(strategy, tf.distribute.Strategy)
-
-    def api(case: Case) -> Api:
-        if is_stock:
-            return harness.stock(strategy)
-        return harness.distributed(strategy, **case.shapes())
-
     for index, case in enumerate(_rows(names)):
         start = time.monotonic()
-        outcome = harness.run(case, api(case))
+        outcome = harness.run(case, harness.api_of(strategy, case, is_stock=is_stock))
         print(f"{case.name}: {time.monotonic() - start:.1f} s {outcome.error[0]}", flush=True)
         _write(outcome, pathlib.Path(folder, file_name(index, rank)))
 
 
 def run_oracles(names: list[str], folder: str) -> None:
     """Runs rows by stock Keras on one device; writes each outcome that is not there to a file."""
-    _import_keras()
-    from parity import harness
+    _choose_backend()
+    from parity import worlds
 
     for case in _rows(names):
         path = pathlib.Path(folder, oracle_name(case.name))
         if not path.exists():
-            _write(harness.run(case, harness.stock()), path)
+            _write(worlds.oracle(case), path)
 
 
-def _import_keras() -> None:
+def _choose_backend() -> None:
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 
