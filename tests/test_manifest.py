@@ -97,18 +97,30 @@ def test_killed_writer_leaves_whole_checkpoints_only(tmp_path):
     for _ in range(8):
         child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
         try:
-            time.sleep(0.2 + 0.3 * chance.random())
+            _wait_for_checkpoint_after(tmp_path, newest)
+            time.sleep(0.2 * chance.random())
         finally:
             child.send_signal(signal.SIGKILL)
             child.wait(timeout=10)
         for folder in manifest.list_checkpoints(tmp_path):
             manifest.read_manifest(folder)
-        serials = [int(path.name[:6]) for path in manifest.list_checkpoints(tmp_path)]
-        assert serials
-        assert serials[-1] > newest
-        newest = serials[-1]
+        assert _newest(tmp_path) > newest
+        newest = _newest(tmp_path)
     manifest.remove_leftovers(tmp_path)
     assert _names(tmp_path) == [path.name for path in manifest.list_checkpoints(tmp_path)]
+
+
+def _newest(root: pathlib.Path) -> int:
+    """Returns the serial number of the last checkpoint, or -1."""
+    return max((int(path.name[:6]) for path in manifest.list_checkpoints(root)), default=-1)
+
+
+def _wait_for_checkpoint_after(root: pathlib.Path, serial: int) -> None:
+    """Waits until a new process has started to write, however slow the machine is."""
+    deadline = time.monotonic() + 60
+    while _newest(root) <= serial:
+        assert time.monotonic() < deadline, "no new checkpoint within 60 s"
+        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")

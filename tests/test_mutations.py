@@ -7,19 +7,15 @@ that is no longer there fails as well: its mutation is to be written anew.
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import pytest
+from parity import apart, worker
 
 import tfdist
 
 _PACKAGE = pathlib.Path(tfdist.__file__).parent
-_TESTS = pathlib.Path(__file__).parent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,24 +191,26 @@ MUTATIONS = {
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_the_table_notices(name, tmp_path):
     mutation = MUTATIONS[name]
-    shutil.copytree(_PACKAGE, tmp_path / "tfdist", ignore=shutil.ignore_patterns("__pycache__"))
-    file = tmp_path / "tfdist" / mutation.file
+    file = _copied_to(tmp_path) / mutation.file
     code = file.read_text()
     assert code.count(mutation.old) == 1, "the line is no longer there: write its mutation anew"
     file.write_text(code.replace(mutation.old, mutation.new))
-    assert _verdict(mutation, tmp_path) != "right"
+    assert _verdict(mutation.row, mutation.replicas, tmp_path) != "right"
 
 
-def _verdict(mutation: Mutation, packages: pathlib.Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "parity.verdicts", str(mutation.replicas), mutation.row],
-        cwd=_TESTS,
-        env={**os.environ, "PYTHONPATH": str(packages)},
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_a_copy_without_a_mutation_is_right(replicas, tmp_path):
+    _copied_to(tmp_path)
+    assert _verdict("uneven last batch", replicas, tmp_path) == "right"
+
+
+def _copied_to(folder):
+    return shutil.copytree(
+        _PACKAGE, folder / "tfdist", ignore=shutil.ignore_patterns("__pycache__")
     )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    assert len(lines) == 1, done.stderr[-2000:]
-    return json.loads(lines[0])["result"]
+
+
+def _verdict(row, replicas, packages):
+    return apart.call(worker.judge, row, str(packages), replicas=replicas, timeout_secs=150)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from parity import data, models
-from parity.case import WORLDS, Case
+from parity.case import BOTH, WORLDS, Case
 
 layers = keras.layers
+_case = functools.partial(Case, then=BOTH)
 
 
 def _sizes(*sizes: int) -> dict[str, Any]:
@@ -59,14 +61,14 @@ def _dataset() -> dict[str, Any]:
 
 ROWS = (
     # The gradient's rows follow the batch, and TensorFlow's collectives may not within one call.
-    Case(
+    _case(
         name="embedding, smaller last batch, many steps a call",
         build=models.bag_of_words(lambda: keras.optimizers.Adam(0.05), steps_per_execution=50),
         data=data.words,
         batch_size=8,
         worlds=WORLDS,
     ),
-    Case(
+    _case(
         name="uneven last batch",
         build=models.mlp(),
         data=data.plain,
@@ -74,35 +76,37 @@ ROWS = (
         worlds=WORLDS,
         quick=True,
     ),
-    Case(
+    _case(
         name="last batch of one, Adam with clipping",
         build=models.mlp(lambda: keras.optimizers.Adam(0.02, clipnorm=0.1)),
         data=data.plain,
         worlds=WORLDS,
         quick=True,
     ),
-    Case(
+    _case(
         name="every batch smaller than the number of replicas",
         build=models.mlp(),
         data=lambda: {"x": data.features(7), "y": data.labels(7)},
         fit={"batch_size": 1},
         worlds=WORLDS,
     ),
-    Case(
+    _case(
         name="first batch of odd size, then a larger one",
         build=models.mlp(),
         data=lambda: _sizes(3, 8, 5, 1, 6),
         worlds=WORLDS,
     ),
-    Case("dataset with sample weights", models.mlp(weighted_metrics=["accuracy"]), _dataset),
-    Case(
+    _case("dataset with sample weights", models.mlp(weighted_metrics=["accuracy"]), _dataset),
+    _case(
         name="sentences of varying length",
-        build=models.tagger(steps=None),
+        build=models.tagger(
+            models.momentum, lambda: layers.SimpleRNN(3, return_sequences=True), steps=None
+        ),
         data=_lengths,
         then=("evaluate",),  # outputs of unequal length do not make one array
         worlds=WORLDS,
     ),
-    Case(
+    _case(
         name="sentences of varying length, LSTM, clipping",
         build=models.tagger(
             lambda: keras.optimizers.Adam(0.02, global_clipnorm=0.1),
@@ -112,8 +116,8 @@ ROWS = (
         data=_lengths,
         then=("evaluate",),
     ),
-    Case("Masking layer", _with_masking, _masked_vectors, worlds=WORLDS),
-    Case(
+    _case("Masking layer", _with_masking, _masked_vectors, worlds=WORLDS),
+    _case(
         name="validation data with uneven batches",
         build=models.mlp(weighted_metrics=["accuracy"]),
         data=data.plain,
@@ -123,7 +127,7 @@ ROWS = (
         },
         then=(),
     ),
-    Case(
+    _case(
         name="validation split",
         build=models.mlp(),
         data=lambda: data.plain(sample_weight=data.weights()),

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from parity import data, models
-from parity.case import WORLDS, Case
+from parity.case import BOTH, NO_THIRD_WORKER, WORLDS, Case
 
 layers, ops = keras.layers, keras.ops
 
@@ -126,7 +126,7 @@ def _gan() -> keras.Model:
 _EVEN = {"batch_size": 11}
 
 ROWS = (
-    Case("train_step calls super().train_step", _own(Supered), data.plain, worlds=WORLDS),
+    Case("train_step calls super().train_step", _own(Supered), data.plain, worlds=NO_THIRD_WORKER),
     Case(
         name="train_step of its own",
         build=_own(OwnStep, lambda: keras.optimizers.Adam(0.02, clipnorm=0.1)),
@@ -134,7 +134,7 @@ ROWS = (
         fit=_EVEN,
         worlds=WORLDS,
     ),
-    Case("test_step of its own", _own(OwnTest), data.plain),
+    Case("test_step of its own", _own(OwnTest), data.plain, then=BOTH),
     Case(
         name="GAN with two optimizers",
         build=_gan,

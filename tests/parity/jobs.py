@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from parity import harness, worker
+from parity import apart, harness, worker
 from parity.case import Case
 from tfdist import testing
 
@@ -24,7 +24,11 @@ _NOT_RUN = ("NotRun", "the job ended before this row")
 
 
 def run(
-    names: Sequence[str], *, world: str, is_stock: bool = False
+    names: Sequence[str],
+    *,
+    world: str,
+    is_stock: bool = False,
+    oracles_folder: pathlib.Path | None = None,
 ) -> dict[str, list[harness.Outcome]]:
     """Runs rows in one job.
 
@@ -32,6 +36,8 @@ def run(
         names: Names of the rows.
         world: One of `case.WORLDS`.
         is_stock: Whether stock Keras trains, or tfdist does.
+        oracles_folder: Where the job puts what stock Keras gives on one device, unless it is there.
+            Not for workers: all but one of them would wait for it.
 
     Returns:
         Row to outcomes: one of each worker in rank order, or the only one. A row that a process did
@@ -41,8 +47,8 @@ def run(
     workers = int(world.split()[0]) if world.endswith("workers") else 1
     with tempfile.TemporaryDirectory() as folder:
         failure = _run_job(
-            worker.run_rows, list(names), folder, workers=workers,
-            kwargs={"world": world, "is_stock": is_stock},
+            worker.run_rows, list(names), folder, workers=workers, world=world, is_stock=is_stock,
+            oracles_folder=oracles_folder and str(oracles_folder),
         )
         return {
             name: [
@@ -85,8 +91,9 @@ class Jobs:
             names = self._selected[world]
             first = names.index(case.name)
             names = names[first : first + ROWS_A_JOB]
+            folder = None if world.endswith("workers") else self._folder
+            ran = run(names, world=world, oracles_folder=folder)
             self._oracles |= oracles(names, self._folder)
-            ran = run(names, world=world)
             self._outcomes |= {(world, name): outcomes for name, outcomes in ran.items()}
         return self._outcomes[world, case.name]
 
@@ -96,12 +103,16 @@ class Jobs:
 
 
 def _run_job(
-    fn: Callable[..., None], names: list[str], folder: str, **options: Any
+    fn: Callable[..., None], names: list[str], folder: str, workers: int = 1, **options: Any
 ) -> tuple[str, str]:
     """Runs rows in new processes; returns the error of those that have left no outcome."""
     try:
-        options = {"workers": 1, **options}
-        testing.run_workers(fn, args=(names, folder), timeout_secs=JOB_SECS, **options)
+        if workers > 1:
+            testing.run_workers(
+                fn, workers=workers, args=(names, folder), kwargs=options, timeout_secs=JOB_SECS
+            )
+        else:
+            apart.call(fn, names, folder, timeout_secs=JOB_SECS, **options)
     except RuntimeError as error:
         return "RuntimeError", f"the job of this row failed: {error}"
     return _NOT_RUN

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import keras
 
 from parity import data, models
-from parity.case import WORLDS, Case
+from parity.case import BOTH, NO_THIRD_WORKER, WORLDS, Case
 
 layers, ops = keras.layers, keras.ops
+_case = functools.partial(Case, then=BOTH)
 
 
 def _sync(**options: Any) -> Any:
@@ -60,27 +62,27 @@ def _images(*middle: Any, **options: Any) -> models.Build:
 
 
 ROWS = (
-    Case(
+    _case(
         name="synchronized BatchNormalization",
         build=models.mlp(models.momentum, _sync(momentum=0.7)),
         data=data.plain,
         worlds=WORLDS,
     ),
-    Case(
+    _case(
         name="synchronized BatchNormalization, batches smaller than four replicas",
         build=models.mlp(models.momentum, _sync(momentum=0.7)),
         data=data.plain,
         fit={"batch_size": 3},
         worlds=("4", "3 workers"),
     ),
-    Case(
+    _case(
         name="synchronized BatchNormalization of a masked sentence",
         build=models.tagger(
             models.momentum, _sync(), lambda: layers.GRU(3, return_sequences=True)
         ),
         data=data.tagged,
     ),
-    Case(
+    _case(
         name="synchronized BatchNormalization, convolution, clipping, accumulation",
         build=_images(
             lambda: layers.Conv2D(3, 3, strides=2, use_bias=False),
@@ -92,12 +94,12 @@ ROWS = (
         ),
         data=data.images,
     ),
-    Case(
+    _case(
         name="frozen BatchNormalization",
         build=models.mlp(models.momentum, lambda: layers.BatchNormalization(trainable=False)),
         data=data.plain,
     ),
-    Case(
+    _case(
         name="LSTM of a masked sentence",
         build=models.tagger(
             lambda: keras.optimizers.Adam(0.02),
@@ -105,7 +107,7 @@ ROWS = (
         ),
         data=data.tagged,
     ),
-    Case(
+    _case(
         name="bidirectional GRU",
         build=models.tagger(
             models.momentum,
@@ -114,13 +116,13 @@ ROWS = (
         ),
         data=data.tagged,
     ),
-    Case(
+    _case(
         name="MultiHeadAttention",
         build=models.tagger(lambda: keras.optimizers.Adam(0.02), Attention),
         data=data.tagged,
-        worlds=WORLDS,
+        worlds=NO_THIRD_WORKER,
     ),
-    Case(
+    _case(
         name="convolution, pooling, group and layer normalization",
         build=_images(
             lambda: layers.Conv2D(4, 3, strides=2),
@@ -130,7 +132,7 @@ ROWS = (
         ),
         data=data.images,
     ),
-    Case(
+    _case(
         name="unit normalization and spectral normalization",
         build=models.mlp(
             models.momentum,
@@ -139,7 +141,7 @@ ROWS = (
         ),
         data=data.plain,
     ),
-    Case(
+    _case(
         name="layer that counts its calls",
         build=models.mlp(models.momentum, CountingLayer),
         data=data.plain,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 
 from parity import data, models
-from parity.case import WORLDS, Case
+from parity.case import BOTH, NO_THIRD_WORKER, WORLDS, Case
 
 layers = keras.layers
 
@@ -23,15 +23,17 @@ ROWS = (
             build=_pipeline(steps_per_execution=steps),
             data=data.plain,
             fit={"batch_size": 4},  # 6 steps: 4, 5 and 7 do not divide it
-            worlds=WORLDS if steps == 7 else ("2", "2 workers"),
+            then=BOTH if steps == 7 else (),
+            worlds={7: WORLDS, 2: ("2",)}.get(steps, ("2", "2 workers")),
         )
         for steps in (1, 2, 3, 7, 50)
     ),
-    Case("run_eagerly", _pipeline(run_eagerly=True), data.plain, worlds=WORLDS),
+    Case("run_eagerly", _pipeline(run_eagerly=True), data.plain, then=BOTH, worlds=WORLDS),
     Case(
         name="jit_compile",
         build=_pipeline(jit_compile=True),
         data=data.plain,
+        then=BOTH,
         worlds=WORLDS,
     ),
     Case(
@@ -48,7 +50,7 @@ ROWS = (
             jit_compile=True,
         ),
         data=data.tagged,
-        worlds=WORLDS,
+        worlds=NO_THIRD_WORKER,
     ),
     Case(
         name="jit_compile, mean_with_sample_weight",

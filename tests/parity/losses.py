@@ -9,10 +9,11 @@ import keras
 import numpy as np
 
 from parity import data, models
-from parity.case import WORLDS, Case
+from parity.case import NO_THIRD_WORKER, WORLDS, Case
 
 L = keras.losses
 REDUCTIONS = ("sum", "sum_over_batch_size", "mean", "mean_with_sample_weight", None)
+_WITH_DIVISORS = ("sum_over_batch_size", "mean_with_sample_weight")  # the others go by them
 
 
 def _crossentropy(reduction: Any) -> Callable[[], dict[str, Any]]:
@@ -56,7 +57,7 @@ _by_reduction = [
             name=f"reduction {reduction}, sample weights",
             build=models.mlp(made=_crossentropy(reduction)),
             data=lambda: data.plain(sample_weight=data.weights()),
-            worlds=WORLDS,
+            worlds=WORLDS if reduction in _WITH_DIVISORS else ("2",),
             quick=reduction == "sum_over_batch_size",
         )
         for reduction in REDUCTIONS
@@ -66,7 +67,7 @@ _by_reduction = [
             name=f"reduction {reduction}, mask",
             build=models.tagger(made=_crossentropy(reduction)),
             data=data.tagged,
-            worlds=WORLDS if reduction == "sum_over_batch_size" else ("2", "2 workers"),
+            worlds=NO_THIRD_WORKER if reduction == "sum_over_batch_size" else ("2",),
         )
         for reduction in REDUCTIONS
     ),
@@ -103,7 +104,7 @@ _weights = [
         data=data.plain,
         fit={"class_weight": {0: 1.0, 1: 2.5, 2: 0.3}},
         quick=True,
-        worlds=WORLDS,
+        worlds=NO_THIRD_WORKER,
     ),
     Case(
         name="class weights of words, mask",
@@ -141,7 +142,7 @@ _functions = [
         name="loss function that returns a scalar",
         build=models.regressor(loss=_scalar_loss),
         data=data.regression,
-        worlds=WORLDS,
+        worlds=NO_THIRD_WORKER,
     ),
     Case(
         name="loss function that is no mean of rows",

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from parity import data, models
-from parity.case import WORLDS, Case
+from parity.case import NO_THIRD_WORKER, Case
 
 M = keras.metrics
 ops = keras.ops
@@ -210,7 +210,7 @@ ROWS = (
         build=_measured(),
         data=lambda: _with_validation(_all_targets()),
         fit=_VALIDATED,
-        worlds=WORLDS,
+        worlds=NO_THIRD_WORKER,
     ),
     Case(
         name="every shipped metric, weighted",
@@ -222,7 +222,7 @@ ROWS = (
         name="metric of one's own whose states are sums",
         build=models.regressor(made=lambda: {"metrics": [SumOfSquares(), _scalar_metric]}),
         data=data.regression,
-        worlds=WORLDS,
+        worlds=NO_THIRD_WORKER,
     ),
     Case(
         name="metrics of a masked sentence",

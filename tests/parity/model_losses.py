@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from parity import data, models
-from parity.case import WORLDS, Case
+from parity.case import NO_THIRD_WORKER, WORLDS, Case
 
 layers, ops = keras.layers, keras.ops
 
@@ -111,7 +111,7 @@ ROWS = (
             lambda: layers.ActivityRegularization(l2=0.1),
         ),
         data=data.plain,
-        worlds=WORLDS,
+        worlds=NO_THIRD_WORKER,
         quick=True,
     ),
     Case(
@@ -169,7 +169,7 @@ ROWS = (
             weighted_metrics={"a": ["accuracy"]},
         ),
         data=_by_name,
-        worlds=WORLDS,
+        worlds=NO_THIRD_WORKER,
     ),
     Case(
         name="list of losses, sample weight for each output",

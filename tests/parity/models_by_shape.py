@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 from collections.abc import Mapping
@@ -10,9 +11,10 @@ from typing import Any
 import keras
 
 from parity import data, models
-from parity.case import WORLDS, Api, Case
+from parity.case import BOTH, NO_THIRD_WORKER, WORLDS, Api, Case
 
 layers = keras.layers
+_case = functools.partial(Case, then=BOTH)
 History = Any
 
 
@@ -121,12 +123,12 @@ def _kept(history: Any) -> History:
 
 
 ROWS = (
-    Case("subclass with a shared layer", _subclassed, data.plain, worlds=WORLDS),
-    Case("Sequential without Input", _lazy, data.plain),
-    Case("nested model, shared layer, two inputs", _nested, _two_inputs, worlds=WORLDS),
-    Case("frozen layer", _partly_frozen, data.plain),
-    Case("second fit", models.bag_of_words(), data.words, program=twice, worlds=WORLDS),
-    Case(
+    _case("subclass with a shared layer", _subclassed, data.plain, worlds=NO_THIRD_WORKER),
+    _case("Sequential without Input", _lazy, data.plain),
+    _case("nested model, shared layer, two inputs", _nested, _two_inputs, worlds=WORLDS),
+    _case("frozen layer", _partly_frozen, data.plain),
+    _case("second fit", models.bag_of_words(), data.words, program=twice, worlds=NO_THIRD_WORKER),
+    _case(
         name="second fit, Adam with accumulation and dropout",
         build=models.mlp(
             lambda: keras.optimizers.Adam(0.02, gradient_accumulation_steps=3),
@@ -135,15 +137,15 @@ ROWS = (
         data=data.plain,
         program=twice,
     ),
-    Case(
+    _case(
         name="compiled anew between fits",
         build=models.mlp(),
         data=data.plain,
         program=recompiled,
         then=(),
     ),
-    Case("frozen, then thawed", models.mlp(), data.plain, program=thawed),
-    Case(
+    _case("frozen, then thawed", models.mlp(), data.plain, program=thawed),
+    _case(
         name="saved, loaded and trained on",
         build=models.mlp(
             lambda: keras.optimizers.Adam(0.02),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ from parity.case import WORLDS, Case
 # Classes whose constructor needs more than a learning rate.
 _WRAPPERS = ("Optimizer", "LossScaleOptimizer", "MultiOptimizer")
 _QUICK = ("Adam",)
+_case = functools.partial(Case, then=())  # the variables show what an optimizer did
 
 
 def shipped() -> dict[str, type]:
@@ -59,22 +61,20 @@ def _rows() -> list[Case]:
     rows = []
     for name, kind in shipped().items():
         rows.append(
-            Case(
+            _case(
                 name=f"optimizer {name}",
                 build=_built(models.bag_of_words(lambda kind=kind: kind(learning_rate=0.02))),
                 data=data.words,
-                then=(),
-                worlds=WORLDS if name in _QUICK else ("2", "2 workers"),
+                worlds=WORLDS if name in _QUICK else ("2",),
                 quick=name in _QUICK,
             )
         )
         rows.append(
-            Case(
+            _case(
                 name=f"optimizer {name} with schedule, weight decay and clipping",
                 build=_built(models.bag_of_words(_with_options(kind))),
                 data=data.words,
-                then=(),
-                worlds=("4",),
+                worlds=("2 workers",),
             )
         )
     return rows
@@ -109,34 +109,33 @@ def _no_decay_of_biases() -> Any:
 ROWS = (
     *_rows(),
     *(
-        Case(
+        _case(
             name=f"schedule {name}",
             build=models.mlp(lambda make=make: keras.optimizers.SGD(make(), momentum=0.9)),
             data=data.plain,
-            then=(),
             worlds=("2",),
         )
         for name, make in _SCHEDULES.items()
     ),
-    Case(
+    _case(
         name="SGD with Nesterov momentum and weight decay",
         build=models.mlp(
             lambda: keras.optimizers.SGD(0.1, 0.9, nesterov=True, weight_decay=0.1)
         ),
         data=data.plain,
     ),
-    Case(
+    _case(
         name="weight decay without biases",
         build=models.bag_of_words(_no_decay_of_biases),
         data=data.words,
     ),
-    Case(
+    _case(
         name="Adam with amsgrad",
         build=models.bag_of_words(lambda: keras.optimizers.Adam(0.05, amsgrad=True)),
         data=data.words,
     ),
     *(
-        [Case("MultiOptimizer", models.bag_of_words(_two_optimizers), data.words)]
+        [_case("MultiOptimizer", models.bag_of_words(_two_optimizers), data.words)]
         if hasattr(keras.optimizers, "MultiOptimizer")
         else []
     ),

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 
 from parity import data, models
-from parity.case import WORLDS, Case
+from parity.case import NO_THIRD_WORKER, Case
 
 layers = keras.layers
 
@@ -60,7 +60,7 @@ ROWS = (
         name="keras.remat of two layers",
         build=models.mlp(models.momentum, _Body),
         data=data.plain,
-        worlds=WORLDS,
+        worlds=NO_THIRD_WORKER,
     ),
     Case(
         name="keras.remat of two layers, clipping",

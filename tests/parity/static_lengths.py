@@ -10,14 +10,14 @@ import numpy as np
 import tensorflow as tf
 
 from parity import data, models
-from parity.case import Case
+from parity.case import BOTH, Case
 
 layers = keras.layers
 BUCKETS = (4, 8)
 _SIZES = (7, 7, 7, 1)
 _LONGEST = (3, 4, 7, 2)  # of each batch: below, at and above a bucket
 # A row takes as long as three others, so few of them run on workers too.
-_case = functools.partial(Case, length_buckets=BUCKETS, worlds=("2",))
+_case = functools.partial(Case, length_buckets=BUCKETS, worlds=("2",), then=BOTH)
 
 
 def _lengths(longest: tuple[int, ...]) -> list[np.ndarray]:
@@ -163,8 +163,11 @@ def _with_last_dimension() -> dict[str, Any]:
     return {"x": dataset.map(lambda x, y, weight: (x, y[..., tf.newaxis], weight))}
 
 
+def _recurrent() -> Any:
+    return layers.SimpleRNN(3, return_sequences=True)
+
+
 def _tagger(*middle: Any, **options: Any) -> models.Build:
-    middle = middle or (lambda: layers.SimpleRNN(3, return_sequences=True),)
     return models.tagger(_adam, *middle, steps=None, **options)
 
 
@@ -177,7 +180,7 @@ ROWS = (
           worlds=("2", "4", "2 workers")),
     _case("lengths: masked mean", _classifier(layers.GlobalAveragePooling1D),
           lambda: sentences(weighted=True), worlds=("2", "2 workers"), quick=True),
-    _case("lengths: one class a word", _tagger(), lambda: sentences("tags"),
+    _case("lengths: one class a word", _tagger(_recurrent), lambda: sentences("tags"),
           worlds=("2", "4", "2 workers")),
     _case("lengths: one class a word, weights of words",
           _tagger(weighted_metrics=["accuracy"]), lambda: sentences("tags", weighted=True)),
@@ -186,6 +189,7 @@ ROWS = (
             f"lengths: reduction {reduction}",
             _tagger(made=functools.partial(_reduced, reduction)),
             lambda: sentences("tags", weighted=True),
+            then=("evaluate",),
         )
         for reduction in ("sum", "mean_with_sample_weight", None)
     ),
@@ -203,13 +207,12 @@ ROWS = (
     _case("lengths: jit_compile, masked mean",
           _classifier(layers.GlobalAveragePooling1D, jit_compile=True), sentences),
     _case("lengths: jit_compile, one class a word",
-          _tagger(lambda: layers.Dense(3, activation="tanh"), jit_compile=True),
-          lambda: sentences("tags")),
+          _tagger(jit_compile=True), lambda: sentences("tags")),
     _case("lengths: run_eagerly", _classifier(layers.GlobalAveragePooling1D, run_eagerly=True),
           sentences),
     _case("lengths: PyDataset", _classifier(layers.GlobalAveragePooling1D),
           lambda: {"x": Batches()}),
     _case("lengths: dropout, batches as long as the buckets",
-          _tagger(lambda: layers.SimpleRNN(3, return_sequences=True), lambda: layers.Dropout(0.3)),
+          _tagger(_recurrent, lambda: layers.Dropout(0.3)),
           lambda: sentences("tags", longest=(4, 8, 4, 8)), worlds=("2", "2 workers")),
 )

@@ -9,10 +9,10 @@ import keras
 import tensorflow as tf
 
 from parity import data, models
-from parity.case import WORLDS, Case
+from parity.case import BOTH, WORLDS, Case
 
 layers = keras.layers
-_case = functools.partial(Case, static_shapes=True)
+_case = functools.partial(Case, static_shapes=True, then=BOTH)
 
 
 def _adam() -> Any:
@@ -21,6 +21,10 @@ def _adam() -> Any:
 
 def _synchronized() -> Any:
     return layers.BatchNormalization(synchronized=True)
+
+
+def _recurrent() -> Any:
+    return layers.SimpleRNN(3, return_sequences=True)
 
 
 def _reduced(reduction: str | None) -> dict[str, Any]:
@@ -101,6 +105,7 @@ ROWS = (
         models.mlp(_adam, lambda: layers.Dropout(0.3), _synchronized),
         lambda: {"x": data.features(16), "y": data.labels(16)},
         fit={"batch_size": 4},
+        worlds=("2",),
     ),
     _case(
         "static: fewer examples than a batch has",
@@ -111,7 +116,7 @@ ROWS = (
     _case("static: dataset with weights", models.mlp(weighted_metrics=["accuracy"]), _dataset),
     _case("static: batches of several sizes", models.mlp(_adam, _synchronized), _three_inputs),
     _case("static: binary metrics, weighted and not", _binary, _binary_data, quick=True),
-    _case("static: mask", models.tagger(), data.tagged, quick=True),
+    _case("static: mask", models.tagger(_adam, _recurrent), data.tagged, quick=True),
     _case(
         "static: mask, sample weights, sum",
         models.tagger(weighted_metrics=["accuracy"], made=lambda: _reduced("sum")),
@@ -129,6 +134,8 @@ ROWS = (
             f"static: reduction {reduction}",
             models.mlp(_adam, made=functools.partial(_reduced, reduction)),
             lambda: data.plain(sample_weight=data.weights()),
+            then=("evaluate",),
+            worlds=("2", "2 workers") if reduction == "mean_with_sample_weight" else ("2",),
         )
         for reduction in ("sum", "mean", "mean_with_sample_weight", "sum_over_batch_size", None)
     ),

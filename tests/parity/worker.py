@@ -5,12 +5,20 @@ from __future__ import annotations
 import os
 import pathlib
 import pickle
+import sys
 import time
 import zlib
 from typing import Any
 
 
-def run_rows(names: list[str], folder: str, *, world: str, is_stock: bool = False) -> None:
+def run_rows(
+    names: list[str],
+    folder: str,
+    *,
+    world: str,
+    is_stock: bool = False,
+    oracles_folder: str | None = None,
+) -> None:
     """Runs rows of the table, alone or as one of several workers; writes each outcome to a file.
 
     Args:
@@ -18,6 +26,7 @@ def run_rows(names: list[str], folder: str, *, world: str, is_stock: bool = Fals
         folder: Where the files go.
         world: One of `case.WORLDS`.
         is_stock: Whether stock Keras trains.
+        oracles_folder: As in `jobs.run`.
     """
     _choose_backend()
     import tfdist
@@ -29,17 +38,42 @@ def run_rows(names: list[str], folder: str, *, world: str, is_stock: bool = Fals
         outcome = harness.run(case, harness.api_of(strategy, case, is_stock=is_stock))
         print(f"{case.name}: {time.monotonic() - start:.1f} s {outcome.error[0]}", flush=True)
         _write(outcome, pathlib.Path(folder, file_name(index, rank)))
+        if oracles_folder is not None:
+            _add_oracle(case, pathlib.Path(oracles_folder))
 
 
 def run_oracles(names: list[str], folder: str) -> None:
     """Runs rows by stock Keras on one device; writes each outcome that is not there to a file."""
     _choose_backend()
+    for case in _rows(names):
+        _add_oracle(case, pathlib.Path(folder))
+
+
+def judge(row: str, packages: str, *, replicas: int) -> str:
+    """Returns the verdict of a row on replicas of this process, by another copy of tfdist.
+
+    Args:
+        row: Name of the row.
+        packages: The folder of the copy.
+        replicas: How many.
+    """
+    _choose_backend()
+    sys.path.insert(0, packages)
+    import tfdist
+    from parity import verdicts
+
+    assert pathlib.Path(tfdist.__file__).is_relative_to(packages)
+    verdicts.split_cpu()
+    (verdict,) = verdicts.verdicts(_rows([row]), world=str(replicas), is_stock=False)
+    return str(verdict.result)
+
+
+def _add_oracle(case: Any, folder: pathlib.Path) -> None:
     from parity import worlds
 
-    for case in _rows(names):
-        path = pathlib.Path(folder, oracle_name(case.name))
-        if not path.exists():
-            _write(worlds.oracle(case), path)
+    path = folder / oracle_name(case.name)
+    if not path.exists():
+        _write(worlds.oracle(case), path)
 
 
 def _choose_backend() -> None:
