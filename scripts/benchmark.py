@@ -76,7 +76,7 @@ def suites() -> dict[str, Callable[[], list[Any]]]:
         "replicas": lambda: benchmark_steps.suite_replicas(steps, rounds),
         "scaling": lambda: benchmark_scaling.suite_scaling(rounds, _PLOT.value),
         "input": lambda: benchmark_processes.suite_input(rounds),
-        "memory": benchmark_processes.suite_memory,
+        "memory": lambda: benchmark_processes.suite_memory(rounds),
         "reduction": lambda: benchmark_reduction.suite_reduction(rounds, torch=torch),
         "import": lambda: benchmark_starts.suite_import(rounds),
         "checkpoint": lambda: benchmark_starts.suite_checkpoint(rounds),

@@ -32,7 +32,8 @@ def run_rows(
     import tfdist
     from parity import harness, worlds
 
-    strategy, rank = worlds.strategy_of(world), tfdist.detect_cluster().rank
+    strategy, cluster = worlds.strategy_of(world), tfdist.detect_cluster()
+    rank = cluster.rank if cluster else 0
     for index, case in enumerate(_rows(names)):
         start = time.monotonic()
         outcome = harness.run(case, harness.api_of(strategy, case, is_stock=is_stock))
