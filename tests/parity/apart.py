@@ -7,6 +7,7 @@ the others are forks of it, in which TensorFlow has not started yet.
 from __future__ import annotations
 
 import multiprocessing
+import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
@@ -43,6 +44,6 @@ def call(fn: Callable[..., Any], *args: Any, timeout_secs: float, **kwargs: Any)
 def _answer(sender: Connection, fn: Callable[..., Any], args: Any, kwargs: Any) -> None:
     try:
         answer = "", fn(*args, **kwargs)
-    except Exception as error:
-        answer = f"{type(error).__name__}: {error}", None
+    except Exception:
+        answer = traceback.format_exc(), None
     sender.send(answer)
