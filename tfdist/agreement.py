@@ -25,6 +25,7 @@ class Agreement:
 
     def __init__(self, strategy: tf.distribute.Strategy, *, has_others: bool) -> None:
         self._has_others = has_others
+        self._num_replicas = strategy.num_replicas_in_sync
 
         @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.int64)])
         def gathered(values: tf.Tensor) -> tf.Tensor:
@@ -47,6 +48,8 @@ class Agreement:
         mine = np.asarray(values, np.int64)
         if not self._has_others:
             return mine[np.newaxis]
+        if not values:  # TensorFlow 2.21 gathers no empty tensor: it ends the process by SIGSEGV
+            return np.empty((self._num_replicas, 0), np.int64)
         with keras_compat.default_replica_mode():
             return self._gathered(tf.constant(mine)).numpy()
 

@@ -75,6 +75,7 @@ def _rows() -> list[Case]:
                 build=_built(models.bag_of_words(_with_options(kind))),
                 data=data.words,
                 worlds=("2 workers",),
+                quick=name in _QUICK,
             )
         )
     return rows
