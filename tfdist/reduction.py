@@ -101,8 +101,38 @@ def sum_gradients(
     summed = dict(zip(dense, sums, strict=True))
     if rows:
         _note_changing_shapes(strategy)  # as many rows as the batch has tokens
-        summed |= zip(rows, _reduced(strategy, [gradients[place] for place in rows]), strict=True)
+        summed |= zip(
+            rows, _sum_rows(strategy, [gradients[place] for place in rows]), strict=True
+        )
     return [summed.get(place) for place in range(len(gradients))]
+
+
+def _sum_rows(strategy: tf.distribute.Strategy, gradients: Sequence[Any]) -> list[Any]:
+    if not _travels_in_packs(strategy):
+        return _reduced(strategy, gradients)
+    parts = [strategy.experimental_local_results(gradient) for gradient in gradients]
+    filled = [per_replica(strategy, [_filled(part) for part in of_all]) for of_all in parts]
+    return [_without_fillers(summed) for summed in _reduced(strategy, filled)]
+
+
+def _filled(rows: tf.IndexedSlices) -> tf.IndexedSlices:
+    """Adds a row where there is none: TensorFlow 2.21 ends the process where nothing is gathered.
+
+    A batch without a single word that is looked up has such gradients.
+    """
+    with tf.device(rows.values.device):
+        missing = tf.cast(tf.equal(tf.size(rows.indices), 0), tf.int32)
+        beyond = [[0, 0]] * (rows.values.shape.rank - 1)
+        values = tf.pad(rows.values, [[0, missing], *beyond])
+        indices = tf.pad(rows.indices, [[0, missing]], constant_values=-1)
+    return tf.IndexedSlices(values, indices, rows.dense_shape)
+
+
+def _without_fillers(rows: tf.IndexedSlices) -> tf.IndexedSlices:
+    with tf.device(rows.values.device):
+        kept = tf.where(rows.indices >= 0)[:, 0]
+        values, indices = tf.gather(rows.values, kept), tf.gather(rows.indices, kept)
+    return tf.IndexedSlices(values, indices, rows.dense_shape)
 
 
 def _sum_dense(

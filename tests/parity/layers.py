@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from parity import data, models
 from parity.case import BOTH, NO_THIRD_WORKER, WORLDS, Case
@@ -57,6 +58,31 @@ class Attention(layers.Layer):
         return self.norm(x + self.attention(x, x, training=training))
 
 
+class Lookup(layers.Layer):
+    """Sums the vectors of a sentence's words; its gradient has a row for each word, or none."""
+
+    def build(self, shape: Any) -> None:
+        self.table = self.add_weight(shape=(data.TOKENS, 4), initializer="uniform", name="table")
+
+    def call(self, x: Any) -> Any:
+        places = tf.where(x > 0)
+        vectors = tf.gather(self.table.value, tf.gather_nd(x, places))
+        return tf.math.unsorted_segment_sum(vectors, places[:, 0], tf.shape(x)[0])
+
+
+def _looked_up() -> keras.Model:
+    words = keras.Input((data.STEPS,), dtype="int32")
+    outputs = layers.Dense(data.CLASSES, activation="softmax")(Lookup()(words))
+    return models.compiled(keras.Model(words, outputs), lambda: keras.optimizers.Adam(0.02))
+
+
+def _words_of_few() -> dict[str, Any]:
+    """No word in the first batch, in the second batch's first half and in all after it."""
+    x = data.tokens()
+    x[:11] = x[14:] = 0
+    return {"x": x, "y": data.labels()}
+
+
 def _images(*middle: Any, **options: Any) -> models.Build:
     return models.classifier_of_images(*middle, **options)
 
@@ -94,6 +120,7 @@ ROWS = (
         ),
         data=data.images,
     ),
+    _case("lookup of no word at all", _looked_up, _words_of_few),
     _case(
         name="frozen BatchNormalization",
         build=models.mlp(models.momentum, lambda: layers.BatchNormalization(trainable=False)),
