@@ -23,7 +23,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready-$(EXTRA)
 # Two processes, a file of tests in one of them: two cores are what everybody has.
 PYTEST := $(RUN) -m pytest -n 2 --dist loadfile --durations=15
-SLOW := -m slow -o timeout=900 -o faulthandler_timeout=1200
+SLOW := -m "slow and not table" -o timeout=900 -o faulthandler_timeout=1200
 ENGINES := ray,dask,spark
 # What Colab carries.
 COLAB_VENV := $(VENV)-colab
