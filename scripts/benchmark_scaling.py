@@ -23,14 +23,17 @@ _BATCH = 64  # of a worker, in weak scaling
 _PASSES = ("evaluate", "predict")
 
 
-def time_steps(device: str, global_batch: int, rounds: int) -> dict[str, Any]:
+def time_steps(
+    device: str, global_batch: int, rounds: int, *, is_apart: bool = False
+) -> dict[str, Any]:
     """Runs on each worker: returns the round with the median time of a step, and its split.
 
-    The time is that of steps alone, without what a call of `fit` takes to begin.
+    The time is that of steps alone, without what a call of `fit` takes to begin. A worker that
+    `is_apart` trains for itself.
     """
     import tfdist
 
-    with tfdist.get_strategy(device).scope():
+    with tfdist.get_strategy(device, cluster=None if is_apart else "auto").scope():
         model = benchmark_models.compiled(benchmark_models.cnn())
     x, y = benchmark_models.zeros(model, _STEPS * global_batch)
     options = {"batch_size": global_batch, "verbose": 0}
@@ -93,6 +96,22 @@ def _pinned(workers: int, global_batch: int, rounds: int, *, has_passes: bool) -
     return {**slowest, **{name: max(value[name] for value in values) for name in passes}}
 
 
+def time_apart(rounds: int) -> float:
+    """Runs on each worker, on a core of its own, which trains as one that is alone."""
+    benchmark_models.pin_to_core()
+    return float(time_steps("cpu", _BATCH, rounds, is_apart=True)["secs"])
+
+
+def _slower_of_two_apart(rounds: int) -> float:
+    """Returns what a step of the slower of two workers takes that do not know of each other.
+
+    What two that wait for each other cannot fall below: the time that a process takes for the same
+    step differs from process to process by up to a third, and stays for its life.
+    """
+    times = launch.run(time_apart, workers=2, args=(rounds,), threads=1, env=_QUIET)
+    return max(map(float, times))
+
+
 def _replicas(device: str, rounds: int) -> float:
     [found] = launch.run(
         time_steps, workers=1, args=(device, 2 * _BATCH, rounds), threads=os.cpu_count() or 1,
@@ -108,11 +127,12 @@ def suite_scaling(rounds: int, plot: str | None) -> list[report.Ratio | Forecast
     one process against one, on the same cores with the same global batch: what replicas cost.
     """
     found: list[report.Ratio | Forecast] = []
-    runs = [
+    runs: list[Any] = [
         (
             _pinned(1, _BATCH, rounds, has_passes=True),
             _pinned(2, 2 * _BATCH, rounds, has_passes=True),
             _pinned(2, _BATCH, rounds, has_passes=False),
+            _slower_of_two_apart(rounds),
         )
         for _ in range(_PROCESSES)
     ]
@@ -124,8 +144,10 @@ def suite_scaling(rounds: int, plot: str | None) -> list[report.Ratio | Forecast
         found.append(_ratio(f"CNN: efficiency of 2 workers, {name}", times,
                             target=None if is_strong else 0.97))
         found.append(_forecast(pairs, is_strong=is_strong, plot=plot))
+    times = [(run[3], run[0]["secs"]) for run in runs]
+    found.append(_ratio("CNN: the slower of two workers that do not wait for each other", times))
     for name in _PASSES:
-        times = [(both[name], alone[name]) for alone, both, _ in runs]
+        times = [(both[name], alone[name]) for alone, both, *_ in runs]
         found.append(_ratio(f"CNN: efficiency of 2 workers, {name}", times, target=0.97))
         starts = [statistics.median(run[i][f"{name}'s start"] for run in runs) for i in (0, 1)]
         print(f"  a call begins with {1000 * starts[0]:.0f} ms on one worker, "
