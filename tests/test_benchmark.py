@@ -144,13 +144,15 @@ def test_forecasts_go_into_the_file(monkeypatch, tmp_path):
         return {"secs": split.secs, "split": split, "bytes": 10**6, **passes, **starts}
 
     monkeypatch.setattr(benchmark_scaling, "_pinned", pinned)
+    monkeypatch.setattr(benchmark_scaling, "_slower_of_two_apart", lambda rounds: 0.125)
     monkeypatch.setattr(benchmark_scaling, "_replicas", lambda device, rounds: 0.1)
     found = benchmark_scaling.suite_scaling(1, str(tmp_path / "a.png"))
-    weak, strong, evaluate, predict, replicas = [
+    weak, strong, apart, evaluate, predict, replicas = [
         row for row in found if isinstance(row, report.Ratio)
     ]
     assert weak.median == pytest.approx(0.1 / 0.11)
     assert strong.median == pytest.approx(0.1 / (2 * 0.06))
+    assert apart.median == pytest.approx(0.1 / 0.125)
     assert evaluate.median == 1.0
     assert predict.median == 0.5
     assert replicas.median == 1.0

@@ -1,8 +1,8 @@
 """Does training on replicas of one process give what stock Keras gives on one device?
 
-One test is one row of the table in one world. The quick selection runs by default; "slow and
-not table" is each row where it is hardest, "slow" the whole table. Rows run in jobs of many rows each, see parity/jobs.py. The worlds of several workers
-are in test_parity_workers.py.
+One test is one row of the table in one world. The quick selection runs by default; "slow and not
+table" is each row where it is hardest, "slow" the whole table. Rows run in jobs of many rows each,
+see parity/jobs.py. The worlds of several workers are in test_parity_workers.py.
 """
 
 from __future__ import annotations
