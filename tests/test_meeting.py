@@ -166,9 +166,10 @@ _ENVIRONMENTS = [
     _azure_ml_tensorflow,
     _jsrun,
 ]
-_by_environment = pytest.mark.parametrize(
-    "variables", _ENVIRONMENTS, ids=lambda fn: fn.__name__.strip("_")
-)
+
+
+def _in_each(environments):
+    return pytest.mark.parametrize("variables", environments, ids=lambda fn: fn.__name__.strip("_"))
 
 
 def _run_both(command, variables, folder, *, limit_secs=60, **further):
@@ -203,7 +204,7 @@ def _run_both(command, variables, folder, *, limit_secs=60, **further):
     return [out for out, _ in said]
 
 
-@_by_environment
+@_in_each(_ENVIRONMENTS)
 def test_both_learn_both_addresses(variables, tmp_path):
     said = _run_both(["-c", _MEET], variables, tmp_path)
     places = [json.loads(out.partition("met ")[2]) for out in said]
@@ -228,11 +229,7 @@ def _trained_by_our_launcher():
 # environment is trained in for each way of meeting; the two real launchers are below.
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(
-    "variables",
-    [_torchrun, _kubernetes, _vertex_ai, _azure_ml_tensorflow],
-    ids=lambda fn: fn.__name__.strip("_"),
-)
+@_in_each([_torchrun, _kubernetes, _vertex_ai, _azure_ml_tensorflow])
 def test_training_equals_that_under_our_launcher(variables, tmp_path):
     said = _run_both([_JOB, "train"], variables, tmp_path, limit_secs=120, **_THREADS)
     assert [out.splitlines()[-1] for out in said] == [_trained_by_our_launcher()] * 2

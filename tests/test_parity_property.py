@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from parity import apart, harness, verdicts, worlds
 from parity.case import Case
 
+from tfdist import testing
+
 layers = keras.layers
 _FEATURES, _CLASSES, _TOKENS, _STEPS = 5, 3, 7, 4
 _OPTIMIZERS = ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Lamb", "Nadam")
@@ -159,7 +161,7 @@ def _any_training_equals_that_of_one_device(drawn: Drawn, replicas: int) -> None
 
 
 def _check_all() -> None:
-    verdicts.split_cpu()
+    testing.logical_cpus(verdicts.LOGICAL_CPUS)
     _any_training_equals_that_of_one_device()
 
 

@@ -225,7 +225,7 @@ class SharedEvents:
         rates = _learning_rates(self._model.optimizer)
         own = [np.float64(np.asarray(rate)) for rate in rates]
         rows = self._agreement.gather(*(int(value.view(np.int64)) for value in own))
-        if not rates or (rows == rows[0]).all():
+        if (rows == rows[0]).all():
             return
         values = rows.view(np.float64)
         self._warn(

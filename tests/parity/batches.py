@@ -99,9 +99,7 @@ ROWS = (
     _case("dataset with sample weights", models.mlp(weighted_metrics=["accuracy"]), _dataset),
     _case(
         name="sentences of varying length",
-        build=models.tagger(
-            models.momentum, lambda: layers.SimpleRNN(3, return_sequences=True), steps=None
-        ),
+        build=models.tagger(models.momentum, models.recurrent, steps=None),
         data=_lengths,
         then=("evaluate",),  # outputs of unequal length do not make one array
         worlds=WORLDS,

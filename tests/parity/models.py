@@ -111,6 +111,11 @@ def tagger(optimizer: Any = momentum, *middle: Any, steps: int | None = data.STE
     return build
 
 
+def recurrent() -> Any:
+    """The layer of rows that are about a state which goes from step to step."""
+    return layers.SimpleRNN(3, return_sequences=True)
+
+
 def classifier_of_images(*middle: Any, **options: Any) -> Build:
     """Layers that take images, and one dense layer."""
 

@@ -163,10 +163,6 @@ def _with_last_dimension() -> dict[str, Any]:
     return {"x": dataset.map(lambda x, y, weight: (x, y[..., tf.newaxis], weight))}
 
 
-def _recurrent() -> Any:
-    return layers.SimpleRNN(3, return_sequences=True)
-
-
 def _tagger(*middle: Any, **options: Any) -> models.Build:
     return models.tagger(_adam, *middle, steps=None, **options)
 
@@ -180,7 +176,7 @@ ROWS = (
           worlds=("2", "4", "2 workers")),
     _case("lengths: masked mean", _classifier(layers.GlobalAveragePooling1D),
           lambda: sentences(weighted=True), worlds=("2", "2 workers"), quick=True),
-    _case("lengths: one class a word", _tagger(_recurrent), lambda: sentences("tags"),
+    _case("lengths: one class a word", _tagger(models.recurrent), lambda: sentences("tags"),
           worlds=("2", "4", "2 workers")),
     _case("lengths: one class a word, weights of words",
           _tagger(weighted_metrics=["accuracy"]), lambda: sentences("tags", weighted=True)),
@@ -213,6 +209,6 @@ ROWS = (
     _case("lengths: PyDataset", _classifier(layers.GlobalAveragePooling1D),
           lambda: {"x": Batches()}),
     _case("lengths: dropout, batches as long as the buckets",
-          _tagger(_recurrent, lambda: layers.Dropout(0.3)),
+          _tagger(models.recurrent, lambda: layers.Dropout(0.3)),
           lambda: sentences("tags", longest=(4, 8, 4, 8)), worlds=("2", "2 workers")),
 )

@@ -23,10 +23,6 @@ def _synchronized() -> Any:
     return layers.BatchNormalization(synchronized=True)
 
 
-def _recurrent() -> Any:
-    return layers.SimpleRNN(3, return_sequences=True)
-
-
 def _reduced(reduction: str | None) -> dict[str, Any]:
     return {"loss": keras.losses.SparseCategoricalCrossentropy(reduction=reduction)}
 
@@ -116,7 +112,7 @@ ROWS = (
     _case("static: dataset with weights", models.mlp(weighted_metrics=["accuracy"]), _dataset),
     _case("static: batches of several sizes", models.mlp(_adam, _synchronized), _three_inputs),
     _case("static: binary metrics, weighted and not", _binary, _binary_data, quick=True),
-    _case("static: mask", models.tagger(_adam, _recurrent), data.tagged, quick=True),
+    _case("static: mask", models.tagger(_adam, models.recurrent), data.tagged, quick=True),
     _case(
         "static: mask, sample weights, sum",
         models.tagger(weighted_metrics=["accuracy"], made=lambda: _reduced("sum")),

@@ -15,12 +15,11 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 
-import tensorflow as tf
-
 from parity import harness, jobs, table, worlds
 from parity.case import Case
+from tfdist import testing
 
-_LOGICAL_CPUS = 4
+LOGICAL_CPUS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,19 +87,11 @@ def _of_workers(rows: list[Case], world: str, *, is_stock: bool) -> Iterator[Ver
         yield next((verdict for verdict in of_ranks if verdict.result != "right"), of_ranks[0])
 
 
-def split_cpu() -> None:
-    """Gives this process, whose TensorFlow has not started yet, a CPU for each replica."""
-    tf.config.set_logical_device_configuration(
-        tf.config.list_physical_devices("CPU")[0],
-        [tf.config.LogicalDeviceConfiguration()] * _LOGICAL_CPUS,
-    )
-
-
 def main(arguments: list[str]) -> None:
     """Judges the rows that the arguments name."""
     is_stock = arguments[0] == "--stock"
     world, *wanted = arguments[is_stock:]
-    split_cpu()
+    testing.logical_cpus(LOGICAL_CPUS)
     rows = [case for case in table.ROWS if case.name in wanted]
     for verdict in verdicts(rows, world=world, is_stock=is_stock):
         print(json.dumps(dataclasses.asdict(verdict)), flush=True)

@@ -64,7 +64,7 @@ def judge(row: str, packages: str, *, replicas: int) -> str:
     from parity import verdicts
 
     assert pathlib.Path(tfdist.__file__).is_relative_to(packages)
-    verdicts.split_cpu()
+    tfdist.testing.logical_cpus(verdicts.LOGICAL_CPUS)
     (verdict,) = verdicts.verdicts(_rows([row]), world=str(replicas), is_stock=False)
     return str(verdict.result)
 
