@@ -80,8 +80,9 @@ def test_input_that_hides_behind_the_step_is_none(logical_cpus):
 
 
 def test_only_what_does_not_hide_counts(logical_cpus):
-    split = split_of(make_model(Slow()), make_data(secs=0.12).prefetch(4))
-    assert 0.3 < split.share("input") < 0.8  # all of the step, were the time of the batch to count
+    # The host's own time hides some of the batch's too, up to 70 ms of it on a busy machine.
+    split = split_of(make_model(Slow(secs=0.1)), make_data(secs=0.3).prefetch(4))
+    assert 0.05 < split.input_secs < 0.25  # 0.3, were all of the time of the batch to count
 
 
 def test_slow_callbacks_are_host(logical_cpus):

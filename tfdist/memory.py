@@ -33,8 +33,10 @@ class MemoryEstimate:
     """What training takes on each replica, in bytes.
 
     On a CPU, five models took 1.0 to 1.7 times as much: what a kernel needs inside of itself is not
-    in it. TensorFlow comes on top (some 0.4 GB on a CPU), and so do the dataset and batches that
-    are prefetched.
+    in it, nor is what operations that run at the same time hold. The one with most of these took
+    1.3 to 2.1 times its estimate from run to run, and 1.1 to 1.3 times with
+    `tf.config.threading.set_inter_op_parallelism_threads(1)`. TensorFlow comes on top (some 0.4 GB
+    on a CPU), and so do the dataset and batches that are prefetched.
 
     Attributes:
         rows: Examples of a step on one replica.
