@@ -114,6 +114,19 @@ def test_exit_of_all_together_is_no_error(gang):
     assert losses[0].empty()
 
 
+def test_a_loss_is_awaited_inside_a_run_only_and_not_for_ever(gang):
+    hearts, losses = gang
+    began = time.monotonic()
+    hearts[0].await_loss()
+    assert time.monotonic() - began < 0.1
+    _enter(*hearts)
+    hearts[0].await_loss()  # nobody is lost
+    assert time.monotonic() - began > _SILENCE_SECS
+    hearts[2].close()
+    hearts[1].await_loss()
+    assert losses[1].get_nowait().rank == 2
+
+
 def test_silence_is_a_loss_and_a_nap_of_ones_own_is_none(monkeypatch):
     monkeypatch.setattr(heartbeat, "_TICK_SECS", 0.05)
     ours, theirs = socket.socketpair()
@@ -232,6 +245,17 @@ for step in range(int(sys.argv[1])):
     time.sleep(0.05)
 time.sleep(8 * tfdist.detect_cluster().rank)  # one ends long before the other one
 """
+# Where the machine is busy, TensorFlow's collective ends with an error before the heart has looked.
+_LATE = """
+import time
+from tfdist.heartbeat import Heart
+def listen(heart, looked_at, in_time=Heart._listen):
+    is_woken = in_time(heart, looked_at)
+    if any(peer.is_closed for peer in heart._peers.values()):
+        time.sleep(2)
+    return is_woken
+Heart._listen = listen
+"""
 _NOT_HEARD = "was not heard for 5 s"
 
 
@@ -262,6 +286,8 @@ def _two_workers(path, *arguments):
         (_TRAIN, signal.SIGSTOP, 0, _NOT_HEARD),
         (_TRAIN, signal.SIGSTOP, 1, _NOT_HEARD),
         (_TRAIN, signal.SIGKILL, 0, "has ended"),
+        (_LATE + _TRAIN, signal.SIGKILL, 1, "has ended"),
+        (_LATE + _LOOP, signal.SIGKILL, 0, "has ended"),
         (_LOOP, signal.SIGSTOP, 1, _NOT_HEARD),
         (_LOOP, signal.SIGKILL, 0, "has ended"),
         (_LOOP, signal.SIGKILL, 1, "has ended"),

@@ -153,6 +153,7 @@ class Heart:
         self._state = State()
         self._depth = 0
         self._told, self._is_closing = threading.Event(), False
+        self._lost = threading.Event()
         self._wake, self._woken = socket.socketpair()
         self._woken.setblocking(False)
         self._thread = threading.Thread(target=self._beat, name="tfdist-heartbeat", daemon=True)
@@ -193,6 +194,14 @@ class Heart:
         self._depth, self._state = 0, dataclasses.replace(self._state, **change)
         self._tell_now()
 
+    def await_loss(self) -> None:
+        """Waits, inside a run, until `on_loss` was called, or for as long as that may take.
+
+        For whoever learns from elsewhere that something between the workers has broken.
+        """
+        if self._depth:
+            self._lost.wait(self._silence_secs + _BEAT_SECS + 2 * _TICK_SECS)
+
     def close(self) -> None:
         """Ends the thread and its connections."""
         self._is_closing = True
@@ -225,6 +234,7 @@ class Heart:
                 return
             if concerning:
                 self._on_loss(concerning)
+                self._lost.set()
                 return
 
     def _listen(self, looked_at: float) -> bool:

@@ -39,6 +39,11 @@ from tfdist.tf_config import TRAINING_TYPES
 _LOG = logging.getLogger("tfdist")
 _SILENCE_SECS = 5.0
 _LAST_WORDS_SECS = 1.0
+# What collectives end with where a peer has gone, by how its connection was closed.
+_OF_A_PEER = (
+    tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError,
+    tf.errors.InternalError, tf.errors.DeadlineExceededError,
+)
 
 
 class Presence:
@@ -65,7 +70,12 @@ class Presence:
         """
         heart = self._heart() if is_shared and self._exchange.has_others else None
         with self.progress, heart.run() if heart else contextlib.nullcontext():
-            yield
+            try:
+                yield
+            except _OF_A_PEER:
+                if heart:
+                    heart.await_loss()  # which names the peer: TensorFlow names no worker
+                raise
 
     def _heart(self) -> Heart | None:
         """Returns the strategy's heart, which beats from the first run to the process's end."""
@@ -108,9 +118,16 @@ def _make_heart(
         return None
     on_loss = functools.partial(_end, addresses=addresses, rank=rank)
     heart = Heart(connections, rank=rank, silence_secs=note["secs"], on_loss=on_loss)
-    # A loop over the data that was neither finished nor closed ends with the process.
-    atexit.register(lambda: heart.leave(is_well=not hasattr(sys, "last_value")))
+    atexit.register(_leave, heart)
     return heart
+
+
+def _leave(heart: Heart) -> None:
+    """Ends a loop over the data that was neither finished nor closed: its process ends."""
+    error = getattr(sys, "last_value", None)
+    if isinstance(error, _OF_A_PEER):
+        heart.await_loss()
+    heart.leave(is_well=error is None)
 
 
 def _connected(

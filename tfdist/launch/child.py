@@ -165,6 +165,7 @@ def _without_our_frames(frames: types.TracebackType | None) -> types.TracebackTy
 
 
 def _end_as_python_would(error: BaseException) -> NoReturn:
+    sys.last_type, sys.last_value, sys.last_traceback = type(error), error, error.__traceback__
     if sys.excepthook is sys.__excepthook__ and os.environ.get(job.TRACEBACKS) == "0":
         # The launcher shows the whole of the first one, where it can be found: at the end.
         print("".join(traceback.format_exception_only(error)).rstrip(), file=sys.stderr)
