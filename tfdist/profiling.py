@@ -4,7 +4,7 @@ Host time is what lies between two calls of the traced loop, validation left out
 the loop waited for batches, by time stamps in its graph (`waits.py`); rows of arrays that are
 gathered inside of it are compute. Communication is a sum of zeros in the shapes of the weights,
 timed by itself after training: an upper bound where the rows of an embedding travel alone. Compute
-is the rest.
+is the rest: of several workers, also how long this one waited for those whose step took longer.
 
 The first call of the loop, which traces, does not count, and neither do those under TensorBoard's
 profiler, where there are others.
