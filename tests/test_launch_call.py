@@ -7,7 +7,6 @@ import json
 import os
 import pathlib
 import pickle
-import platform
 import signal
 import subprocess
 import sys
@@ -20,8 +19,6 @@ import pytest
 from tfdist import launch
 from tfdist.cluster import detect_cluster
 from tfdist.launch import call
-
-_ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 
 
 def _place(*args, **kwargs):
@@ -71,22 +68,6 @@ def test_environment_and_threads():
         "TF_CONFIG": None,
     }
     assert "MINE" not in os.environ
-
-
-def _onednn():
-    from tensorflow.python.framework import test_util
-
-    return os.environ.get(_ONEDNN), test_util.IsMklEnabled()
-
-
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="the kernels are another processor's")
-@pytest.mark.parametrize(("chosen", "expected"), [(None, ("1", True)), ("0", ("0", False))])
-def test_workers_compute_by_onednn_unless_told_otherwise(monkeypatch, chosen, expected):
-    monkeypatch.delenv(_ONEDNN, raising=False)
-    if chosen:
-        monkeypatch.setenv(_ONEDNN, chosen)
-    assert launch.run(_onednn, workers=1) == [expected]
-    assert os.environ.get(_ONEDNN) == chosen
 
 
 _BASE = 40

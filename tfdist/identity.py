@@ -49,7 +49,6 @@ def of_world(share: Share) -> dict[str, Any]:
         "workers": share.num_replicas // share.local_replicas,
         "replicas": share.num_replicas,
         "threads": _num_threads(),
-        "TF_ENABLE_ONEDNN_OPTS": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "not set"),
         "python": platform.python_version(),
         "tensorflow": tf.__version__,
         "keras": keras.__version__,

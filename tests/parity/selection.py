@@ -11,12 +11,6 @@ from parity import table
 from parity.case import Case
 
 _QUICK_WORLDS = ("2", "2 workers")
-_HARDER = {
-    "2": ("2 workers", "4", "3 workers"),
-    "4": ("3 workers",),
-    "2 workers": ("3 workers",),
-    "3 workers": (),
-}
 
 
 def rows_in(*worlds: str) -> Iterator[Any]:
@@ -31,6 +25,6 @@ def rows_in(*worlds: str) -> Iterator[Any]:
 def _marks(case: Case, world: str) -> list[Any]:
     if case.quick and world in _QUICK_WORLDS:
         return []
-    # What holds in a harder world mostly does in an easier one: `make parity` alone runs both.
-    is_further = any(harder in case.worlds for harder in _HARDER[world])
+    # What holds on two workers mostly does on two replicas of one process.
+    is_further = world == "2" and "2 workers" in case.worlds
     return [pytest.mark.slow, pytest.mark.table] if is_further else [pytest.mark.slow]

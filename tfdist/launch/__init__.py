@@ -62,8 +62,7 @@ def run(
         stall_secs: Longest time in which a worker in `tfdist.fit`, `evaluate` or `predict` makes
             no step, in seconds; None for no limit. The first step, with its tracing, counts too.
         log_dir: Folder for each worker's whole output, `worker_0.log` and so on; None for none.
-        env: Further environment variables of the workers. Where nobody sets them, PYTHONHASHSEED is
-            0 and, on x86-64, TF_ENABLE_ONEDNN_OPTS 1.
+        env: Further environment variables of the workers.
 
     Returns:
         What `fn` returned on each worker, in rank order.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import platform
 import site
 from collections.abc import Mapping
 
@@ -19,7 +18,6 @@ TRACEBACKS = "TFDIST_TRACEBACKS"
 _TIMES = ("roll_call_secs", "grace_secs", "save_secs", "stall_secs", "backoff_secs", "timeout_secs")
 # Of the launcher's variables, those that workers on other hosts get as well: how to compute.
 _FORWARDED = ("KERAS_", "TF_", "XLA_", "NCCL_", "PYTHONHASHSEED")
-_X86_64 = ("x86_64", "amd64")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,9 +118,6 @@ def inherited_environ() -> dict[str, str]:
     }
     # A set of names has to have one order on all workers, or they would meet in different calls.
     environ.setdefault("PYTHONHASHSEED", "0")
-    if platform.machine().lower() in _X86_64:
-        # By itself TensorFlow takes the faster kernels only on CPUs with AVX-512 VNNI or later.
-        environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     environ["PYTHONPATH"] = _python_path(environ.get("PYTHONPATH", ""))
     return environ
 
