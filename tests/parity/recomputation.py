@@ -61,10 +61,12 @@ ROWS = (
         build=models.mlp(models.momentum, _Body),
         data=data.plain,
         worlds=NO_THIRD_WORKER,
+        steady=False,  # of 64 trainings by stock Keras one ended 7e-3 off the others
     ),
     Case(
         name="keras.remat of two layers, clipping",
         build=models.mlp(lambda: keras.optimizers.Adam(0.05, global_clipnorm=0.1), _Body),
         data=data.plain,
+        steady=False,
     ),
 )

@@ -26,5 +26,5 @@ def _marks(case: Case, world: str) -> list[Any]:
     if case.quick and world in _QUICK_WORLDS:
         return []
     # What holds on two workers mostly does on two replicas of one process.
-    is_further = world == "2" and "2 workers" in case.worlds
+    is_further = not case.steady or (world == "2" and "2 workers" in case.worlds)
     return [pytest.mark.slow, pytest.mark.table] if is_further else [pytest.mark.slow]
