@@ -153,7 +153,6 @@ class Heart:
         self._state = State()
         self._depth = 0
         self._told, self._is_closing = threading.Event(), False
-        self._lost = threading.Event()
         self._wake, self._woken = socket.socketpair()
         self._woken.setblocking(False)
         self._thread = threading.Thread(target=self._beat, name="tfdist-heartbeat", daemon=True)
@@ -200,7 +199,8 @@ class Heart:
         For whoever learns from elsewhere that something between the workers has broken.
         """
         if self._depth:
-            self._lost.wait(self._silence_secs + _BEAT_SECS + 2 * _TICK_SECS)
+            # The thread ends with the loss that it has told.
+            self._thread.join(self._silence_secs + _BEAT_SECS + 2 * _TICK_SECS)
 
     def close(self) -> None:
         """Ends the thread and its connections."""
@@ -234,7 +234,6 @@ class Heart:
                 return
             if concerning:
                 self._on_loss(concerning)
-                self._lost.set()
                 return
 
     def _listen(self, looked_at: float) -> bool:
