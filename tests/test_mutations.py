@@ -177,6 +177,48 @@ MUTATIONS = {
         "        #",
         "accumulation of 2 steps",
     ),
+    "logits are lost where rows are cut": Mutation(
+        "tensor_notes.py",
+        "made._keras_logits = of_rows(logits)",
+        "pass",
+        "outputs that saturate",
+    ),
+    "the operation behind an output is lost where rows are cut": Mutation(
+        "tensor_notes.py",
+        "made = _ACTIVATIONS[kind](of_rows(value.op.inputs[0]))",
+        "made = of_rows(value)",
+        "outputs that saturate",
+    ),
+    "logits are not gathered with the rows of a whole batch": Mutation(
+        "whole_batch.py",
+        "return tensor_notes.with_notes(lambda rows: all_rows(rows, place), value)",
+        "return all_rows(value, place)",
+        "outputs that saturate",
+    ),
+    "a draw of fixed size is taken for one of rows": Mutation(
+        "replicas.py",
+        "            data = rows.opened(data)\n",
+        "            pass\n",
+        "draws of the size of weights, batches of fixed size",
+    ),
+    "a draw of as many rows as the batch is fixed to is the same everywhere": Mutation(
+        "randomness.py",
+        "first, local = dims[0], place.padded_rows or place.fixed_rows",
+        "first, local = dims[0], place.padded_rows",
+        "Dropout of a loss of its own, batches of fixed size",
+    ),
+    "what is looked up once for a batch is there once a replica": Mutation(
+        "lookups.py",
+        "return count is None and _reaches(indices, sources)",
+        "return True",
+        "positions, Adam",
+    ),
+    "an open number of positions is taken for rows": Mutation(
+        "lookups.py",
+        'if operation.type == "Rank" or _is_other_dimension(operation):',
+        'if operation.type == "Rank":',
+        "positions of sentences of open length",
+    ),
     "the last rows go to another replica": Mutation(
         "position.py",
         "return (replica * global_size + num_replicas - 1) // num_replicas",

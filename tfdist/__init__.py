@@ -37,10 +37,10 @@ it only:
    data_errors.py, feed.py: which examples are in which batch of which replica?
 7. agreement.py, exchange.py, presence.py, own_share.py, lengths.py, one_length.py, padding.py,
    inputs.py: what do the workers tell each other?
-8. state.py, randomness.py, wire.py, error_feedback.py, collectives.py, reduction.py,
-   weights_of_steps.py, weights_of_rows.py, whole_batch.py, losses_metrics.py, activity_losses.py,
-   batch_statistics.py, replicas.py, compiled.py, one_program.py, step.py: which variables are
-   there, and what is one update of them?
+8. state.py, randomness.py, wire.py, error_feedback.py, collectives.py, reduction.py, lookups.py,
+   tensor_notes.py, weights_of_steps.py, weights_of_rows.py, whole_batch.py, losses_metrics.py,
+   activity_losses.py, batch_statistics.py, replicas.py, compiled.py, one_program.py, step.py: which
+   variables are there, and what is one update of them?
 9. finite.py, custom.py: what if an update is no number, or the user's own?
 10. branches.py, length_check.py, pace.py, loop.py, rounds.py, accumulation.py, local_steps.py,
     rules.py, waits.py, listeners.py, prediction.py, programs.py: how are many steps run, by which

@@ -85,7 +85,10 @@ class Accumulation:
 
     def step(self, batch: Batch) -> dict[str, Any]:
         """Adds a batch's gradients up, and updates where it is the last one of a round."""
-        gradients, logs = replicas.run(self._strategy, step.backward_of(self._model), batch)
+        gradients, logs = replicas.run(
+            self._strategy, step.backward_of(self._model), batch,
+            keeps_sizes=step.asks_for_sizes(self._model),
+        )
         for gradient, of_replicas in zip(gradients, self._accumulators(), strict=True):
             if gradient is not None:
                 own = self._strategy.experimental_local_results(gradient)

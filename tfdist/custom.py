@@ -25,6 +25,7 @@ Synopsis:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -32,7 +33,7 @@ import keras
 import tensorflow as tf
 
 from tfdist import data as data_lib
-from tfdist import keras_compat, randomness, replicas, step
+from tfdist import keras_compat, randomness, replicas, rows, step
 from tfdist import position as position_lib
 from tfdist.agreement import Agreement
 from tfdist.exchange import Exchange
@@ -149,6 +150,10 @@ def make_train_step(
 
     def on_replica(batch: Any) -> Any:
         place = _place(batch) if strategy.num_replicas_in_sync > 1 else None
+        if place is not None:
+            place = dataclasses.replace(
+                place, fixed_rows=rows.fixed_in(batch), inputs=tuple(keras.tree.flatten(batch))
+            )
         with position_lib.at(place):
             return replica_step(batch)
 
@@ -205,11 +210,11 @@ def _place(batch: Any) -> Position:
         return Position(global_size=local, local_size=local, offset=0, collectives=collectives)
     numbers = tf.range(collectives.num_replicas)
     own = tf.where(tf.equal(numbers, collectives.replica_id), local, 0)
-    rows = collectives.sum(own)
+    counts = collectives.sum(own)
     return Position(
-        global_size=tf.reduce_sum(rows),
+        global_size=tf.reduce_sum(counts),
         local_size=local,
         # No slice, whose size a program for a TPU would have to know while it is compiled.
-        offset=tf.reduce_sum(tf.where(numbers < collectives.replica_id, rows, 0)),
+        offset=tf.reduce_sum(tf.where(numbers < collectives.replica_id, counts, 0)),
         collectives=collectives,
     )

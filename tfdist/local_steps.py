@@ -90,7 +90,9 @@ class LocalSteps:
             return tf.cast(rows, tf.int64), logs
 
         with keras_compat.without_reduction(model.optimizer):
-            rows, logs = replicas.run(strategy, on_replica, batch)
+            rows, logs = replicas.run(
+                strategy, on_replica, batch, keeps_sizes=step.asks_for_sizes(model)
+            )
         own = strategy.experimental_local_results(rows)
         for counter, count in zip(self._rows, own, strict=True):
             counter.assign_add(count)

@@ -99,11 +99,17 @@ def sum_gradients(
         alone.
     """
     if not collectives.is_one_program:  # a replica that is the only one
-        return list(gradients)
+        return [reduction.joined(gradient) for gradient in gradients]
     return [None if value is None else _summed(value, collectives, how) for value in gradients]
 
 
 def _summed(gradient: Any, collectives: Collectives, how: Reduction) -> Any:
+    if isinstance(gradient, reduction.Lookups):
+        of_batch, shared = gradient
+        values = collectives.sum(shared.values)
+        alike = tf.IndexedSlices(values, shared.indices, shared.dense_shape)
+        rows = None if of_batch is None else _all_rows(of_batch, collectives)
+        return reduction.joined(reduction.Lookups(rows, alike))
     if isinstance(gradient, tf.IndexedSlices):
         return _all_rows(gradient, collectives)
     gradient = tf.convert_to_tensor(gradient)

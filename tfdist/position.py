@@ -100,6 +100,9 @@ class Position:
         padded_rows: Rows that the replica computes on where it is told to keep one shape: the
             first `local_size` of them count. None where rows that do not count are cut.
         steps: The length of the targets, where that is padded too; None where it is not.
+        fixed_rows: Rows that the replica computes on, those that do not count included, where its
+            tensors say so while they are traced; None where their first dimension is open.
+        inputs: The tensors of this replica's rows; () where nobody knows them.
     """
 
     global_size: Any
@@ -109,6 +112,8 @@ class Position:
     keeps_filler: bool = False
     padded_rows: int | None = None
     steps: Steps | None = None
+    fixed_rows: int | None = None
+    inputs: tuple[Any, ...] = ()
 
     def fraction(self, dtype: Any) -> Any:
         """Returns `local_size / global_size` as a scalar of `dtype`: this replica's share."""

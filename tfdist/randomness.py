@@ -13,7 +13,9 @@ drawn for the whole global batch and cut: right as well, at N times the cost of 
 
 Two things cannot be had this way. `keras.random.shuffle` of the batch (MixUp and CutMix use it)
 shuffles the replica's own rows, since the others' are elsewhere; and a draw whose first dimension
-is unknown while tracing is taken for one of rows.
+is unknown while tracing is taken for one of rows. So Keras's own steps see an open number of rows,
+where a draw of fixed size is one for all examples (`replicas.run`). A step of people's own sees the
+sizes that the data has, and there a multiple of the replica's rows is taken for rows too.
 """
 
 from __future__ import annotations
@@ -235,7 +237,7 @@ def _place(shape: Any) -> Position | None:
     dims = _dims(shape)
     if not dims:
         return None
-    first, local = dims[0], place.padded_rows or tf.get_static_value(place.local_size)
+    first, local = dims[0], place.padded_rows or place.fixed_rows
     if isinstance(first, int):
         # A fixed first dimension is the batch only where the batch is of fixed size too.
         return place if local and first % local == 0 else None
@@ -244,7 +246,7 @@ def _place(shape: Any) -> Position | None:
 
 def _computed_rows(place: Position) -> Any:
     """Returns the rows that a replica computes on, whether they count or not."""
-    return place.padded_rows or tf.maximum(place.local_size, 1)
+    return place.padded_rows or place.fixed_rows or tf.maximum(place.local_size, 1)
 
 
 def _dims(shape: Any) -> list[Any]:

@@ -8,13 +8,40 @@ program on every replica, `one_program.py` has it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from tfdist import keras_compat, wire
 from tfdist.collectives import Collectives, alone, xla_collectives
 from tfdist.wire import EXACT, Reduction
+
+
+class Lookups(NamedTuple):
+    """The gradient of a table of which some rows are looked up once for all rows of the batch.
+
+    Attributes:
+        of_batch: What the rows of the batch looked up, as IndexedSlices; None where they did not.
+        shared: What was looked up besides, the same on every replica, as IndexedSlices: its values
+            are each replica's share.
+    """
+
+    of_batch: Any
+    shared: Any
+
+
+def joined(gradient: Any) -> Any:
+    """Returns a gradient of which no part is kept apart."""
+    if not isinstance(gradient, Lookups):
+        return gradient
+    of_batch, shared = gradient
+    if of_batch is None:
+        return shared
+    return tf.IndexedSlices(
+        tf.concat([of_batch.values, shared.values], 0),
+        tf.concat([of_batch.indices, tf.cast(shared.indices, of_batch.indices.dtype)], 0),
+        of_batch.dense_shape,
+    )
 
 
 def is_tpu(strategy: tf.distribute.Strategy) -> bool:
@@ -81,8 +108,8 @@ def sum_gradients(
 
     Args:
         strategy: The strategy whose replicas made them.
-        gradients: Per-replica tensors or IndexedSlices, in cross-replica context; None where a
-            variable got no gradient, on every replica.
+        gradients: Per-replica tensors, IndexedSlices or `Lookups`, in cross-replica context; None
+            where a variable got no gradient, on every replica.
         how: What they look like on the wire.
         residuals: For error feedback: one variable a gradient, which holds for each replica what
             rounding has taken, or None for none.
@@ -92,7 +119,12 @@ def sum_gradients(
         rows, since Keras's optimizers update the touched rows alone.
     """
     if strategy.num_replicas_in_sync == 1:
-        return list(gradients)
+        return [joined(gradient) for gradient in gradients]
+    gradients, lookups = list(gradients), {}
+    for place, gradient in enumerate(gradients):
+        if isinstance(gradient, Lookups):
+            gradients[place], lookups[place] = gradient
+    shared = _sum_shared(strategy, list(lookups.values()))
     places = [place for place, gradient in enumerate(gradients) if gradient is not None]
     rows = [place for place in places if isinstance(_first(gradients[place]), tf.IndexedSlices)]
     dense = [place for place in places if place not in rows]
@@ -104,7 +136,26 @@ def sum_gradients(
         summed |= zip(
             rows, _sum_rows(strategy, [gradients[place] for place in rows]), strict=True
         )
+    for place, alike in zip(lookups, shared, strict=True):
+        summed[place] = joined(Lookups(summed.get(place), alike))
     return [summed.get(place) for place in range(len(gradients))]
+
+
+def _sum_shared(strategy: tf.distribute.Strategy, gradients: Sequence[Any]) -> list[Any]:
+    """Sums rows that every replica has looked up alike, each with its own of the others.
+
+    On one device such a row is there once. Put side by side, the replicas' shares would be squared
+    apart by an optimizer that squares gradients.
+    """
+    parts = [list(strategy.experimental_local_results(gradient)) for gradient in gradients]
+    values = [[part.values for part in of_replicas] for of_replicas in parts]
+    if any(not part.shape.is_fully_defined() for (part, *_) in values):
+        _note_changing_shapes(strategy)
+    sums = _sum_parts(strategy, values, EXACT)
+    return [
+        tf.IndexedSlices(total, part.indices, part.dense_shape)
+        for total, (part, *_) in zip(sums, parts, strict=True)
+    ]
 
 
 def _sum_rows(strategy: tf.distribute.Strategy, gradients: Sequence[Any]) -> list[Any]:

@@ -22,6 +22,8 @@ from tfdist import (
     losses_metrics,
     randomness,
     reduction,
+    rows,
+    tensor_notes,
     weights_of_rows,
 )
 from tfdist import position as position_lib
@@ -61,6 +63,7 @@ def run(
     batch: Batch,
     *,
     reduces_losses: bool = True,
+    keeps_sizes: bool = False,
 ) -> Any:
     """Runs `replica_fn` on each replica's rows.
 
@@ -71,6 +74,9 @@ def run(
         batch: One global batch.
         reduces_losses: Whether Keras's losses and metrics take on the meaning of the global batch
             (True), or only the random draws do, as in people's own rules (False).
+        keeps_sizes: Whether the function is shown how many rows there are, where the data fixes
+            it. A number that comes of it cannot be told from one that has nothing to do with the
+            batch, so only code that may ask for it is shown it.
 
     Returns:
         What `replica_fn` returns, per replica.
@@ -81,7 +87,13 @@ def run(
 
     def placed(data: Any) -> Any:
         place = place_of(batch.global_size, batch.sizes, batch.padding)
-        with position_lib.at(dataclasses.replace(place, steps=batch.steps)):
+        if batch.padding is None and not keeps_sizes:
+            data = rows.opened(data)
+        place = dataclasses.replace(
+            place, steps=batch.steps, fixed_rows=rows.fixed_in(data),
+            inputs=tuple(keras.tree.flatten(data)),
+        )
+        with position_lib.at(place):
             return replica_fn(data)
 
     with whole_batch_semantics(reduces_losses=reduces_losses):
@@ -195,11 +207,7 @@ def counted(structure: Any) -> Any:
     def cut(value: Any) -> Any:
         if value is None or len(value.shape) == 0:
             return value
-        kept = _first_rows(value, place.local_size)
-        mask = getattr(value, "_keras_mask", None)
-        if mask is not None:
-            kept._keras_mask = mask[: place.local_size]
-        return kept
+        return tensor_notes.with_notes(lambda rows: _first_rows(rows, place.local_size), value)
 
     return keras.tree.map_structure(cut, structure)
 

@@ -49,6 +49,26 @@ def fixed(spec: Any) -> int | None:
     return known.pop() if len(known) == 1 else None
 
 
+def fixed_in(data: Any) -> int | None:
+    """Returns the rows of a structure of tensors, where their shapes tell them; else None."""
+    shapes = [leaf.shape for leaf in keras.tree.flatten(data) if isinstance(leaf, tf.Tensor)]
+    known = {shape[0] for shape in shapes if shape.rank}
+    return known.pop() if len(known) == 1 else None
+
+
+def opened(data: Any) -> Any:
+    """Returns the tensors of a structure with an open number of rows, where a graph is traced."""
+
+    def open_one(leaf: Any) -> Any:
+        if not isinstance(leaf, tf.Tensor) or tf.executing_eagerly() or not leaf.shape.rank:
+            return leaf
+        if leaf.shape[0] is None:
+            return leaf
+        return tf.compat.v1.placeholder_with_default(leaf, [None, *leaf.shape[1:]])
+
+    return keras.tree.map_structure(open_one, data)
+
+
 def open_spec(spec: Any) -> Any:
     """Returns the specs of a structure with an open number of rows: what models are built with."""
 

@@ -113,7 +113,9 @@ def _replica_step(
         shares = replica_step(data)
         return shares if isinstance(shares, dict) else {} if shares is None else {"loss": shares}
 
-    logs.keep(step.run_and_sum(strategy, on_replica, batch, reduces_losses=False))
+    logs.keep(
+        step.run_and_sum(strategy, on_replica, batch, reduces_losses=False, keeps_sizes=True)
+    )
 
 
 def _own_step(
@@ -137,7 +139,8 @@ def _own_step(
     if model.jit_compile and not model.run_eagerly and not is_tpu:
         run_one = tf.function(run_one, autograph=False, jit_compile=True)
     with _reducing_optimizers(how):
-        logs.keep(step.run_and_sum(strategy, replicas.undoing_filler(model, run_one), batch))
+        undoing = replicas.undoing_filler(model, run_one)
+        logs.keep(step.run_and_sum(strategy, undoing, batch, keeps_sizes=True))
 
 
 def _own_on_replica(

@@ -22,6 +22,7 @@ import tensorflow as tf
 from tfdist import (
     error_feedback,
     keras_compat,
+    lookups,
     losses_metrics,
     one_program,
     reduction,
@@ -61,7 +62,8 @@ def train_step(
     if reduction.is_tpu(strategy):
         whole = train_on_replica(model, apply=apply, how=how)
         return one_program.run(strategy, whole, batch)
-    gradients, logs = replicas.run(strategy, backward_of(model), batch)
+    backward = backward_of(model, takes_apart=True)
+    gradients, logs = replicas.run(strategy, backward, batch, keeps_sizes=asks_for_sizes(model))
     update(
         strategy, model.optimizer, gradients, model.trainable_variables, apply=apply, how=how,
         residuals=error_feedback.residuals_of(model),
@@ -71,7 +73,19 @@ def train_step(
 
 def test_step(model: keras.Model, strategy: tf.distribute.Strategy, batch: Batch) -> Logs:
     """Adds one global batch to the model's loss and metrics; see `train_step`."""
-    return run_and_sum(strategy, lambda data: _observe(model, data, training=False)[1], batch)
+    return run_and_sum(
+        strategy, lambda data: _observe(model, data, training=False)[1], batch,
+        keeps_sizes=asks_for_sizes(model),
+    )
+
+
+def asks_for_sizes(model: keras.Model) -> bool:
+    """Tells whether there is code in a model's steps that may ask how many rows there are.
+
+    A layer cannot: Keras builds it with an open number of rows.
+    """
+    own = ("compute_loss", "compute_metrics", "predict_step")
+    return any(keras_compat.overrides(model, name) for name in own)
 
 
 def train_on_replica(
@@ -80,7 +94,7 @@ def train_on_replica(
     """Returns `train_step` as a function of one replica's rows, which gives its shares of logs."""
 
     def train(data: Any) -> Logs:
-        gradients, logs = _backward(model, data)
+        gradients, logs = _backward(model, data, takes_apart=True)
         one_program.update(
             model.optimizer, gradients, model.trainable_variables, apply=apply, how=how
         )
@@ -95,11 +109,14 @@ def run_and_sum(
     batch: Batch,
     *,
     reduces_losses: bool = True,
+    keeps_sizes: bool = False,
 ) -> Logs:
     """Runs a function on each replica's rows and sums the shares of logs that it returns."""
     if reduction.is_tpu(strategy):
         return one_program.run(strategy, replica_fn, batch, reduces_losses=reduces_losses)
-    shares = replicas.run(strategy, replica_fn, batch, reduces_losses=reduces_losses)
+    shares = replicas.run(
+        strategy, replica_fn, batch, reduces_losses=reduces_losses, keeps_sizes=keeps_sizes
+    )
     return sum_shares(strategy, shares)
 
 
@@ -108,7 +125,10 @@ def predict_step(model: keras.Model, strategy: tf.distribute.Strategy, batch: Ba
 
     Where the batch has `sizes` of its own, a worker gets the outputs for its own rows alone.
     """
-    outputs = replicas.run(strategy, lambda d: replicas.counted(model.predict_step(d)), batch)
+    outputs = replicas.run(
+        strategy, lambda data: replicas.counted(model.predict_step(data)), batch,
+        keeps_sizes=asks_for_sizes(model),
+    )
 
     # A TPU should not be asked to cut rows whose number it does not know.
     on_host = tf.device("/CPU:0") if reduction.is_tpu(strategy) else contextlib.nullcontext()
@@ -172,7 +192,7 @@ def apply_on_replica(
     how: Reduction = EXACT,
 ) -> None:
     """Calls `update` for all replicas, from inside the function that each of them runs."""
-    gradients = list(gradients)
+    gradients = lookups.taken_apart(gradients)
     if one_program.is_here():
         if variables:
             build(tf.distribute.get_strategy(), optimizer, variables)
@@ -270,24 +290,40 @@ def _rows_that_count(x: Any) -> Any:
     return place.local_size if place is not None and is_padded else replicas.num_rows(x)
 
 
-def _backward(model: keras.Model, data: Any) -> tuple[list[Any], Logs]:
+def _backward(
+    model: keras.Model, data: Any, *, takes_apart: bool = False
+) -> tuple[list[Any], Logs]:
     """Returns the gradients of this replica's share of the loss, scaled as its optimizer wants."""
     variables = [variable.value for variable in model.trainable_variables]
     with tf.GradientTape() as tape:
         loss, logs = _observe(model, data, training=True)
         scaled = model.optimizer.scale_loss(losses_metrics.mean_of_rows(loss))
-    return tape.gradient(scaled, variables), logs
+    gradients = tape.gradient(scaled, variables)
+    if takes_apart and tf.executing_eagerly():
+        gradients = lookups.seen_eagerly(
+            gradients, model=model, traced=lambda rows: _backward(model, rows)[0], data=data
+        )
+    elif takes_apart:
+        gradients = lookups.taken_apart(gradients, data)
+    return gradients, logs
 
 
-def backward_of(model: keras.Model) -> Callable[[Any], tuple[list[Any], Logs]]:
+def backward_of(
+    model: keras.Model, *, takes_apart: bool = False
+) -> Callable[[Any], tuple[list[Any], Logs]]:
     """Returns what gives the gradients of a replica's share of the loss, and its shares of logs.
 
     Compiled by XLA where `compile(jit_compile=True)` asked for it: each replica's forward and
     backward pass is compiled, and the reduction stays outside of it.
+
+    Args:
+        model: A compiled model.
+        takes_apart: Whether gradients of tables are for `reduction.sum_gradients`, which adds what
+            was looked up once for the batch; else they are the replica's own, as they come.
     """
 
     def backward(data: Any) -> tuple[list[Any], Logs]:
-        return _backward(model, data)
+        return _backward(model, data, takes_apart=takes_apart)
 
     if not model.jit_compile or model.run_eagerly:
         return backward

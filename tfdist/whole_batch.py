@@ -19,7 +19,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from tfdist import collectives, keras_compat, weights_of_rows, weights_of_steps
+from tfdist import collectives, keras_compat, tensor_notes, weights_of_rows, weights_of_steps
 from tfdist import position as position_lib
 from tfdist.position import Position
 
@@ -135,8 +135,12 @@ def _on_all_rows(call: _Call, place: Position) -> Any:
     if place.padded_rows is not None:
         weights_of_rows.refuse(f"The {call.name} makes one number of a whole batch")
     whole = Position(place.global_size, place.global_size, 0, collectives.alone())
+
+    def gathered(value: Any) -> Any:
+        return tensor_notes.with_notes(lambda rows: all_rows(rows, place), value)
+
     y_true, y_pred = (
-        keras.tree.map_structure(lambda value: all_rows(value, place), rows)
+        keras.tree.map_structure(gathered, rows)
         for rows in (call.y_true, call.y_pred)
     )
     with position_lib.at(whole), _remembered(None):

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from parity import data, models
 from parity.case import NO_THIRD_WORKER, WORLDS, Case
@@ -169,6 +170,51 @@ _functions = [
 ]
 
 
+def _mean_crossentropy(y_true: Any, y_pred: Any) -> Any:
+    """One number of the whole batch, by a loss that looks for logits behind the outputs."""
+    return keras.ops.mean(keras.losses.categorical_crossentropy(y_true, y_pred)) ** 2
+
+
+def _of_logits() -> keras.Model:
+    """Outputs whose logits Keras finds: by its own note, or by the operation that made them."""
+    x = keras.Input((data.FEATURES,))
+    outputs = {
+        "sparse": keras.layers.Dense(data.CLASSES, activation="softmax", name="sparse")(x),
+        "one_hot": keras.layers.Dense(data.CLASSES, activation=tf.nn.softmax, name="one_hot")(x),
+        "bit": keras.layers.Dense(1, activation="sigmoid", name="bit")(x),
+        "raw_bit": keras.layers.Dense(1, activation=tf.math.sigmoid, name="raw_bit")(x),
+        "whole": keras.layers.Dense(data.CLASSES, activation="softmax", name="whole")(x),
+    }
+    losses = {
+        "sparse": "sparse_categorical_crossentropy", "one_hot": "categorical_crossentropy",
+        "bit": "binary_crossentropy", "raw_bit": "binary_crossentropy",
+        "whole": _mean_crossentropy,
+    }
+    metrics = {name: [loss] for name, loss in losses.items()}
+    return models.compiled(
+        keras.Model(x, outputs), lambda: keras.optimizers.SGD(0.001), loss=losses, metrics=metrics,
+        weighted_metrics=None,
+    )
+
+
+def _far_apart() -> dict[str, Any]:
+    """Features that are so large that probabilities round to 0 and 1."""
+    one_hot, bit = np.eye(data.CLASSES)[data.labels()], data.labels(data.ROWS, 1) % 2
+    y = {"sparse": data.labels(), "one_hot": one_hot, "whole": one_hot, "bit": bit, "raw_bit": bit}
+    return {"x": 60 * data.features(), "y": y}
+
+
+_saturated = [
+    Case("outputs that saturate", _of_logits, _far_apart, worlds=WORLDS),
+    Case(
+        name="outputs that saturate, jit_compile",
+        build=models.mlp(lambda: keras.optimizers.SGD(0.001), jit_compile=True),
+        data=lambda: {"x": 400 * data.features(), "y": data.labels()},
+        worlds=("2",),
+    ),
+]
+
+
 # Every loss that Keras ships, as one output each of one model: one trace instead of twenty.
 # What a loss needs of its target, and of the output before it.
 _NEEDS: dict[str, tuple[str, str]] = {
@@ -243,6 +289,7 @@ ROWS = (
     *_by_reduction,
     *_weights,
     *_functions,
+    *_saturated,
     *(
         Case(f"every shipped loss, reduction {reduction}", _every_loss(reduction), _every_target)
         for reduction in ("sum_over_batch_size", "sum")

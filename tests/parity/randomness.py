@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from parity import data, models
 from parity.case import WORLDS, Case
@@ -123,7 +124,60 @@ def augmentations() -> dict[str, Callable[[], Any]]:
     }
 
 
+class OwnLoss(keras.Sequential):
+    """Asks in `compute_loss` how many rows there are, and draws as many numbers."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True) -> Any:
+        loss = keras.losses.sparse_categorical_crossentropy(y, y_pred)
+        if not training:
+            return keras.ops.mean(loss)
+        drawn = keras.random.uniform((y_pred.shape[0],), seed=self.layers[1].seed_generator)
+        return keras.ops.mean(loss * drawn)
+
+
+def _with_own_loss() -> keras.Model:
+    head = layers.Dense(data.CLASSES, activation="softmax")
+    model = OwnLoss([keras.Input((data.FEATURES,)), layers.Dense(4), layers.Dropout(0.4), head])
+    return models.compiled(model)
+
+
+def _of_fixed_size(size: int) -> Callable[[], dict[str, Any]]:
+    """Batches whose size stands in their shape, as `drop_remainder=True` makes them."""
+
+    def make() -> dict[str, Any]:
+        dataset = tf.data.Dataset.from_tensor_slices((data.features(24), data.labels(24)))
+        return {"x": dataset.batch(size, drop_remainder=True)}
+
+    return make
+
+
 ROWS = (
+    Case(
+        name="Dropout and noise, batches of fixed size",
+        build=models.mlp(models.momentum, _DROPOUTS["Dropout"], _DROPOUTS["GaussianNoise"]),
+        data=_of_fixed_size(7),
+        worlds=WORLDS,
+        quick=True,
+    ),
+    Case(
+        name="Dropout, batches of fixed size that are smaller than the replicas",
+        build=models.mlp(models.momentum, _DROPOUTS["Dropout"]),
+        data=_of_fixed_size(2),
+        worlds=("4", "3 workers"),
+    ),
+    # A replica has as many rows as there are features, which a draw could be taken for.
+    Case(
+        name="draws of the size of weights, batches of fixed size",
+        build=models.mlp(models.momentum, DrawnForWeights),
+        data=_of_fixed_size(8),
+        worlds=("2",),
+    ),
+    Case(
+        name="Dropout of a loss of its own, batches of fixed size",
+        build=_with_own_loss,
+        data=_of_fixed_size(8),
+        worlds=("2", "2 workers"),
+    ),
     *(
         Case(
             name=name,
