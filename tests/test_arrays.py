@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from tfdist import arrays as arrays_lib
 from tfdist import loop as loop_lib
-from tfdist.data import Share, make_source
+from tfdist.data import make_source
+from tfdist.share import Share
 
 ROWS = 23
 SHARES = [Share(0, 1, 1), Share(0, 2, 2), Share(1, 1, 2), Share(2, 2, 4), Share(0, 8, 8)]

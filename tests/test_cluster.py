@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfdist import cluster as cluster_lib
+from tfdist import contract
 from tfdist.cluster import Cluster, detect_cluster
 
 
@@ -254,7 +254,7 @@ def test_cluster_is_a_frozen_fact():
 
 
 def test_variable_names_are_documented_once():
-    names = [value for name, value in vars(cluster_lib).items() if name.isupper()]
+    names = [value for name, value in vars(contract).items() if name.isupper()]
     own = [value for value in names if isinstance(value, str) and value.startswith("TFDIST_")]
     assert len(own) == len(set(own)) >= 10
 

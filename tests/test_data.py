@@ -16,15 +16,9 @@ import scipy.sparse
 import tensorflow as tf
 from keras.src.trainers.data_adapters import get_data_adapter
 
-from tfdist import own_share, position
-from tfdist.data import (
-    Share,
-    dataset_source,
-    epoch_order,
-    make_source,
-    share_of,
-    worker_examples,
-)
+from tfdist import own_share
+from tfdist.data import dataset_source, epoch_order, make_source, worker_examples
+from tfdist.share import Share, bounds, share_of
 
 ROWS = 11
 RNG = np.random.default_rng(0)
@@ -158,7 +152,7 @@ def joined(step):
     parts = [part for element in step for part in element[1]]
     kept = []
     for replica, part in enumerate(parts):
-        start, stop = position.bounds(size, replica, len(parts))
+        start, stop = bounds(size, replica, len(parts))
         kept.append(keras.tree.map_structure(
             lambda v, n=stop - start: None if v is None else dense(v)[:n], part
         ))

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tfdist.every import parse_every
-from tfdist.tf_config import shorten
+from tfdist.wording import shorten
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from tfdist import exposure
+from tfdist import ports
 
 _LOCAL = ["127.0.0.1:1", "[::1]:2", "localhost:3"]
 
@@ -23,7 +23,7 @@ _LOCAL = ["127.0.0.1:1", "[::1]:2", "localhost:3"]
     ],
 )
 def test_loopback(address, expected):
-    assert exposure.is_loopback(address) == expected
+    assert ports.is_loopback(address) == expected
 
 
 @pytest.mark.parametrize(
@@ -35,14 +35,14 @@ def test_loopback(address, expected):
     ],
 )
 def test_warning(monkeypatch, caplog, addresses, outer, lines):
-    monkeypatch.setattr(exposure, "outer_addresses", lambda: outer)
-    exposure.warn_if_exposed(addresses)
+    monkeypatch.setattr(ports, "outer_addresses", lambda: outer)
+    ports.warn_if_exposed(addresses)
     assert len(caplog.records) == lines
     assert all("all interfaces of this host (10.0.0.5)" in r.message for r in caplog.records)
 
 
 def test_own_addresses_are_the_hosts():
-    for address in exposure.outer_addresses():
+    for address in ports.outer_addresses():
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with socket.socket(family, socket.SOCK_DGRAM) as end:
             end.bind((address, 0))  # nobody can bind what is not its own

@@ -19,9 +19,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tfdist import heartbeat
+from tfdist.contract import PEER_LOST
 from tfdist.heartbeat import Heart, Loss, Peer, State
-from tfdist.launch.failures import PEER_LOST
-from tfdist.rendezvous import reserved_port
+from tfdist.ports import reserved_port
 
 _SILENCE_SECS = 1.0
 _HELD: list[contextlib.ExitStack] = []

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfdist.hostlists import MAX_HOSTS, expand_counts, expand_hosts
-from tfdist.tf_config import shorten
+from tfdist.wording import shorten
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import keras
 import pytest
 
 from tfdist import identity
-from tfdist.data import Share
+from tfdist.share import Share
 
 
 def _model(**compile_options) -> keras.Model:

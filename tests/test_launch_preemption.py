@@ -9,7 +9,7 @@ import time
 import launching
 import pytest
 
-from tfdist.launch.failures import PREEMPTED
+from tfdist.contract import PREEMPTED
 
 # Leaves as `fit` does, some time after it was told to.
 _LEAVES = f"""

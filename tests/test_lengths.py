@@ -12,10 +12,11 @@ import tensorflow as tf
 from parity import worlds
 
 import tfdist
-from tfdist.data import Share, make_source
-from tfdist.lengths import Shapes, lengths_of, parse_shapes
+from tfdist.data import make_source
+from tfdist.lengths import lengths_of
 from tfdist.padding import pad
-from tfdist.position import Lengths
+from tfdist.shapes import Lengths, Shapes, parse_shapes
+from tfdist.share import Share
 
 layers = keras.layers
 _OPEN = tf.TensorSpec([None, None], tf.int32)

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tfdist import link_check
-from tfdist.data import share_of
+from tfdist.share import share_of
 
 
 def _whole(num_replicas, num_local, length=50):

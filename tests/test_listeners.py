@@ -8,6 +8,7 @@ import keras
 import pytest
 
 from tfdist import listeners
+from tfdist.agreement import Calls
 from tfdist.listeners import Interest, Plan
 from tfdist.pace import Pace
 
@@ -198,7 +199,7 @@ def test_workers_run_longer_between_two_agreements(has_others, secs):
             self.has_others = has_others
 
         def plan(self, **wishes):
-            return wishes["steps"], 0, wishes["is_watched"]
+            return Calls(wishes["steps"], None, wishes["is_watched"])
 
     pace = Pace()
     Plan(1, None, False, pace).agreed(Agreement())

@@ -22,7 +22,7 @@ import pytest
 
 from tfdist.cluster import Cluster
 from tfdist.meeting import find_place, meet
-from tfdist.rendezvous import reserved_port
+from tfdist.ports import reserved_port
 
 _JOB = pathlib.Path(__file__).parent / "engine_jobs.py"
 _MEET = textwrap.dedent(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tfdist import messages
 from tfdist.messages import MAX_BYTES, decode, encode, is_signed, make_nonce, receive, sign
-from tfdist.tf_config import shorten
+from tfdist.wording import shorten
 
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

@@ -141,7 +141,7 @@ MUTATIONS = {
         "Dropout",
     ),
     "losses of replicas mix": Mutation(
-        "keras_compat.py",
+        "replacing.py",
         'for attribute, make in (("_losses", list), ("_loss_ids", set)):',
         "for attribute, make in ():",
         "add_loss with synchronized BatchNormalization",
@@ -178,7 +178,7 @@ MUTATIONS = {
         "accumulation of 2 steps",
     ),
     "the last rows go to another replica": Mutation(
-        "position.py",
+        "share.py",
         "return (replica * global_size + num_replicas - 1) // num_replicas",
         "return replica * (global_size // num_replicas)",
         "uneven last batch",

@@ -17,8 +17,8 @@ import tpu_standin
 
 from tfdist import rules, step
 from tfdist.finite import FiniteWatch
-from tfdist.position import Padding
 from tfdist.replicas import Batch
+from tfdist.shapes import Padding
 from tfdist.tpu.program import make_program
 from tfdist.tpu.scopes import Origins
 

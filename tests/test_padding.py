@@ -12,9 +12,10 @@ import tensorflow as tf
 from parity import worlds
 
 import tfdist
-from tfdist.data import Share, make_source
+from tfdist.data import make_source
 from tfdist.padding import pad
-from tfdist.position import Padding
+from tfdist.shapes import Padding
+from tfdist.share import Share
 
 layers = keras.layers
 _X, _Y = np.arange(10.0, dtype="float32").reshape(5, 2), np.arange(5)

@@ -12,7 +12,8 @@ import time
 import pytest
 
 from tfdist import peers
-from tfdist.peers import await_peers, is_reachable, reserved_port
+from tfdist.peers import await_peers
+from tfdist.ports import is_reachable, reserved_port
 
 
 def _addresses(count: int) -> list[str]:

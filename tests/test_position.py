@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfdist import position
-from tfdist.position import Position, at, bounds, current
+from tfdist.position import Position, at, current
+from tfdist.share import bounds
 
 
 def _position(**facts: object) -> Position:

@@ -18,7 +18,7 @@ import pytest
 
 import tfdist
 from tfdist import preemption
-from tfdist.launch.failures import PREEMPTED
+from tfdist.contract import PREEMPTED
 
 _TERM, _USR1 = signal.SIGTERM, signal.SIGUSR1
 

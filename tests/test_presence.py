@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from tfdist import cluster, presence, testing
+from tfdist import contract, presence, testing
 
 
 @pytest.mark.parametrize(
     ("text", "secs"), [("", 5.0), ("0", 0.0), ("2", 2.0), ("7.5", 7.5), ("3600", 3600.0)]
 )
 def test_silence(text, secs):
-    assert presence._silence_secs({cluster.HEARTBEAT_SECS: text}) == secs
+    assert presence._silence_secs({contract.HEARTBEAT_SECS: text}) == secs
     assert presence._silence_secs({}) == 5.0
 
 
 @pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf", "1", "1e9"])
 def test_silence_that_cannot_be(text):
     with pytest.raises(ValueError, match=f"^TFDIST_HEARTBEAT_SECS='{text}' must be a number of"):
-        presence._silence_secs({cluster.HEARTBEAT_SECS: text})
+        presence._silence_secs({contract.HEARTBEAT_SECS: text})
 
 
 @pytest.mark.slow

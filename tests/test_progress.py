@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 import tfdist
-from tfdist import cluster
+from tfdist import contract
 from tfdist.launch.stalls import StallWatch
 from tfdist.progress import Progress, read_progress
 
 
 def _progress(folder, rank=0):
-    return Progress({cluster.RUN_DIR: str(folder), cluster.RANK: str(rank)})
+    return Progress({contract.RUN_DIR: str(folder), contract.RANK: str(rank)})
 
 
 def test_count_is_there_within_blocks_alone(tmp_path):
@@ -45,7 +45,7 @@ def test_nothing_is_written_without_a_launcher(tmp_path, monkeypatch):
 
 
 def test_every_step_of_a_run_is_seen(tmp_path, monkeypatch):
-    monkeypatch.setenv(cluster.RUN_DIR, str(tmp_path))
+    monkeypatch.setenv(contract.RUN_DIR, str(tmp_path))
     seen = {}
 
     class Look(keras.callbacks.Callback):

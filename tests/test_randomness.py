@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from parity.one_step import joined, on_replicas, parts_of, traced
 
-from tfdist import position, randomness
+from tfdist import position, randomness, share
 
 random = keras.random
 _SIZES = (7, 4, 1)  # of the global batch: uneven, even, and all replicas but one empty
@@ -61,7 +61,7 @@ def test_rows_are_those_of_one_device(name: str) -> None:
     for size in _SIZES:
         whole = np.asarray(draw(tf.constant(_rows(size))))
         results = run(_rows(size))
-        counts = [b - a for a, b in (position.bounds(size, r, 4) for r in range(4))]
+        counts = [b - a for a, b in (share.bounds(size, r, 4) for r in range(4))]
         per_row = len(whole) // size
         found = np.concatenate(
             [result[: count * per_row] for result, count in zip(results, counts, strict=True)]

@@ -12,7 +12,7 @@ import tensorflow as tf
 from parity import worlds
 
 import tfdist
-from tfdist import keras_compat, reduction, testing
+from tfdist import reduction, testing, tf_internals
 from tfdist.wire import EXACT, Reduction, scales_of
 
 _ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11}  # of one value, relative
@@ -73,7 +73,7 @@ def _on_worker(hows: list[Reduction]) -> list[Any]:
     for how in hows:
         values, rest, function = _summed(strategy, how)
         found.append((values, rest, _bytes_on_wire(function), _largest_on_wire(function)))
-    context = keras_compat.collective_context()
+    context = tf_internals.collective_context()
     config = context._collective_ops_server_def.default_session_config
     assert "enable_collective_ops" not in vars(context), "put back"
     return [*found, config.experimental.recv_buf_max_chunk]

@@ -12,7 +12,9 @@ import time
 import pytest
 
 from tfdist import messages, roll_call
-from tfdist.rendezvous import RollCall, join, reserved_port
+from tfdist.ports import reserved_port
+from tfdist.rendezvous import join
+from tfdist.roll_call import RollCall
 
 SECRET = b"secret"
 

@@ -11,7 +11,7 @@ import scipy.sparse
 import tensorflow as tf
 
 from tfdist import same_data
-from tfdist.data import Share
+from tfdist.share import Share
 
 X = np.arange(12.0).reshape(6, 2)
 

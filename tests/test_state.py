@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 from tfdist import state, streams
-from tfdist.data import share_of
 from tfdist.exchange import Exchange
+from tfdist.share import share_of
 
 
 def _strategy(replicas: int) -> tf.distribute.Strategy:

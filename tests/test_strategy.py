@@ -20,7 +20,7 @@ from tfdist import strategy as strategy_lib
 from tfdist.cluster import Cluster
 from tfdist.devices import Inventory, TpuSight
 from tfdist.plan import Plan
-from tfdist.rendezvous import reserved_port
+from tfdist.ports import reserved_port
 from tfdist.strategy import describe, get_strategy, made_strategies, refuse_outside_scope
 
 

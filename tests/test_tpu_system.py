@@ -11,7 +11,7 @@ import urllib.error
 import pytest
 import tensorflow as tf
 
-from tfdist import keras_compat
+from tfdist import tf_internals
 from tfdist.tpu_system import TpuCalls, start_tpu, tensorflow_calls
 
 
@@ -192,5 +192,5 @@ def test_initialized_tpus_are_asked_for(has_no_tpu):
 
 
 def test_kernels_are_known():
-    assert keras_compat.has_kernel("MatMul")
-    assert not keras_compat.has_kernel("NoSuchOperation")
+    assert tf_internals.has_kernel("MatMul")
+    assert not tf_internals.has_kernel("NoSuchOperation")

@@ -25,16 +25,17 @@ Glossary, with one meaning everywhere:
 Read in this order, which is the order in which things happen; each file imports from those above
 it only:
 
-1. tf_config.py, hostlists.py, environments.py, cluster.py: who am I, and who are the others?
-2. messages.py, facts.py, roll_call.py, rendezvous.py, meeting.py, peers.py, progress.py,
+1. wording.py, contract.py, tf_config.py, hostlists.py, environments.py, cluster.py: who am I, and
+   who are the others?
+2. messages.py, facts.py, ports.py, roll_call.py, rendezvous.py, meeting.py, peers.py, progress.py,
    side_channel.py, heartbeat.py: is everybody there, and alike, alive and at work?
 3. launch/: how are the workers started and ended?
-4. keras_compat.py, outside.py: which private names does all the rest lean on, and what has to be
-   done as if no step were traced?
-5. devices.py, plan.py, tpu_system.py, exposure.py, bring_up.py, strategy.py: which strategy, and
-   why that one?
-6. position.py, rows.py, arrays.py, py_batches.py, same_data.py, largest_batch.py, data.py, ends.py,
-   data_errors.py, feed.py: which examples are in which batch of which replica?
+4. keras_compat.py, replacing.py, tf_internals.py, outside.py: which private names does all the rest
+   lean on, and what has to be done as if no step were traced?
+5. devices.py, plan.py, tpu_system.py, bring_up.py, strategy.py: which strategy, and why that one?
+6. share.py, position.py, shapes.py, rows.py, arrays.py, py_batches.py, same_data.py,
+   largest_batch.py, data.py, ends.py, data_errors.py, feed.py: which examples are in which batch
+   of which replica?
 7. agreement.py, exchange.py, presence.py, own_share.py, lengths.py, one_length.py, padding.py,
    inputs.py: what do the workers tell each other?
 8. state.py, randomness.py, wire.py, error_feedback.py, collectives.py, reduction.py,
@@ -42,7 +43,7 @@ it only:
    batch_statistics.py, replicas.py, compiled.py, one_program.py, step.py: which variables are
    there, and what is one update of them?
 9. finite.py, custom.py: what if an update is no number, or the user's own?
-10. branches.py, length_check.py, pace.py, loop.py, rounds.py, accumulation.py, local_steps.py,
+10. branches.py, length_check.py, pace.py, rounds.py, loop.py, accumulation.py, local_steps.py,
     rules.py, waits.py, listeners.py, prediction.py, programs.py: how are many steps run, by which
     rule, and how many at a time?
 11. streams.py, plain.py, callback_state.py: what is a run?

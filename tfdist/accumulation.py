@@ -18,10 +18,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfdist import error_feedback, keras_compat, reduction, replicas, state, step
+from tfdist import error_feedback, keras_compat, reduction, replicas, state, step, tf_internals
 from tfdist import position as position_lib
-from tfdist.data import Share
 from tfdist.replicas import Batch
+from tfdist.share import Share, is_tpu
 from tfdist.wire import Reduction
 
 
@@ -39,7 +39,7 @@ def is_possible(model: keras.Model, strategy: tf.distribute.Strategy, *, on_nan:
     return (
         (optimizer.gradient_accumulation_steps or 1) > 1
         and strategy.num_replicas_in_sync > 1
-        and not reduction.is_tpu(strategy)  # whose step is one program
+        and not is_tpu(strategy)  # whose step is one program
         and not model.run_eagerly
         and optimizer.loss_scale_factor is None  # Keras divides by it before it adds up
         # Scales of float8 take their gradient as their value in each step.
@@ -119,13 +119,13 @@ class Accumulation:
         optimizer, variables = self._model.optimizer, self._model.trainable_variables
         if optimizer.use_ema or any(variable.constraint for variable in variables):
             return self._apply(self._nothing(), is_used)  # Keras does these in any step
-        with keras_compat.default_replica_mode():
+        with tf_internals.default_replica_mode():
             self._steps.assign_add(1)
         return tf.constant(False)
 
     def _apply(self, gradients: Sequence[Any], is_used: Sequence[bool]) -> tf.Tensor:
         used = [value if is_one else None for value, is_one in zip(gradients, is_used, strict=True)]
-        with keras_compat.default_replica_mode(), position_lib.at(None):
+        with tf_internals.default_replica_mode(), position_lib.at(None):
             self._model.optimizer.apply(used, self._model.trainable_variables)
         return tf.constant(True)
 

@@ -6,12 +6,48 @@ ask, and nothing here costs anything.
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 
 import numpy as np
 import tensorflow as tf
 
-from tfdist import keras_compat, same_data
+from tfdist import keras_compat, tf_internals
+
+
+@dataclasses.dataclass(frozen=True)
+class Boundary:
+    """What all workers do after a call of the traced loop.
+
+    Attributes:
+        stop: Whether to stop.
+        steps: Steps until the next event.
+        is_due: Whether to save.
+        leaves: Whether to save and leave.
+        witnesses: What each replica's worker has read, see `same_data.Witness`.
+    """
+
+    stop: bool
+    steps: int
+    is_due: bool
+    leaves: bool
+    witnesses: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Calls:
+    """How an epoch is cut into calls of the traced loop.
+
+    Attributes:
+        steps: Steps of the first call.
+        event_steps: Steps that an event stands for, where a worker's callbacks fixed them; else
+            None.
+        is_watched: Whether somebody reads the logs of a batch event.
+    """
+
+    steps: int
+    event_steps: int | None
+    is_watched: bool
 
 
 class Agreement:
@@ -50,7 +86,7 @@ class Agreement:
             return mine[np.newaxis]
         if not values:  # TensorFlow 2.21 gathers no empty tensor: it ends the process by SIGSEGV
             return np.empty((self._num_replicas, 0), np.int64)
-        with keras_compat.default_replica_mode():
+        with tf_internals.default_replica_mode():
             return self._gathered(tf.constant(mine)).numpy()
 
     def seed(self) -> int:
@@ -71,8 +107,8 @@ class Agreement:
         *,
         is_due: bool = False,
         leaves: bool = False,
-    ) -> tuple[bool, int, bool, bool]:
-        """Agrees on what comes after a call of the loop; ends where the workers have parted.
+    ) -> Boundary:
+        """Agrees on what comes after a call of the loop.
 
         Args:
             stop: Whether this worker wishes to stop; anyone's wish counts.
@@ -82,21 +118,20 @@ class Agreement:
             leaves: Whether this worker was told to leave; if anyone was, all leave.
 
         Returns:
-            Whether to stop, the steps, whether to save, and whether to leave.
-
-        Raises:
-            RuntimeError: The workers have read different batches.
+            The same on all workers.
         """
         if not self._has_others:
-            return stop, steps, is_due, leaves
+            return Boundary(stop, steps, is_due, leaves, np.array([witness], np.int64))
         rows = self.gather(int(stop), steps, witness, int(is_due), int(leaves))
-        same_data.refuse_other_batches(rows[:, 2])
-        stops, leave = bool(rows[:, 0].any()), bool(rows[:, 4].any())
-        return stops, int(rows[:, 1].min()), bool(rows[0, 3]), leave
+        return Boundary(
+            stop=bool(rows[:, 0].any()),
+            steps=int(rows[:, 1].min()),
+            is_due=bool(rows[0, 3]),
+            leaves=bool(rows[:, 4].any()),
+            witnesses=rows[:, 2],
+        )
 
-    def plan(
-        self, *, steps: int, event_steps: int | None, is_watched: bool
-    ) -> tuple[int, int, bool]:
+    def plan(self, *, steps: int, event_steps: int | None, is_watched: bool) -> Calls:
         """Agrees on how an epoch is cut into calls of the loop, whoever's callbacks want it.
 
         Args:
@@ -106,9 +141,9 @@ class Agreement:
                 all take part in it or nobody does.
 
         Returns:
-            The agreed values; 0 for `event_steps` where nobody fixed them.
+            The same on all workers.
         """
         rows = self.gather(steps, event_steps or 0, int(is_watched))
         fixed = [int(wish) for wish in rows[:, 1] if wish]
         steps = min(fixed) if fixed else int(rows[:, 0].min())
-        return steps, min(fixed, default=0), bool(rows[:, 2].any())
+        return Calls(steps, min(fixed, default=None), bool(rows[:, 2].any()))

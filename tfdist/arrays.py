@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdist import rows
-from tfdist.position import bounds
+from tfdist.share import bounds
 
 #: Bytes of a global batch up to which gathering in the loop was the faster way.
 MOST_BYTES = 2**21

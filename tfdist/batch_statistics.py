@@ -16,7 +16,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from tfdist import keras_compat, weights_of_rows
+from tfdist import keras_compat, replacing, weights_of_rows
 from tfdist import position as position_lib
 from tfdist.position import Position
 
@@ -25,8 +25,8 @@ _LOG = logging.getLogger("tfdist")
 
 def global_moments() -> dict[str, Callable[..., Any]]:
     """Returns replacements for the functions that take a layer's synchronized moments."""
-    synchronized = keras_compat.original("_compute_moments_sync")
-    layer_moments = keras_compat.original("BatchNormalization._moments")
+    synchronized = replacing.original("_compute_moments_sync")
+    layer_moments = replacing.original("BatchNormalization._moments")
 
     def of_counted_rows(x: Any, axes: Any, keepdims: bool) -> tuple[Any, Any]:
         place = position_lib.current()

@@ -15,11 +15,9 @@ import keras
 import tensorflow as tf
 
 from tfdist.lengths import index_of, with_length
-from tfdist.position import Lengths, Padding, Steps
+from tfdist.position import Steps
 from tfdist.replicas import Batch
-
-#: Of each output the tensor of a batch whose length each of its dimensions has; None for no such.
-Followed = tuple[tuple[int | None, ...], ...]
+from tfdist.shapes import Followed, Lengths, Padding
 
 
 def padded(one_step: Callable[[Batch], Any], padding: Padding) -> Callable[[Batch], Any]:

@@ -20,12 +20,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfdist import keras_compat
-from tfdist.cluster import ROLL_CALL_SECS
+from tfdist import tf_internals
+from tfdist.contract import ROLL_CALL_SECS
 from tfdist.devices import Inventory, is_runtime_started
-from tfdist.exposure import warn_if_exposed
 from tfdist.peers import await_peers
 from tfdist.plan import Plan, refuse_if_too_late
+from tfdist.ports import warn_if_exposed
 from tfdist.tf_config import TRAINING_TYPES
 from tfdist.tpu_system import start_tpu
 
@@ -163,7 +163,7 @@ def _kept_sigterm() -> Iterator[None]:
 @contextlib.contextmanager
 def _answering_in_chunks(size: int) -> Iterator[None]:
     """Lets the server that starts in the block cut its answers into strings of `size` bytes."""
-    context = keras_compat.collective_context()
+    context = tf_internals.collective_context()
     start = getattr(context, "enable_collective_ops", None)
     if start is None:
         _LOG.info("TensorFlow %s does not say how its server starts: reductions travel in chunks "

@@ -20,7 +20,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfdist import keras_compat, listeners
+from tfdist import listeners, tf_internals
 from tfdist.agreement import Agreement
 from tfdist.exchange import Exchange
 from tfdist.parted import Comparison
@@ -232,7 +232,7 @@ class SharedEvents:
             f"learning rates {values.tolist()} by replica after {name}: a callback set them on "
             "some workers only"
         )
-        with keras_compat.default_replica_mode():
+        with tf_internals.default_replica_mode():
             for rate, value in zip(rates, values[0], strict=True):
                 rate.assign(value)
 
@@ -244,7 +244,7 @@ class SharedEvents:
         for entry in parted:
             own = np.asarray(self._comparison.local(entry).read_value())
             chief = np.frombuffer(self._exchange.from_chief(own.tobytes()), own.dtype)
-            with keras_compat.default_replica_mode():
+            with tf_internals.default_replica_mode():
                 entry.variable.assign(chief.reshape(own.shape))
 
     def _warn(self, text: str) -> None:

@@ -28,9 +28,9 @@ import tensorflow as tf
 
 from tfdist import keras_compat, manifest, state
 from tfdist.claim import claim
-from tfdist.data import share_of
 from tfdist.exchange import Exchange
 from tfdist.saved import Saved, pack, read_files, unpack, write_files
+from tfdist.share import share_of
 
 _LOG = logging.getLogger("tfdist")
 _NO_RANK = float("inf")

@@ -18,29 +18,11 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, overload
 
-from tfdist import environments
+from tfdist import environments, wording
 from tfdist import tf_config as tf_config_lib
+from tfdist.contract import ADDRESSES, LOCAL_RANK, LOCAL_SIZE, RANK, SIZE
 from tfdist.environments import Place
 from tfdist.tf_config import Jobs
-
-# The place of a worker. Numbers count workers from 0; "local" means on this host.
-RANK = "TFDIST_RANK"
-SIZE = "TFDIST_SIZE"
-LOCAL_RANK = "TFDIST_LOCAL_RANK"
-LOCAL_SIZE = "TFDIST_LOCAL_SIZE"
-NUM_WORKERS = environments.NUM_WORKERS  # the size, where Kubernetes tells the rank alone
-ADDRESSES = "TFDIST_ADDRESSES"  # "host:port,host:port" in rank order; set after the roll call
-# The roll call.
-RENDEZVOUS = "TFDIST_RENDEZVOUS"  # "host:port" where it is held
-SECRET = "TFDIST_SECRET"  # what both sides of it have to know
-ROLL_CALL_SECS = "TFDIST_ROLL_CALL_SECS"  # how long a worker waits for the others, in seconds
-HOST = "TFDIST_HOST"  # the name or address under which the others reach this worker
-# How to run.
-HEARTBEAT_SECS = "TFDIST_HEARTBEAT_SECS"  # silence after which a worker is lost; 0 for no heartbeat
-THREADS = "TFDIST_THREADS"  # computing threads of this worker
-RESTART_COUNT = "TFDIST_RESTART_COUNT"  # 0 in the first attempt, 1 after the first restart
-RUN_DIR = "TFDIST_RUN_DIR"  # private folder of the launcher: function, results, tracebacks
-LAUNCHER_PID = "TFDIST_LAUNCHER_PID"  # a worker ends with that process
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,7 +196,7 @@ def _from_own_launcher(environ: Mapping[str, str]) -> Place | str:
     if wrong:
         raise ValueError(
             f"In {ADDRESSES}, {wrong}; give one 'host:port' for each worker, in rank order."
-            f" Received: {ADDRESSES}={tf_config_lib.shorten(environ[ADDRESSES])}"
+            f" Received: {ADDRESSES}={wording.shorten(environ[ADDRESSES])}"
         )
     return dataclasses.replace(place, addresses=addresses)
 

@@ -32,13 +32,14 @@ import keras
 import tensorflow as tf
 
 from tfdist import data as data_lib
-from tfdist import keras_compat, randomness, replicas, step
+from tfdist import keras_compat, randomness, replacing, replicas, step, tf_internals
 from tfdist import position as position_lib
 from tfdist.agreement import Agreement
 from tfdist.exchange import Exchange
 from tfdist.position import Position
 from tfdist.presence import Presence
 from tfdist.reduction import for_replica, per_replica
+from tfdist.share import share_of
 from tfdist.wire import Reduction, parse_reduction
 
 _plain = tf.autograph.experimental.do_not_convert
@@ -155,7 +156,7 @@ def make_train_step(
     @tf.function(autograph=False, reduce_retracing=True, jit_compile=jit_compile)
     def train_step(batch: Any) -> Any:
         draws = randomness.keyed_draws(keras_compat.random_functions())
-        with keras_compat.replaced(draws), keras_compat.default_replica_mode():
+        with replacing.replaced(draws), tf_internals.default_replica_mode():
             shares = strategy.run(_plain(on_replica), args=(batch,))
             return keras.tree.map_structure(
                 lambda share: strategy.reduce(tf.distribute.ReduceOp.SUM, share, axis=None), shares
@@ -184,13 +185,13 @@ def distribute_dataset(
     Raises:
         ValueError: The dataset is not batched.
     """
-    share = data_lib.share_of(strategy)
+    share = share_of(strategy)
     source = data_lib.dataset_source(dataset, share=share, fill_empty=False)
     agreement = Agreement(strategy, has_others=share.has_others)
     presence = Presence(strategy, agreement, Exchange(strategy, share))
     with presence.run():
         for _, parts in source.stream(0, 0):
-            presence.progress.tick()
+            presence.tick()
             yield per_replica(strategy, parts)
 
 

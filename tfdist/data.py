@@ -21,51 +21,11 @@ import tensorflow as tf
 from tfdist import keras_compat, rows, same_data
 from tfdist.arrays import Arrays, arrays_of, as_tensors, own_rows
 from tfdist.largest_batch import first_batch, largest_batch
-from tfdist.position import Padding, bounds
 from tfdist.py_batches import OrderedBatches
+from tfdist.shapes import Padding
+from tfdist.share import Share, bounds
 
 _plain = tf.autograph.experimental.do_not_convert  # no Python control flow to convert, no warnings
-
-
-@dataclasses.dataclass(frozen=True)
-class Share:
-    """Which replicas of the world a worker feeds.
-
-    Attributes:
-        first_replica: Number of this worker's first replica among all replicas.
-        local_replicas: Replicas of this worker.
-        num_replicas: Replicas of all workers together.
-    """
-
-    first_replica: int
-    local_replicas: int
-    num_replicas: int
-
-    @property
-    def replicas(self) -> range:
-        """The numbers of this worker's replicas."""
-        return range(self.first_replica, self.first_replica + self.local_replicas)
-
-    @property
-    def has_others(self) -> bool:
-        """Whether there are other workers."""
-        return self.local_replicas < self.num_replicas
-
-
-def share_of(strategy: tf.distribute.Strategy) -> Share:
-    """Returns which replicas the worker that this process is feeds under `strategy`."""
-    total = strategy.num_replicas_in_sync
-    resolver = strategy.cluster_resolver
-    workers = total
-    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and resolver is not None:
-        spec = resolver.cluster_spec().as_dict()
-        workers = sum(len(spec.get(task, ())) for task in ("chief", "worker")) or 1
-        local = total // workers
-        index = (resolver.task_id or 0) + (
-            len(spec.get("chief", ())) if resolver.task_type == "worker" else 0
-        )
-        return Share(index * local, local, total)
-    return Share(0, total, total)
 
 
 def epoch_order(num_examples: int, *, seed: int, epoch: int) -> np.ndarray:

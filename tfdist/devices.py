@@ -146,7 +146,7 @@ def take_inventory(environ: Mapping[str, str] | None = None) -> Inventory:
     """
     import tensorflow as tf
 
-    from tfdist import keras_compat
+    from tfdist import tf_internals
 
     environ = os.environ if environ is None else environ
     return Inventory(
@@ -159,7 +159,7 @@ def take_inventory(environ: Mapping[str, str] | None = None) -> Inventory:
         num_nvidia_files=len(list(pathlib.Path("/dev").glob("nvidia[0-9]*"))),
         tpu=find_tpu(environ),
         # The operation without the underscore has no kernel anywhere: it is rewritten to this one.
-        can_drive_tpus=keras_compat.has_kernel("_ConfigureDistributedTPU"),
+        can_drive_tpus=tf_internals.has_kernel("_ConfigureDistributedTPU"),
         tensorflow=tf.__version__,
     )
 

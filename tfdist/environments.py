@@ -15,13 +15,13 @@ import json
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+from tfdist.contract import NUM_WORKERS
 from tfdist.hostlists import expand_counts, expand_hosts
-from tfdist.tf_config import shorten
+from tfdist.wording import shorten
 
 Environ = Mapping[str, str]
 T = TypeVar("T")
 
-NUM_WORKERS = "TFDIST_NUM_WORKERS"  # the size, where an environment tells the rank alone
 
 MAX_WORKERS = 1_000_000  # far above any job; a mistyped number must not fill the memory
 

@@ -11,18 +11,19 @@ from typing import Any
 
 import keras
 
-from tfdist import keras_compat
+from tfdist import keras_compat, tf_internals
 from tfdist.agreement import Agreement
 from tfdist.feed import Feed
 from tfdist.guard import Guard
 from tfdist.listeners import Plan, batches_between_events, stops_at_nan_of
 from tfdist.loop import Loop
 from tfdist.pace import Stopwatch
+from tfdist.presence import Presence
 from tfdist.profiling import Profiler
 from tfdist.programs import Programs, Way
-from tfdist.progress import Progress
 from tfdist.resume import Run
 from tfdist.rounds import Rounds
+from tfdist.same_data import refuse_other_batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +56,9 @@ class Training:
 
     def bounded(self, steps: int, plan: Plan) -> int:
         """Returns how many of `steps` may run until there is something to do between two calls."""
-        steps = self.run.bounded(steps, plan)
-        steps = self.guard.bounded(steps, plan, step=self.run.place.step)
+        if not plan.event_steps:
+            steps = self.run.bounded(steps)
+            steps = self.guard.bounded(steps, step=self.run.place.step)
         return plan.bounded(steps, done=self.run.place.done)
 
 
@@ -67,14 +69,14 @@ class Epochs:
         model: The model.
         programs: Its traced functions.
         agreement: Between the workers, who make the same calls in the same order.
-        progress: What shows the launcher that steps are being done.
+        presence: What shows the launcher that steps are being done.
     """
 
     def __init__(
-        self, model: keras.Model, programs: Programs, agreement: Agreement, progress: Progress
+        self, model: keras.Model, programs: Programs, agreement: Agreement, presence: Presence
     ) -> None:
         self._model, self._programs = model, programs
-        self._agreement, self._progress = agreement, progress
+        self._agreement, self._presence = agreement, presence
 
     def train(self, training: Training) -> None:
         """Runs the epochs that are left, with validation and all events."""
@@ -163,7 +165,7 @@ class Epochs:
         plan = batches_between_events(model, events, phase=phase, rounds=rounds)
         plan = plan.agreed(self._agreement)
         planned, done, ended = feed.begin_epoch(), training.run.place.done if training else 0, False
-        loop = self._progress.ticking(loop)
+        loop = self._presence.ticking(loop)
         while not ended and (planned is None or done < planned):
             wanted = training.bounded(plan.steps, plan) if training else plan.steps
             wanted = wanted if planned is None else min(wanted, planned - done)
@@ -199,23 +201,27 @@ class Epochs:
 
         Returns:
             Whether all stop, and how many steps come next.
+
+        Raises:
+            RuntimeError: The workers have read different batches.
         """
         run = training.run if training else None
-        stop, steps, is_due, leaves = self._agreement.boundary(
+        agreed = self._agreement.boundary(
             stop, steps, self._programs.witness.value(),
             is_due=run.advance(ran) if run else False,
             leaves=run.is_told_to_leave if run else False,
         )
+        refuse_other_batches(agreed.witnesses)
         if training and run:
             training.guard.look(run.place.step)
-            if leaves and not stop:
+            if agreed.leaves and not agreed.stop:
                 run.leave(self._agreement)
-            if is_due and not stop:
+            if agreed.is_due and not agreed.stop:
                 run.save()
-        return stop, steps
+        return agreed.stop, agreed.steps
 
     def _finalize(self, epochs: int) -> None:
         optimizer = getattr(self._model, "optimizer", None)
         if isinstance(optimizer, keras.optimizers.Optimizer) and epochs > 0:
-            with keras_compat.default_replica_mode():
+            with tf_internals.default_replica_mode():
                 optimizer.finalize_variable_values(self._model.trainable_weights)

@@ -16,7 +16,7 @@ import datetime
 import re
 from typing import Any
 
-from tfdist.tf_config import shorten
+from tfdist.wording import shorten
 
 _MOST = 10**12  # steps, or seconds: what the workers tell each other has 64 bits
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}

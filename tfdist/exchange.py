@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from tfdist import keras_compat
-from tfdist.data import Share
+from tfdist import tf_internals
+from tfdist.share import Share
 
 _WORDS_AT_A_TIME = 4 * 2**20  # 16 MiB: no tensor of a model's size beside the model
 
@@ -86,5 +86,5 @@ class Exchange:
         return total.view(np.uint8).reshape(every.shape)[:, : own.shape[1]]
 
     def _total(self, words: np.ndarray) -> np.ndarray:
-        with keras_compat.default_replica_mode():
+        with tf_internals.default_replica_mode():
             return self._summed(tf.constant(words)).numpy()

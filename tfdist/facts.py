@@ -19,7 +19,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfdist import messages
-from tfdist.tf_config import check_address, shorten
+from tfdist.tf_config import check_address
+from tfdist.wording import name_workers, shorten
 
 # Each of these installs the package `tensorflow`.
 _TENSORFLOWS = ("tensorflow", "tensorflow_cpu", "tensorflow_tpu", "tensorflow_intel", "tf_nightly")
@@ -68,18 +69,6 @@ def find_differences(announcements: Sequence[Announcement]) -> str:
             )
             lines.append(f"  {name}: {values}")
     return "\n".join(lines)
-
-
-def name_workers(ranks: Sequence[int]) -> str:
-    """Names workers in few words: "worker 3", "workers 0-2, 5"."""
-    runs: list[list[int]] = []
-    for rank in sorted(ranks):
-        if runs and rank == runs[-1][-1] + 1:
-            runs[-1].append(rank)
-        else:
-            runs.append([rank])
-    texts = [f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
-    return f"worker{'s' if len(ranks) > 1 else ''} {', '.join(texts)}"
 
 
 def gather_facts(*, script: str | None = None, flags: Sequence[str] = ()) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist import keras_compat
+from tfdist import tf_internals
 from tfdist.arrays import Cursor
 from tfdist.data import Source
 
@@ -101,7 +101,7 @@ class Feed:
         Raises:
             tf.errors.OpError: Something in the dataset cannot tell where it is.
         """
-        resource = keras_compat.iterator_resource(self.iterator)
+        resource = tf_internals.iterator_resource(self.iterator)
         ignore = 1  # what random operations and Python functions hold themselves cannot be had
         return tf.raw_ops.SerializeIterator(resource_handle=resource, external_state_policy=ignore)
 
@@ -121,7 +121,7 @@ class Feed:
             self._skips, self._ahead = state["skips"], 0
             self._dataset = self.source.stream(self._pass, self._skips)
             self.iterator = iter(self._dataset)
-            resource = keras_compat.iterator_resource(self.iterator)
+            resource = tf_internals.iterator_resource(self.iterator)
             tf.raw_ops.DeserializeIterator(resource_handle=resource, serialized=buffers)
         elif self.source.begin_with is not None and self.steps_per_epoch is None:
             self.source.begin_with(done)

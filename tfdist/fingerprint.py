@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfdist import keras_compat, state
+from tfdist import state, tf_internals
 from tfdist.state import Entry
 
 
@@ -40,7 +40,7 @@ class Fingerprint:
         """
         if not self._is_needed:
             return
-        with keras_compat.default_replica_mode():
+        with tf_internals.default_replica_mode():
             numbers = self._numbers().numpy()
         if text := difference([entry.name for entry in self._shared], numbers):
             raise RuntimeError(

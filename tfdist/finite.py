@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist import reduction, state
+from tfdist import share, state
 from tfdist.outside import outside_of_steps, plain_variable
 
 _NONE = -1
@@ -31,7 +31,7 @@ class FiniteWatch:
         self, strategy: tf.distribute.Strategy | None = None, *, skips: bool = False
     ) -> None:
         self._skips = skips
-        self._is_inside = strategy is not None and reduction.is_tpu(strategy)
+        self._is_inside = strategy is not None and share.is_tpu(strategy)
         scope = strategy if self._is_inside else None  # a program writes to its own device
         self._steps, self._bad_steps = _counter(0, scope), _counter(0, scope)
         self._first_step, self._first_gradient = _counter(_NONE, scope), _counter(_NONE, scope)

@@ -14,7 +14,6 @@ from tfdist.agreement import Agreement
 from tfdist.every import parse_every
 from tfdist.fingerprint import Fingerprint
 from tfdist.finite import FiniteWatch
-from tfdist.listeners import Plan
 
 _LOG = logging.getLogger("tfdist")
 POLICIES = ("warn", "raise", "skip", "ignore")
@@ -69,10 +68,10 @@ class Guard:
         if self._watch is not None:
             self._watch.take()  # of an earlier run that ended with an error
 
-    def bounded(self, steps: int, plan: Plan, *, step: int) -> int:
+    def bounded(self, steps: int, *, step: int) -> int:
         """Returns how many of `steps` may run until the next comparison is due."""
         left = self._every.steps_left(step)
-        return steps if left is None or plan.event_steps else min(steps, left)
+        return steps if left is None else min(steps, left)
 
     def look(self, step: int) -> None:
         """Looks at what the steps up to this one have left. Every worker has to call it.

@@ -16,7 +16,7 @@ import itertools
 import math
 import re
 
-from tfdist.tf_config import shorten
+from tfdist.wording import shorten
 
 MAX_HOSTS = 100_000  # far above any machine; a mistyped range must not fill the memory
 

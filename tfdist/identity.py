@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfdist.data import Share
+from tfdist.share import Share
 
 _ABSENT = "absent"
 # Names of single objects, and code as bytes, which knows the file that it came from.

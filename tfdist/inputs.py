@@ -8,13 +8,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist import keras_compat, one_length, own_share, same_data
+from tfdist import keras_compat, one_length, own_share, same_data, tf_internals
 from tfdist.agreement import Agreement
-from tfdist.data import Share, Source, make_source
+from tfdist.data import Source, make_source
 from tfdist.exchange import Exchange
 from tfdist.feed import Feed, limited
-from tfdist.lengths import Shapes
 from tfdist.padding import pad, refuse_own_share
+from tfdist.shapes import Shapes
+from tfdist.share import Share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Inputs:
             share = own_share.alone(share)
             if keras_compat.is_arrays((x, y, kwargs.get("sample_weight"))):
                 batch_size = own_share.batch_size_of(self.share, batch_size)
-        with tf.init_scope(), keras_compat.default_replica_mode():
+        with tf.init_scope(), tf_internals.default_replica_mode():
             return make_source(x, y, share=share, batch_size=batch_size, **kwargs)
 
 

@@ -1,54 +1,21 @@
-"""Which private names of Keras and TensorFlow does tfdist lean on? These, and no others.
+"""Which private names of Keras does tfdist lean on?
 
-Everything that is not public API is reached through this file, so that a new release is one file
-to read. Each entry is probed for at first use, by name and not by version number: a release that
-nobody has tried yet works as long as the names do what they did.
+What a step replaces while it is traced is in replacing.py, and TensorFlow's names in
+tf_internals.py. Everything that is not public API is reached through these three, so that a new
+release is three files to read. Each entry is probed for at first use, by name and not by version
+number: a release that nobody has tried yet works as long as the names do what they did.
 
 Checked with Keras 3.10 to 3.15 and TensorFlow 2.18 to 2.21.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
-
-# ---- Keras: what a step replaces while it is traced ------------------------------------------
-
-_PLACES = {
-    # Called by the trainer, the losses and `compute_loss`; looked up in the module at each call.
-    "scale_loss_for_distribution": "keras.src.losses.loss",
-    "unscale_loss_for_distribution": "keras.src.losses.loss",
-    "reduce_values": "keras.src.losses.loss",
-    "apply_mask": "keras.src.losses.loss",
-    "Loss.__call__": "keras.src.losses.loss",
-    "reduce_weighted_values": "keras.src.losses.loss",
-    "MetricsList.update_state": "keras.src.trainers.compile_utils",
-    "Layer.add_loss": "keras.src.layers.layer",
-    "reduce_to_samplewise_values": "keras.src.metrics.reduction_metrics",
-    "MeanMetricWrapper.update_state": "keras.src.metrics.reduction_metrics",
-    # The statistics of a synchronized BatchNormalization.
-    "_compute_moments_sync": "keras.src.backend.tensorflow.nn",
-    "BatchNormalization._moments": "keras.src.layers.normalization.batch_normalization",
-    # The drawing functions of the TensorFlow backend, and what they ask for a seed.
-    "draw_seed": "keras.src.backend.tensorflow.random",
-    "categorical": "keras.src.backend.tensorflow.random",
-    "uniform": "keras.src.backend.tensorflow.random",
-    "normal": "keras.src.backend.tensorflow.random",
-    "dropout": "keras.src.backend.tensorflow.random",
-    "randint": "keras.src.backend.tensorflow.random",
-    "truncated_normal": "keras.src.backend.tensorflow.random",
-    "gamma": "keras.src.backend.tensorflow.random",
-    "binomial": "keras.src.backend.tensorflow.random",
-    "beta": "keras.src.backend.tensorflow.random",
-    "shuffle": "keras.src.backend.tensorflow.random",
-}
-_replacing = threading.RLock()
 
 
 def module(name: str) -> Any:
@@ -56,96 +23,16 @@ def module(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ImportError(_moved(name)) from error
+        raise ImportError(lacking(name)) from error
 
 
-def original(name: str) -> Callable[..., Any]:
-    """Returns Keras's own function of one of the replaceable names."""
-    home, attribute = _home(name)
-    if not hasattr(home, attribute):
-        raise ImportError(_moved(f"{_PLACES[name]}.{name}"))
-    return getattr(home, attribute)
-
-
-def _home(name: str) -> tuple[Any, str]:
-    """Returns the module or class that a replaceable name stands in, and its last part."""
-    *classes, attribute = name.split(".")
-    home = module(_PLACES[name])
-    for part in classes:
-        if not hasattr(home, part):
-            raise ImportError(_moved(f"{_PLACES[name]}.{part}"))
-        home = getattr(home, part)
-    return home, attribute
-
-
-def _moved(name: str) -> str:
+def lacking(name: str) -> str:
+    """Says that Keras has no such name, and what to install."""
     return (
         f"Keras {keras.__version__} has no {name!r}, which tfdist needs for exact losses and "
         "metrics on several replicas. Install a Keras release that tfdist was checked with "
         "(3.10 to 3.15), or a newer tfdist."
     )
-
-
-@contextlib.contextmanager
-def replaced(functions: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
-    """Puts `functions` in the place of Keras's functions of these names for a `with` block.
-
-    The block is the tracing of one step. Losses and `add_loss` values are kept apart by thread
-    meanwhile: MirroredStrategy traces each replica in a thread of its own, and its replicas take
-    turns at every collective, while a layer has one list of losses for all of them.
-    """
-    with _replacing, contextlib.ExitStack() as stack:
-        for name, function in functions.items():
-            stack.callback(setattr, *_home(name), original(name))
-            setattr(*_home(name), function)
-        for attribute, make in (("_losses", list), ("_loss_ids", set)):
-            stack.callback(delattr, keras.layers.Layer, attribute)
-            setattr(keras.layers.Layer, attribute, _per_thread(attribute, make))
-        yield
-
-
-@contextlib.contextmanager
-def replaced_apply(apply: Callable[..., Any]) -> Iterator[None]:
-    """Routes every optimizer's `apply` through `apply(original, optimizer, grads, variables)`."""
-    base = module("keras.src.optimizers.base_optimizer").BaseOptimizer
-    with _replacing, contextlib.ExitStack() as stack:
-        for kind in (base, keras.optimizers.LossScaleOptimizer):
-            stack.callback(setattr, kind, "apply", kind.apply)
-            kind.apply = _routed(apply, kind.apply)
-        yield
-
-
-@contextlib.contextmanager
-def without_reduction(optimizer: Any) -> Iterator[None]:
-    """Makes `optimizer.apply`, called by a replica, update by that replica's own gradients."""
-    name = "_all_reduce_sum_gradients"
-    if not hasattr(optimizer, name):
-        raise ImportError(_moved(f"{type(optimizer).__name__}.{name}"))
-    with _replacing:
-        vars(optimizer)[name] = list
-        try:
-            yield
-        finally:
-            del vars(optimizer)[name]
-
-
-def _routed(apply: Callable[..., Any], original_apply: Callable[..., Any]) -> Callable[..., Any]:
-    def method(optimizer: Any, grads: Any, trainable_variables: Any = None) -> Any:
-        return apply(original_apply, optimizer, grads, trainable_variables)
-
-    return method
-
-
-def _per_thread(attribute: str, make: Callable[[], Any]) -> property:
-    values: dict[tuple[int, int], Any] = {}
-
-    def get(layer: Any) -> Any:
-        return values.setdefault((id(layer), threading.get_ident()), make())
-
-    def put(layer: Any, value: Any) -> None:  # a layer that is made during the trace
-        layer.__dict__[attribute] = value
-
-    return property(get, put)
 
 
 # ---- Keras: the trainer's own helpers --------------------------------------------------------
@@ -308,90 +195,6 @@ def random_functions() -> Any:
     return module("keras.src.backend.tensorflow.random")
 
 
-# ---- TensorFlow: applying in cross-replica context -------------------------------------------
-
-
-@contextlib.contextmanager
-def default_replica_mode() -> Iterator[None]:
-    """Runs a block as if no strategy were in scope, wherever it stands.
-
-    Keras's optimizers update mirrored variables right from there, and only from there: inside a
-    scope they refuse, and in replica context they sum the gradients once more.
-    """
-    lib = module("tensorflow.python.distribute.distribute_lib")
-    lib._push_per_thread_mode(lib._get_default_replica_mode())
-    try:
-        yield
-    finally:
-        lib._pop_per_thread_mode()
-
-
-def reduces_on_one_device(strategy: tf.distribute.Strategy) -> bool:
-    """Tells whether a strategy sums by copies to one device, without collective operations."""
-    operations = getattr(strategy.extended, "_cross_device_ops", None)
-    return isinstance(operations, tf.distribute.ReductionToOneDevice)
-
-
-# ---- TensorFlow runtime ----------------------------------------------------------------------
-
-
-def collective_context() -> Any:
-    """Returns the object whose `enable_collective_ops(server_def)` starts a worker's server."""
-    return module("tensorflow.python.eager.context").context()
-
-
-def has_kernel(operation: str) -> bool:
-    """Tells whether this TensorFlow can run an operation at all.
-
-    Where TensorFlow does not say, it is taken to: running the operation then tells.
-    """
-    try:
-        kernels = importlib.import_module("tensorflow.python.framework.kernels")
-        return len(kernels.get_registered_kernels_for_op(operation).kernel) > 0
-    except (ImportError, AttributeError):
-        return True
-
-
-def initialized_tpus() -> tuple[str, ...]:
-    """Returns the addresses of the TPUs that this process has initialized; () where not known."""
-    try:
-        tpus = importlib.import_module("tensorflow.python.tpu.tpu_strategy_util")
-        return tuple(tpus.get_initialized_tpu_systems())
-    except (ImportError, AttributeError):
-        return ()
-
-
-# ---- TensorFlow: what a dataset is made of ----------------------------------------------------
-
-
-def batch_size_of(dataset: tf.data.Dataset) -> int | None:
-    """Returns what the last `.batch(n)` of a dataset was given; None where none shows."""
-    sizes = (getattr(part, "_batch_size", None) for part in dataset_parts(dataset))
-    return next((int(size) for size in sizes if size is not None), None)
-
-
 def first_of_generator(adapter: Any) -> Any:
     """Returns the batch that Keras has read ahead of a Python generator; None where it has not."""
     return next(iter(getattr(adapter, "_first_batches", ())), None)
-
-
-def dataset_parts(dataset: tf.data.Dataset) -> Iterator[Any]:
-    """Gives a dataset, all datasets that it reads from, and the graphs of their functions.
-
-    What a release does not show is left out: it is a look for unset seeds, not a proof.
-    """
-    waiting, seen = [dataset], set()
-    while waiting:
-        part = waiting.pop()
-        if id(part) in seen:
-            continue
-        seen.add(id(part))
-        yield part
-        waiting += getattr(part, "_inputs", list)()
-        for function in getattr(part, "_functions", list)():
-            yield function.function.graph.as_graph_def()
-
-
-def iterator_resource(iterator: Any) -> tf.Tensor:
-    """Returns the handle by which TensorFlow's operations know an iterator."""
-    return iterator._iterator_resource

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist import keras_compat, rows, same_data
+from tfdist import keras_compat, rows, same_data, tf_internals
 from tfdist.py_batches import OrderedBatches
 
 
@@ -22,7 +22,7 @@ def largest_batch(dataset: tf.data.Dataset) -> int | None:
         dataset: Batched. Where its spec has no fixed rows and no `.batch(n)` shows, its first batch
             is read once more, unless it draws random numbers, whose order that would change.
     """
-    known = rows.fixed(dataset.element_spec) or keras_compat.batch_size_of(dataset)
+    known = rows.fixed(dataset.element_spec) or tf_internals.batch_size_of(dataset)
     if known is not None or any(True for _ in same_data.random_parts(dataset)):
         return known
     for batch in dataset.take(1):

@@ -19,9 +19,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfdist import keras_compat
-from tfdist.branches import Followed
-from tfdist.position import Lengths
+from tfdist import keras_compat, tf_internals
+from tfdist.shapes import Followed, Lengths
 
 _LOG = logging.getLogger("tfdist")
 _ROWS = 2
@@ -105,7 +104,7 @@ def refuse_unused(found: Followed | None, lengths: Lengths, *, predicts: bool) -
 
 
 def _outputs(model: keras.Model, call: Callable[[Any], Any], batch: Any) -> list[np.ndarray]:
-    with tf.init_scope(), keras_compat.default_replica_mode():
+    with tf.init_scope(), tf_internals.default_replica_mode():
         with keras.StatelessScope(state_mapping=list(_moved(model))):
             outputs = call(batch)
     return [np.asarray(keras.ops.convert_to_numpy(out)) for out in keras.tree.flatten(outputs)]

@@ -9,69 +9,12 @@ step has a branch for each length (branches.py), steps that only pad count nowhe
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from tfdist.position import Lengths
-
-
-@dataclasses.dataclass(frozen=True)
-class Shapes:
-    """Which shapes batches are given.
-
-    Attributes:
-        are_static: Whether every batch is padded to one shape, or to one of a few.
-        buckets: The lengths that batches of varying length are padded to, ascending; () for none.
-    """
-
-    are_static: bool = False
-    buckets: tuple[int, ...] = ()
-
-
-def parse_shapes(static_shapes: bool | None, length_buckets: Any, *, is_tpu: bool) -> Shapes:
-    """Returns which shapes batches are given.
-
-    Args:
-        static_shapes: As in `fit`.
-        length_buckets: As in `fit`; they ask for static shapes.
-        is_tpu: Whether None means static shapes: a TPU compiles each shape for seconds to minutes.
-
-    Raises:
-        ValueError: The buckets are no lengths, or static shapes are refused beside them.
-    """
-    buckets = _parsed(length_buckets)
-    if buckets and static_shapes is not None and not static_shapes:
-        raise ValueError(
-            f"length_buckets={buckets} pads batches to static shapes, but static_shapes=False "
-            "asks for none. Leave static_shapes out, or length_buckets."
-        )
-    default = bool(buckets) or is_tpu
-    return Shapes(default if static_shapes is None else bool(static_shapes), buckets)
-
-
-def _parsed(length_buckets: Any) -> tuple[int, ...]:
-    """Returns the lengths that batches are padded to, ascending, each once; () for None."""
-    if length_buckets is None:
-        return ()
-    is_listed = isinstance(length_buckets, Iterable) and not isinstance(length_buckets, str)
-    lengths = list(length_buckets) if is_listed else []
-    if not lengths or not all(_is_length(length) for length in lengths):
-        raise ValueError(
-            f"length_buckets are the lengths that batches are padded to, but "
-            f"length_buckets={length_buckets!r}. Give one positive integer or more, as "
-            "length_buckets=(32, 64, 128)."
-        )
-    return tuple(sorted({int(length) for length in lengths}))
-
-
-def _is_length(length: Any) -> bool:
-    is_whole = isinstance(length, (int, np.integer)) and not isinstance(length, bool)
-    return bool(is_whole and length >= 1)
+from tfdist.shapes import Lengths
 
 
 def lengths_of(spec: Any, buckets: tuple[int, ...]) -> Lengths | None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from tfdist import keras_compat
-from tfdist.data import Share
+from tfdist import tf_internals
+from tfdist.share import Share
 
 _LENGTH = 2**16  # 256 KiB a replica: some links fail only in longer copies
 _POWERS, _FACTORS = 16, 7  # up to 256 replicas, all sums are below 2**24, and so exact in float32
@@ -90,6 +90,6 @@ def _exchanged(strategy: tf.distribute.Strategy) -> tuple[np.ndarray, np.ndarray
         local = [strategy.experimental_local_results(value) for value in per_replica]
         return tf.stack(local[0]), tf.stack(local[1])
 
-    with keras_compat.default_replica_mode():
+    with tf_internals.default_replica_mode():
         sums, rows = exchange()
     return sums.numpy(), rows.numpy()

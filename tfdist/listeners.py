@@ -60,14 +60,14 @@ class Plan:
 
     def agreed(self, agreement: Agreement) -> Plan:
         """Returns the plan that all workers follow together."""
-        steps, event_steps, is_watched = agreement.plan(
+        calls = agreement.plan(
             steps=self.steps, event_steps=self.event_steps, is_watched=self.is_watched
         )
         if self.pace and agreement.has_others:
             self.pace.target_secs = SHARED_TARGET_SECS
         return dataclasses.replace(
-            self, steps=steps, event_steps=event_steps or None, is_watched=is_watched,
-            pace=None if event_steps else self.pace,
+            self, steps=calls.steps, event_steps=calls.event_steps, is_watched=calls.is_watched,
+            pace=None if calls.event_steps else self.pace,
         )
 
     def after(self, ran: int, secs: float, *, done: int) -> int:

@@ -26,11 +26,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist import keras_compat, reduction, replicas, state, step
+from tfdist import keras_compat, reduction, replacing, replicas, state, step, tf_internals
 from tfdist import position as position_lib
 from tfdist.agreement import Agreement
 from tfdist.outside import plain_variable
 from tfdist.replicas import Batch
+from tfdist.share import is_tpu
 from tfdist.wire import EXACT, Reduction
 
 _OUTER, _GIVEN = "outer_optimizer", "_tfdist_given_outer_optimizer"
@@ -89,7 +90,7 @@ class LocalSteps:
                 model.optimizer.apply(gradients, model.trainable_variables)
             return tf.cast(rows, tf.int64), logs
 
-        with keras_compat.without_reduction(model.optimizer):
+        with replacing.without_reduction(model.optimizer):
             rows, logs = replicas.run(strategy, on_replica, batch)
         own = strategy.experimental_local_results(rows)
         for counter, count in zip(self._rows, own, strict=True):
@@ -131,7 +132,7 @@ class LocalSteps:
             for part, start in zip(parts, starts, strict=True):
                 part.assign(start.read_value() if outer else start + mean)
         if outer:
-            with keras_compat.default_replica_mode(), position_lib.at(None):
+            with tf_internals.default_replica_mode(), position_lib.at(None):
                 outer.apply([-mean for mean in means], variables)
         self.begin()
         return tf.constant(True)
@@ -184,7 +185,7 @@ def refuse(
     optimizer = None if is_own_rule else model.optimizer
     obstacles = {
         "a training rule of the model's own": is_own_rule,
-        "TPUStrategy": reduction.is_tpu(strategy),
+        "TPUStrategy": is_tpu(strategy),
         f"on_nan={on_nan!r}": on_nan in ("raise", "skip"),
         "LossScaleOptimizer": isinstance(optimizer, keras.optimizers.LossScaleOptimizer),
         "gradient_accumulation_steps": getattr(optimizer, "gradient_accumulation_steps", None),

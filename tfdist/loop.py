@@ -14,6 +14,7 @@ import tensorflow as tf
 from tfdist import ends
 from tfdist.arrays import Cursor, Gathering
 from tfdist.replicas import Batch
+from tfdist.rounds import Rounds
 from tfdist.same_data import Witness
 
 Loop = Callable[[Any, int], int]
@@ -248,3 +249,29 @@ def make_shared_loop(
 
     traced = run if eager else tf.function(run, autograph=False, reduce_retracing=True)
     return lambda iterator, num_steps: int(traced(iterator, tf.constant(num_steps)))
+
+
+def in_rounds(loop: Loop, rounds: Rounds, *, is_alone: bool) -> Loop:
+    """Returns a loop that leaves no round open.
+
+    Args:
+        loop: Runs the steps of `rounds`.
+        rounds: What they are.
+        is_alone: Whether there are no other workers, so that a round can be ended after an error
+            too: the others would have to take part in it.
+    """
+    begin = tf.function(rounds.begin, autograph=False)
+    end = tf.function(rounds.end, autograph=False)
+
+    def run(iterator: Any, num_steps: int) -> int:
+        begin()
+        try:
+            ran = loop(iterator, num_steps)
+        except BaseException:
+            if is_alone:
+                end()
+            raise
+        end()
+        return ran
+
+    return run

@@ -23,8 +23,8 @@ from typing import Any
 import tensorflow as tf
 from keras import ops
 
-from tfdist import keras_compat, weights_of_rows, weights_of_steps, whole_batch
 from tfdist import position as position_lib
+from tfdist import replacing, weights_of_rows, weights_of_steps, whole_batch
 
 
 def global_reductions() -> dict[str, Callable[..., Any]]:
@@ -33,10 +33,10 @@ def global_reductions() -> dict[str, Callable[..., Any]]:
     Each calls the original outside of a step, that is where no replica has a position.
     """
     names = ("scale_loss_for_distribution", "unscale_loss_for_distribution")
-    scale, unscale = (keras_compat.original(name) for name in names)
-    reduce_values = keras_compat.original("reduce_values")
-    apply_mask = keras_compat.original("apply_mask")
-    samplewise = keras_compat.original("reduce_to_samplewise_values")
+    scale, unscale = (replacing.original(name) for name in names)
+    reduce_values = replacing.original("reduce_values")
+    apply_mask = replacing.original("apply_mask")
+    samplewise = replacing.original("reduce_to_samplewise_values")
 
     def scale_loss(value: Any) -> Any:
         return scale(value) if position_lib.current() is None else value

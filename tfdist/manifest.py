@@ -29,7 +29,7 @@ import shutil
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from tfdist.tf_config import shorten
+from tfdist.wording import shorten
 
 FORMAT = 1
 MANIFEST = "manifest.json"

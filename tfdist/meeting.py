@@ -24,10 +24,11 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from tfdist import cluster as cluster_lib
+from tfdist import contract
 from tfdist.cluster import Cluster
 from tfdist.facts import gather_facts
-from tfdist.rendezvous import join, own_address
+from tfdist.ports import own_address
+from tfdist.rendezvous import join
 from tfdist.roll_call import RollCall
 from tfdist.tf_config import TRAINING_TYPES, check_address
 
@@ -51,7 +52,7 @@ _IDENTITY = (
     "JSM_NAMESPACE_LOCAL_SIZE",
     "AZ_BATCH_JOB_ID",
     "AZ_BATCH_MASTER_NODE",
-    cluster_lib.RENDEZVOUS,
+    contract.RENDEZVOUS,
 )
 
 
@@ -93,7 +94,7 @@ def _meet(cluster: Cluster) -> Cluster:
     if cluster.rank == 0:
         with _open_roll_call(cluster, host, ports, secret, timeout_secs) as roll_call:
             port = roll_call.address.rpartition(":")[2]
-            named = environ.get(cluster_lib.HOST, host)
+            named = environ.get(contract.HOST, host)
             # It may listen on all interfaces, one of which is always there.
             here = roll_call.address.rpartition(":")[0] or "127.0.0.1"
             addresses = join(f"{here}:{port}", host=_bracketed(named), **shared)
@@ -118,16 +119,16 @@ def find_place(cluster: Cluster, environ: Mapping[str, str]) -> tuple[str, tuple
         ValueError: TFDIST_RENDEZVOUS is no "host:port".
         RuntimeError: The environment does not say it.
     """
-    if text := environ.get(cluster_lib.RENDEZVOUS):
+    if text := environ.get(contract.RENDEZVOUS):
         if wrong := check_address(text):
-            raise ValueError(f"In {cluster_lib.RENDEZVOUS}, {wrong}; correct it.")
+            raise ValueError(f"In {contract.RENDEZVOUS}, {wrong}; correct it.")
         host, _, port = text.rpartition(":")
         return host.strip("[]"), (int(port),)
     host = _host_of_worker_0(cluster, environ)
     if not host:
         raise RuntimeError(
             f"{cluster.source} says that this is worker {cluster.rank} of {cluster.size}, but not"
-            f" where the others are. Set {cluster_lib.RENDEZVOUS}=HOST:PORT on all workers, HOST"
+            f" where the others are. Set {contract.RENDEZVOUS}=HOST:PORT on all workers, HOST"
             " being worker 0's and PORT a free one there."
         )
     # Of the hosts' own ports torchrun's is taken by itself, so it is a port of our own everywhere.
@@ -162,7 +163,7 @@ def _secret(cluster: Cluster, environ: Mapping[str, str]) -> bytes:
     What is worked out instead keeps two jobs apart, and no stranger out who knows the variables;
     TensorFlow's own ports, which open next, ask for no secret at all.
     """
-    if given := environ.get(cluster_lib.SECRET):
+    if given := environ.get(contract.SECRET):
         return given.encode()
     return _identity(cluster, environ).hex().encode()
 
@@ -203,12 +204,12 @@ def _with_addresses(cluster: Cluster, addresses: tuple[str, ...]) -> Cluster:
 
 
 def _timeout_secs(environ: Mapping[str, str]) -> float:
-    text = environ.get(cluster_lib.ROLL_CALL_SECS) or str(_ROLL_CALL_SECS)
+    text = environ.get(contract.ROLL_CALL_SECS) or str(_ROLL_CALL_SECS)
     try:
         return float(text)
     except ValueError:
         raise ValueError(
-            f"{cluster_lib.ROLL_CALL_SECS}={text!r} must be a number of seconds; set it."
+            f"{contract.ROLL_CALL_SECS}={text!r} must be a number of seconds; set it."
         ) from None
 
 

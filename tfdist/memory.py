@@ -23,7 +23,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfdist import keras_compat, liveness
+from tfdist import keras_compat, liveness, tf_internals
 
 _TEMPORARIES = 2  # an optimizer's, of the size of the variable that it is at
 
@@ -169,7 +169,7 @@ def _trace(model: keras.Model, specs: Any) -> liveness.Held:
         return [tf.convert_to_tensor(g) for g in found if g is not None]
 
     # As on a replica of its own: no strategy, no reduction.
-    with keras_compat.default_replica_mode():
+    with tf_internals.default_replica_mode():
         concrete = step.get_concrete_function(specs)
     operations = concrete.graph.get_operations()
     return liveness.held(operations, num_forward=marks[-1], outputs=concrete.graph.outputs)

@@ -22,7 +22,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from tfdist.tf_config import shorten
+from tfdist.wording import shorten
 
 # Addresses of thousands of workers fit; what a stranger sends cannot fill the memory.
 MAX_BYTES = 256 * 1024

@@ -14,8 +14,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist import keras_compat, reduction, replicas, wire
 from tfdist import position as position_lib
+from tfdist import reduction, replicas, share, tf_internals, wire
 from tfdist.collectives import Collectives
 from tfdist.replicas import Batch
 from tfdist.wire import EXACT, Reduction
@@ -48,7 +48,7 @@ def run(
 
 def is_here() -> bool:
     """Tells whether the replica that is being traced has the update in its program."""
-    return _collectives().is_one_program or reduction.is_tpu(tf.distribute.get_strategy())
+    return _collectives().is_one_program or share.is_tpu(tf.distribute.get_strategy())
 
 
 def update(
@@ -71,7 +71,7 @@ def update(
     summed = sum_gradients(gradients, _collectives(), how)
     # In this mode Keras sums nothing once more, and TensorFlow assigns each replica's own variable
     # with nothing sent: all replicas write the same.
-    with keras_compat.default_replica_mode(), position_lib.at(None):
+    with tf_internals.default_replica_mode(), position_lib.at(None):
         if apply is None:
             optimizer.apply(summed, variables)
         else:

@@ -17,8 +17,8 @@ import tensorflow as tf
 
 from tfdist import rows
 from tfdist.agreement import Agreement
-from tfdist.data import Share, Source, refuse_batch_size
-from tfdist.position import bounds
+from tfdist.data import Source, refuse_batch_size
+from tfdist.share import Share, bounds
 
 _UNKNOWN, _INFINITE = -1, -2
 _plain = tf.autograph.experimental.do_not_convert

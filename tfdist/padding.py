@@ -15,8 +15,9 @@ import keras
 import tensorflow as tf
 
 from tfdist import lengths as lengths_lib
-from tfdist.data import Share, Source
-from tfdist.position import Padding
+from tfdist.data import Source
+from tfdist.shapes import Padding
+from tfdist.share import Share
 
 _plain = tf.autograph.experimental.do_not_convert
 

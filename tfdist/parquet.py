@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from tfdist.cluster import detect_cluster
-from tfdist.position import bounds
+from tfdist.share import bounds
 
 
 def read_share(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from tfdist import keras_compat, state
+from tfdist import state, tf_internals
 from tfdist.agreement import Agreement
 from tfdist.fingerprint import number_of
 
@@ -38,7 +38,7 @@ class Comparison:
             return []
         if self._numbers is None or _variables(entries) != _variables(self._entries):
             self._entries, self._numbers = entries, self._traced(entries)
-        with keras_compat.default_replica_mode():
+        with tf_internals.default_replica_mode():
             own = self._numbers().numpy()
         rows = self._agreement.gather(*own.tolist())
         return [entry for entry, found in zip(entries, rows.T, strict=True) if len(set(found)) > 1]

@@ -2,6 +2,7 @@
 
 Synopsis (a world of one has nobody to wait for):
 
+    >>> from tfdist.ports import reserved_port
     >>> with reserved_port() as port:
     ...     pass
     >>> await_peers([f"127.0.0.1:{port}"], rank=0, timeout_secs=1.0)
@@ -18,14 +19,11 @@ import socket
 import time
 from collections.abc import Sequence
 
-from tfdist.facts import name_workers
-from tfdist.rendezvous import reserved_port
-
-__all__ = ["await_peers", "is_reachable", "reserved_port"]
+from tfdist.ports import is_reachable
+from tfdist.wording import name_workers
 
 _LOG = logging.getLogger("tfdist")
 _EVERY_SECS = 30.0  # between two lines that say who is still missing
-_TRY_SECS = 2.0  # for one connection
 _PAUSE_SECS = 0.1
 
 
@@ -58,16 +56,6 @@ def await_peers(addresses: Sequence[str], *, rank: int, timeout_secs: float) -> 
                 next_line = now + _EVERY_SECS
             if missing:
                 time.sleep(_PAUSE_SECS)
-
-
-def is_reachable(address: str, *, timeout_secs: float = _TRY_SECS) -> bool:
-    """Tells whether something listens at "host:port"."""
-    host, _, port = address.rpartition(":")
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_secs):
-            return True
-    except OSError:  # refused, too slow, or a name that is not known (yet)
-        return False
 
 
 def _listen(address: str, *, rank: int) -> socket.socket:

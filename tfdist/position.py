@@ -1,12 +1,7 @@
 """Which rows of the global batch does a replica hold?
 
-The one place that knows how a global batch is split. A replica's rows are contiguous, the rows of
-replica 0 come first, and no two replicas differ by more than one row:
-
->>> [bounds(10, replica, 4) for replica in range(4)]
-[(0, 3), (3, 5), (5, 8), (8, 10)]
->>> [bounds(1, replica, 2) for replica in range(2)]
-[(0, 1), (1, 1)]
+A step knows its position while it is traced: what sums, means and draws over the whole batch come
+to follows from it. How a batch is split is in share.py.
 """
 
 from __future__ import annotations
@@ -15,62 +10,7 @@ import contextlib
 import dataclasses
 import threading
 from collections.abc import Iterator
-from typing import Any, TypeVar
-
-Int = TypeVar("Int")  # a Python int, or an integer scalar tensor
-
-
-def bounds(global_size: Int, replica: Any, num_replicas: int) -> tuple[Int, Int]:
-    """Returns the rows of `replica` in a global batch as `(start, stop)`.
-
-    Args:
-        global_size: Rows in the global batch; an int or an integer scalar tensor.
-        replica: Number of the replica among all replicas of all workers; int or tensor.
-        num_replicas: Replicas of all workers together.
-
-    Returns:
-        `(start, stop)`, of the type of `global_size`. `start == stop` where a batch is smaller
-        than the number of replicas and this one stays empty; the last replicas do first.
-    """
-    return _start(global_size, replica, num_replicas), _start(
-        global_size, replica + 1, num_replicas
-    )
-
-
-def _start(global_size: Any, replica: Any, num_replicas: int) -> Any:
-    # The ceiling of replica * size / replicas: even, and it gives a lone row to replica 0.
-    return (replica * global_size + num_replicas - 1) // num_replicas
-
-
-@dataclasses.dataclass(frozen=True)
-class Lengths:
-    """The few lengths that batches of examples of varying length are given; see lengths.py.
-
-    Attributes:
-        buckets: The lengths, ascending.
-        is_open: Of each tensor of a batch, in flat order, whether its second dimension varies. The
-            numbers of those that do count as "the open tensors" below.
-        target: Which of the open tensors is the first one of the targets; None where none is.
-    """
-
-    buckets: tuple[int, ...]
-    is_open: tuple[bool, ...]
-    target: int | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Padding:
-    """The one shape that every batch of some data is given; see padding.py.
-
-    Attributes:
-        rows: Rows of each replica's part of a batch, those that do not count included.
-        is_needed: Whether there may be rows or steps that do not count; else every batch is full.
-        lengths: The lengths that there are, where examples have no one length.
-    """
-
-    rows: int
-    is_needed: bool
-    lengths: Lengths | None = None
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,19 +22,22 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from typing import NoReturn
+from collections.abc import Callable, Iterator, Mapping
+from typing import NoReturn, ParamSpec, TypeVar
 
 import tensorflow as tf
 
-from tfdist import cluster, side_channel
+from tfdist import contract, side_channel
 from tfdist.agreement import Agreement
+from tfdist.contract import PEER_LOST, write_failure
 from tfdist.exchange import Exchange
-from tfdist.facts import name_workers
 from tfdist.heartbeat import Heart, Loss
-from tfdist.launch import failures
 from tfdist.progress import Progress
 from tfdist.tf_config import TRAINING_TYPES
+from tfdist.wording import name_workers
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 _LOG = logging.getLogger("tfdist")
 _SILENCE_SECS = 5.0
@@ -58,8 +61,16 @@ class Presence:
     def __init__(
         self, strategy: tf.distribute.Strategy, agreement: Agreement, exchange: Exchange
     ) -> None:
-        self.progress = Progress()
+        self._progress = Progress()
         self._strategy, self._agreement, self._exchange = strategy, agreement, exchange
+
+    def tick(self) -> None:
+        """Shows the launcher that something was begun or done."""
+        self._progress.tick()
+
+    def ticking(self, fn: Callable[_P, _T]) -> Callable[_P, _T]:
+        """Returns a function that shows the launcher the begin and the end of `fn`."""
+        return self._progress.ticking(fn)
 
     @contextlib.contextmanager
     def run(self, *, is_shared: bool = True) -> Iterator[None]:
@@ -69,7 +80,7 @@ class Presence:
             is_shared: Whether the other workers take part in it.
         """
         heart = self._heart() if is_shared and self._exchange.has_others else None
-        with self.progress, heart.run() if heart else contextlib.nullcontext():
+        with self._progress, heart.run() if heart else contextlib.nullcontext():
             try:
                 yield
             except _OF_A_PEER:
@@ -113,7 +124,7 @@ def _make_heart(
             "The workers are not connected besides TensorFlow, so the loss of one may leave the "
             "others waiting%s. Let TCP pass between them, or set %s=0 to do without.",
             f" ({name_workers(missing)} did not reach {host}:{note['port']})" if missing else "",
-            cluster.HEARTBEAT_SECS,
+            contract.HEARTBEAT_SECS,
         )
         return None
     on_loss = functools.partial(_end, addresses=addresses, rank=rank)
@@ -153,14 +164,14 @@ def _addresses(strategy: tf.distribute.Strategy) -> tuple[str, ...]:
 
 
 def _silence_secs(environ: Mapping[str, str]) -> float:
-    text = environ.get(cluster.HEARTBEAT_SECS) or str(_SILENCE_SECS)
+    text = environ.get(contract.HEARTBEAT_SECS) or str(_SILENCE_SECS)
     try:
         secs = float(text)
     except ValueError:
         secs = -1.0
     if not 0 <= secs < 1e6 or 0 < secs < 2:  # a line goes out every second
         raise ValueError(
-            f"{cluster.HEARTBEAT_SECS}={text!r} must be a number of seconds from 2, or 0 for no"
+            f"{contract.HEARTBEAT_SECS}={text!r} must be a number of seconds from 2, or 0 for no"
             " heartbeat between the workers; set it."
         )
     return secs
@@ -176,15 +187,15 @@ def _end(loss: Loss, *, addresses: tuple[str, ...], rank: int) -> NoReturn:
     words = threading.Thread(target=_say, args=(text, rank), daemon=True)
     words.start()
     words.join(_LAST_WORDS_SECS)
-    os._exit(failures.PEER_LOST)
+    os._exit(PEER_LOST)
 
 
 def _say(text: str, rank: int) -> None:
-    folder = os.environ.get(cluster.RUN_DIR)
+    folder = os.environ.get(contract.RUN_DIR)
     with contextlib.suppress(OSError):
         if folder:
-            failures.write_failure(
-                folder, rank=rank, at=time.time(), exit_code=failures.PEER_LOST,
+            write_failure(
+                folder, rank=rank, at=time.time(), exit_code=PEER_LOST,
                 traceback=f"RuntimeError: {text}",
             )
     with contextlib.suppress(OSError, ValueError):

@@ -23,7 +23,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfdist import keras_compat, one_program, reduction
+from tfdist import one_program, reduction, share, tf_internals
 from tfdist.loop import Loop
 from tfdist.split import Split, advice
 from tfdist.waits import Waits
@@ -231,7 +231,7 @@ def sum_secs(
             return one_program.sum_gradients(values, reduction.for_replica(), how)
 
         def summed(values: Any) -> Any:
-            if not reduction.is_tpu(strategy):
+            if not share.is_tpu(strategy):
                 return reduction.sum_gradients(strategy, values, how)
             inside = tf.autograph.experimental.do_not_convert(in_program)
             replicas = strategy.run(inside, (values,))
@@ -240,7 +240,7 @@ def sum_secs(
         return tf.function(summed, autograph=False).get_concrete_function(values)
 
     secs: list[list[float]] = [[] for _ in hows]
-    with keras_compat.default_replica_mode(), strategy.scope():
+    with tf_internals.default_replica_mode(), strategy.scope():
         values = strategy.run(zeros)
         functions = [summing(values, how) for how in hows]
         for _ in range(1 + rounds):

@@ -24,18 +24,20 @@ from tfdist import (
     own_share,
     reduction,
     rules,
+    shapes,
     step,
     weights_of_rows,
 )
-from tfdist.data import Source, share_of
+from tfdist.data import Source
 from tfdist.data_errors import told_plainly
 from tfdist.finite import FiniteWatch
-from tfdist.loop import Loop, make_loop, make_shared_loop, next_where, split_where
-from tfdist.position import Padding
+from tfdist.loop import Loop, in_rounds, make_loop, make_shared_loop, next_where, split_where
 from tfdist.prediction import OutputLoop, make_output_loop
 from tfdist.replicas import Batch
-from tfdist.rounds import Rounds, in_rounds
+from tfdist.rounds import Rounds
 from tfdist.same_data import Witness
+from tfdist.shapes import Padding
+from tfdist.share import share_of
 from tfdist.waits import Waits
 from tfdist.wire import EXACT, Reduction
 
@@ -140,7 +142,7 @@ class Programs:
         """Returns the traced loop over test steps."""
         return self._kept(("test", way), lambda: self._loop("test", way, rules.test_rule))
 
-    def predict(self, way: Way = Way(), followed: branches.Followed | None = None) -> OutputLoop:
+    def predict(self, way: Way = Way(), followed: shapes.Followed | None = None) -> OutputLoop:
         """Returns the traced loop over batches whose outputs are wanted: those for its rows.
 
         Args:
@@ -149,7 +151,7 @@ class Programs:
         """
         return self._kept(("predict", way, followed), lambda: self._predict(way, followed))
 
-    def followed(self, source: Source, *, predicts: bool = False) -> branches.Followed | None:
+    def followed(self, source: Source, *, predicts: bool = False) -> shapes.Followed | None:
         """Sees that the model may be given padded lengths, and which of them its outputs have.
 
         Args:
@@ -240,7 +242,7 @@ class Programs:
         with self._strategy.scope():
             return tf.math.is_finite(tracker.result() if loss is None else loss)
 
-    def _predict(self, way: Way, followed: branches.Followed | None) -> OutputLoop:
+    def _predict(self, way: Way, followed: shapes.Followed | None) -> OutputLoop:
         def outputs_of(batch: Batch) -> Any:
             return step.predict_step(self._model, self._strategy, batch)
 

@@ -20,7 +20,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import ParamSpec, TypeVar
 
-from tfdist import cluster
+from tfdist import contract
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -37,9 +37,9 @@ class Progress:
 
     def __enter__(self) -> Progress:
         self._depth += 1
-        folder = self._environ.get(cluster.RUN_DIR)
+        folder = self._environ.get(contract.RUN_DIR)
         if self._depth == 1 and folder:
-            rank = int(self._environ.get(cluster.RANK, 0))
+            rank = int(self._environ.get(contract.RANK, 0))
             self._file = os.open(_path(folder, rank), os.O_WRONLY | os.O_CREAT, 0o600)
         self.tick()
         return self

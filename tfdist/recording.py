@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfdist import batch_statistics, keras_compat, strategy
+from tfdist import batch_statistics, replacing, strategy
 from tfdist import position as position_lib
 from tfdist.fitting import trainer_of
 from tfdist.trainer import Trainer
@@ -135,5 +135,5 @@ def _tapped_gradients() -> Iterator[dict[str, np.ndarray]]:
         finally:
             inside.update = before
 
-    with keras_compat.replaced_apply(apply):
+    with replacing.replaced_apply(apply):
         yield kept

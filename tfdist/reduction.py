@@ -12,14 +12,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfdist import keras_compat, wire
+from tfdist import tf_internals, wire
 from tfdist.collectives import Collectives, alone, xla_collectives
+from tfdist.share import is_tpu
 from tfdist.wire import EXACT, Reduction
-
-
-def is_tpu(strategy: tf.distribute.Strategy) -> bool:
-    """Tells whether the replicas of a strategy run one program, compiled by XLA for all of them."""
-    return isinstance(strategy, tf.distribute.TPUStrategy)
 
 
 def for_replica() -> Collectives:
@@ -57,7 +53,7 @@ _NOTE = "_tfdist_changes_shapes"
 
 
 def _note_changing_shapes(strategy: tf.distribute.Strategy) -> None:
-    if not keras_compat.reduces_on_one_device(strategy):
+    if not tf_internals.reduces_on_one_device(strategy):
         vars(strategy)[_NOTE] = True
 
 
@@ -245,7 +241,7 @@ def per_replica(strategy: tf.distribute.Strategy, parts: Sequence[Any]) -> Any:
 
 
 def _travels_in_packs(strategy: tf.distribute.Strategy) -> bool:
-    return not keras_compat.reduces_on_one_device(strategy)
+    return not tf_internals.reduces_on_one_device(strategy)
 
 
 def _is_several(value: Any) -> bool:

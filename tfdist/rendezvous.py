@@ -2,6 +2,7 @@
 
 Synopsis (one process holds the roll call, every worker joins it):
 
+    >>> from tfdist.roll_call import RollCall
     >>> with RollCall(size=1, secret=b"secret") as roll_call:
     ...     addresses = join(roll_call.address, rank=0, size=1, secret=b"secret")
     >>> len(addresses)
@@ -14,27 +15,19 @@ everybody's addresses, or the one error that all share, signed in the same way.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfdist import messages
-from tfdist.cluster import HOST
 from tfdist.facts import Announcement
-from tfdist.roll_call import ANSWER_SECS, PROTOCOL, RollCall
-from tfdist.tf_config import shorten
-
-__all__ = ["RollCall", "join", "own_address", "reserved_port"]
+from tfdist.ports import reserved_port
+from tfdist.roll_call import ANSWER_SECS, PROTOCOL
+from tfdist.wording import shorten
 
 _GUESS_SECS = 2.0  # for one of several servers, which may be something else
-
-# Below the range from which systems take the ports of outgoing connections, so that none of those
-# can take a worker's port between the roll call and TensorFlow's own bind.
-_FIRST_PORT, _NUM_PORTS = 20000, 10000
 
 
 def join(
@@ -81,24 +74,6 @@ def join(
             f" rank={rank} of size={size} is at {address}; start all workers of one job together."
         )
     return addresses
-
-
-def own_address(other: str) -> str:
-    """Returns the address of this host from which it would reach another one; sends nothing.
-
-    TFDIST_HOST, where it is set, holds instead.
-
-    >>> own_address("127.0.0.1")
-    '127.0.0.1'
-    """
-    if named := os.environ.get(HOST):
-        return named
-    with contextlib.suppress(OSError):
-        family, _, _, _, address = socket.getaddrinfo(other, 9, type=socket.SOCK_DGRAM)[0]
-        with socket.socket(family, socket.SOCK_DGRAM) as end:
-            end.connect(address)  # of a datagram socket: it only looks up the route
-            return str(end.getsockname()[0])
-    return "127.0.0.1"
 
 
 def _call(
@@ -190,26 +165,3 @@ def _ask(
             " another program may be listening there. Choose another port."
         )
     return messages.decode(signed)
-
-
-@contextlib.contextmanager
-def reserved_port() -> Iterator[int]:
-    """Yields a port that is free on all interfaces, and keeps it from others within the block."""
-    for attempt in range(200):
-        number = _FIRST_PORT + int.from_bytes(os.urandom(4), "big") % _NUM_PORTS
-        with contextlib.closing(_open_on_all_interfaces()) as holder:
-            try:
-                holder.bind(("", number if attempt < 199 else 0))
-            except OSError:
-                continue
-            yield holder.getsockname()[1]
-            return
-    raise RuntimeError("No free TCP port was found on this host; end what holds so many of them.")
-
-
-def _open_on_all_interfaces() -> socket.socket:
-    if socket.has_dualstack_ipv6():  # TensorFlow's server listens on [::], which includes IPv4
-        holder = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
-        holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        return holder
-    return socket.socket(socket.AF_INET, socket.SOCK_STREAM)

@@ -22,11 +22,14 @@ from tfdist import (
     losses_metrics,
     randomness,
     reduction,
+    replacing,
+    share,
     weights_of_rows,
 )
 from tfdist import position as position_lib
 from tfdist.collectives import Collectives
-from tfdist.position import Padding, Position, Steps
+from tfdist.position import Position, Steps
+from tfdist.shapes import Padding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +99,7 @@ def whole_batch_semantics(*, reduces_losses: bool) -> Iterator[None]:
     if reduces_losses:
         functions |= losses_metrics.global_reductions()
         functions |= weights_of_rows.functions()
-    with keras_compat.replaced(functions), contextlib.ExitStack() as stack:
+    with replacing.replaced(functions), contextlib.ExitStack() as stack:
         if reduces_losses:
             weigh = losses_metrics.sum_of_rows
             stack.enter_context(activity_losses.weighed_sums(weigh))
@@ -123,7 +126,7 @@ def place_of(
         own = tf.constant(padding.rows)
         return Position(own * collectives.num_replicas, own, own * replica, collectives)
     if sizes is None:
-        start, stop = position_lib.bounds(global_size, replica, collectives.num_replicas)
+        start, stop = share.bounds(global_size, replica, collectives.num_replicas)
     else:
         start, stop = tf.reduce_sum(sizes[:replica]), tf.reduce_sum(sizes[: replica + 1])
     return Position(
@@ -148,7 +151,7 @@ def without_padding(value: Any, batch: Batch, num_replicas: int) -> Any:
     """Cuts what does not count out of the joined rows of all replicas."""
     if not batch.is_padded or batch.padding is None:
         return value
-    start, stop = position_lib.bounds(batch.global_size, tf.range(num_replicas), num_replicas)
+    start, stop = share.bounds(batch.global_size, tf.range(num_replicas), num_replicas)
     is_real = tf.range(batch.padding.rows) < (stop - start)[:, tf.newaxis]
     is_real = tf.reshape(is_real, [-1])
     each = tf.shape(value)[0] // (batch.padding.rows * num_replicas)

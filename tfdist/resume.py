@@ -24,10 +24,9 @@ from tfdist import identity, keras_compat, plain, preemption, state, streams
 from tfdist.agreement import Agreement
 from tfdist.callback_state import CallbackState
 from tfdist.checkpoint import Checkpointer
+from tfdist.contract import PREEMPTED
 from tfdist.every import parse_every
 from tfdist.feed import Feed
-from tfdist.launch.failures import PREEMPTED
-from tfdist.listeners import Plan
 from tfdist.saved import OF_BUFFERS, OF_CALLBACKS, Saved
 
 _LOG = logging.getLogger("tfdist")
@@ -203,10 +202,10 @@ class Run:
         self._every.restart(self.place.step, now=time.monotonic())
         return self.place
 
-    def bounded(self, steps: int, plan: Plan) -> int:
+    def bounded(self, steps: int) -> int:
         """Returns how many of `steps` may run until the next save is due."""
         left = self._every.steps_left(self.place.step)
-        return steps if left is None or plan.event_steps else min(steps, left)
+        return steps if left is None else min(steps, left)
 
     def advance(self, steps: int) -> bool:
         """Takes note that `steps` more steps are done; tells whether it is time to save."""

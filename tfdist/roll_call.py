@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tfdist import messages
-from tfdist.facts import Announcement, find_differences, name_workers, parse_announcement
+from tfdist.facts import Announcement, find_differences, parse_announcement
+from tfdist.wording import name_workers
 
 PROTOCOL = 1
 HANDSHAKE_SECS = 10.0  # within this a connection has to announce its worker

@@ -11,9 +11,6 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-import tensorflow as tf
-
-from tfdist.loop import Loop
 from tfdist.replicas import Batch
 
 
@@ -64,29 +61,3 @@ def end_from(steps: int, *, begun: int, size: int) -> int:
     [1, 4, 10]
     """
     return -(-(begun + steps) // size) * size - begun
-
-
-def in_rounds(loop: Loop, rounds: Rounds, *, is_alone: bool) -> Loop:
-    """Returns a loop that leaves no round open.
-
-    Args:
-        loop: Runs the steps of `rounds`.
-        rounds: What they are.
-        is_alone: Whether there are no other workers, so that a round can be ended after an error
-            too: the others would have to take part in it.
-    """
-    begin = tf.function(rounds.begin, autograph=False)
-    end = tf.function(rounds.end, autograph=False)
-
-    def run(iterator: Any, num_steps: int) -> int:
-        begin()
-        try:
-            ran = loop(iterator, num_steps)
-        except BaseException:
-            if is_alone:
-                end()
-            raise
-        end()
-        return ran
-
-    return run

@@ -19,7 +19,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist import keras_compat, reduction, replicas, step
+from tfdist import keras_compat, replacing, replicas, share, step
 from tfdist import position as position_lib
 from tfdist.finite import FiniteWatch
 from tfdist.outside import plain_variable
@@ -63,7 +63,7 @@ def train_rule(
         return lambda batch: logs.keep(own(batch))
     if replica_step is not None:
         return lambda batch: _replica_step(replica_step, strategy, batch, logs)
-    if reduction.is_tpu(strategy):
+    if share.is_tpu(strategy):
         whole = whole_step(model, watch=watch, how=how)
         return lambda batch: logs.keep(step.run_and_sum(strategy, whole, batch))
     if keras_compat.overrides(model, "train_step"):
@@ -126,7 +126,7 @@ def _own_step(
 ) -> None:
     """Runs a model's own `train_step` or `test_step` on every replica."""
 
-    is_tpu = reduction.is_tpu(strategy)  # where XLA compiles every step
+    is_tpu = share.is_tpu(strategy)  # where XLA compiles every step
     if model.jit_compile and strategy.num_replicas_in_sync > 1 and not is_tpu:
         raise ValueError(
             f"jit_compile=True cannot compile {own.__qualname__}, which updates the weights "
@@ -171,5 +171,5 @@ def _reducing_optimizers(how: Reduction) -> Iterator[None]:
         grads = [g if g is None else step.scaled(g, place.fraction(g.dtype)) for g in grads]
         return step.apply_on_replica(optimizer, grads, variables, how=how)
 
-    with keras_compat.replaced_apply(apply):
+    with replacing.replaced_apply(apply):
         yield

@@ -21,7 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfdist import keras_compat
+from tfdist import tf_internals
 from tfdist.outside import plain_variable
 
 _LOG = logging.getLogger("tfdist")
@@ -208,7 +208,7 @@ def _sample_one(value: tf.Tensor) -> tf.Tensor:
 
 def random_parts(dataset: tf.data.Dataset) -> Iterator[tuple[str, tuple[int, int]]]:
     """Gives the name and the two seeds of everything in a dataset that draws random numbers."""
-    for part in keras_compat.dataset_parts(dataset):
+    for part in tf_internals.dataset_parts(dataset):
         if isinstance(part, tf.data.Dataset):
             if hasattr(part, "_seed") and hasattr(part, "_seed2"):
                 yield type(part).__name__.strip("_"), (int(part._seed), int(part._seed2))

@@ -25,7 +25,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfdist import keras_compat
+from tfdist import tf_internals
 from tfdist.exchange import Exchange
 
 # After the name of a variable: the values of all replicas, along a new first axis.
@@ -109,7 +109,7 @@ def restore(
     for entry in entries:
         rows = tensors.get(entry.name + OF_REPLICAS)
         if rows is None and entry.per_replica != "sum":
-            with keras_compat.default_replica_mode():
+            with tf_internals.default_replica_mode():
                 entry.variable.assign(tensors[entry.name])
             continue
         if rows is None:

@@ -26,6 +26,8 @@ from tfdist import (
     one_program,
     reduction,
     replicas,
+    share,
+    tf_internals,
     weights_of_steps,
 )
 from tfdist import position as position_lib
@@ -58,7 +60,7 @@ def train_step(
     Returns:
         What an overridden `compute_metrics` returned besides the results of the model's metrics.
     """
-    if reduction.is_tpu(strategy):
+    if share.is_tpu(strategy):
         whole = train_on_replica(model, apply=apply, how=how)
         return one_program.run(strategy, whole, batch)
     gradients, logs = replicas.run(strategy, backward_of(model), batch)
@@ -97,7 +99,7 @@ def run_and_sum(
     reduces_losses: bool = True,
 ) -> Logs:
     """Runs a function on each replica's rows and sums the shares of logs that it returns."""
-    if reduction.is_tpu(strategy):
+    if share.is_tpu(strategy):
         return one_program.run(strategy, replica_fn, batch, reduces_losses=reduces_losses)
     shares = replicas.run(strategy, replica_fn, batch, reduces_losses=reduces_losses)
     return sum_shares(strategy, shares)
@@ -111,7 +113,7 @@ def predict_step(model: keras.Model, strategy: tf.distribute.Strategy, batch: Ba
     outputs = replicas.run(strategy, lambda d: replicas.counted(model.predict_step(d)), batch)
 
     # A TPU should not be asked to cut rows whose number it does not know.
-    on_host = tf.device("/CPU:0") if reduction.is_tpu(strategy) else contextlib.nullcontext()
+    on_host = tf.device("/CPU:0") if share.is_tpu(strategy) else contextlib.nullcontext()
 
     def joined(rows: Any) -> Any:
         rows = replicas.gather_rows(strategy, rows, only_own=batch.sizes is not None)
@@ -136,7 +138,7 @@ def update(
         return
     build(strategy, optimizer, variables)
     summed = reduction.sum_gradients(strategy, gradients, how, residuals=residuals)
-    with keras_compat.default_replica_mode(), position_lib.at(None):
+    with tf_internals.default_replica_mode(), position_lib.at(None):
         if apply is None:
             optimizer.apply(summed, variables)
         else:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfdist import keras_compat
+from tfdist import keras_compat, tf_internals
 from tfdist.exchange import Exchange
 
 _OF_WORKERS = "random/python_and_numpy"  # one row of bytes a worker
@@ -50,7 +50,7 @@ def give(
     if _OF_KERAS in arrays:
         with strategy.scope():
             of_keras = keras_compat.make_global_seed_generator()
-        with keras_compat.default_replica_mode():
+        with tf_internals.default_replica_mode():
             of_keras.state.assign(arrays[_OF_KERAS])
 
 

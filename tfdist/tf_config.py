@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NoReturn
 
+from tfdist.wording import shorten
+
 # In the order in which ranks are given: the chief first, then the workers.
 TRAINING_TYPES = ("chief", "worker")
 TASK_TYPES = (*TRAINING_TYPES, "ps", "evaluator")
@@ -92,14 +94,6 @@ def check_address(address: object) -> str:
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
         return f"{shorten(address)} is an IPv6 address without brackets; write '[host]:port'"
     return ""
-
-
-def shorten(value: object, *, limit: int = 160) -> str:
-    """Shows a value in an error message, cut in the middle where it is long."""
-    text = repr(value)
-    if len(text) <= limit:
-        return text
-    return f"{text[: limit // 2]}...{text[-limit // 3 :]}"
 
 
 # --------------------------------------------------------------------------- the parts of the text

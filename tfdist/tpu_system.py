@@ -13,8 +13,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfdist import keras_compat
-from tfdist.peers import is_reachable
+from tfdist import tf_internals
+from tfdist.ports import is_reachable
 
 _REACH_SECS = 5.0  # for one connection to a TPU, or to the service that knows TPUs by name
 _METADATA_HOSTS = ("GCE_METADATA_HOST", "GCE_METADATA_IP")
@@ -40,7 +40,7 @@ def tensorflow_calls() -> TpuCalls:
         initialize=tf.tpu.experimental.initialize_tpu_system,
         make_strategy=tf.distribute.TPUStrategy,
         is_reachable=lambda address: is_reachable(address, timeout_secs=_REACH_SECS),
-        is_initialized=lambda address: address in keras_compat.initialized_tpus(),
+        is_initialized=lambda address: address in tf_internals.initialized_tpus(),
     )
 
 

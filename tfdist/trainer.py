@@ -27,21 +27,20 @@ from tfdist import callbacks as callbacks_lib
 from tfdist import local_steps as local_steps_lib
 from tfdist import strategy as strategy_lib
 from tfdist.agreement import Agreement
-from tfdist.data import share_of
 from tfdist.epochs import Epochs, Training
 from tfdist.exchange import Exchange
 from tfdist.feed import limited
 from tfdist.guard import Guard, parse_on_nan
 from tfdist.inputs import Inputs
-from tfdist.lengths import Shapes, parse_shapes
 from tfdist.link_check import check_links
 from tfdist.parted import Comparison
 from tfdist.prediction import predicted
 from tfdist.presence import Presence
 from tfdist.profiling import Profiler
 from tfdist.programs import Programs, Way
-from tfdist.reduction import is_tpu
 from tfdist.resume import Run
+from tfdist.shapes import Shapes, parse_shapes
+from tfdist.share import is_tpu, share_of
 from tfdist.wire import Reduction, parse_reduction
 
 _P = ParamSpec("_P")
@@ -90,7 +89,7 @@ class Trainer:
         self._programs = Programs(model, self.strategy, replica_step=replica_step)
         self._replica_step = replica_step
         self._presence = Presence(self.strategy, self._agreement, self._exchange)
-        self._epochs = Epochs(model, self._programs, self._agreement, self._presence.progress)
+        self._epochs = Epochs(model, self._programs, self._agreement, self._presence)
 
     @property
     def is_chief(self) -> bool:
@@ -250,7 +249,7 @@ class Trainer:
         )
         way = Way(is_share=already_sharded, padding=feed.source.padding)
         followed = self._programs.followed(feed.source, predicts=True)
-        loop = self._presence.progress.ticking(self._programs.predict(way, followed))
+        loop = self._presence.ticking(self._programs.predict(way, followed))
         with callbacks_lib.files_of_chief_alone(callbacks, is_chief=self.is_chief):
             events = self._events(
                 callbacks, verbose=verbose, epochs=1, steps=feed.num_batches, is_alone=True

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import keras
 import tensorflow as tf
 
-from tfdist import keras_compat, weights_of_steps
+from tfdist import keras_compat, replacing, weights_of_steps
 from tfdist import position as position_lib
 from tfdist.position import Position
 
@@ -126,9 +126,9 @@ def regularized(layer: Any, regularizer: Callable[[Any], Any], output: Any) -> A
 
 def functions() -> dict[str, Callable[..., Any]]:
     """Returns replacements for what hands rows to metrics, and for what mixes rows."""
-    update_state = keras_compat.original("MetricsList.update_state")
-    add_loss = keras_compat.original("Layer.add_loss")
-    shuffle = keras_compat.original("shuffle")
+    update_state = replacing.original("MetricsList.update_state")
+    add_loss = replacing.original("Layer.add_loss")
+    shuffle = replacing.original("shuffle")
 
     def updated(metrics: Any, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         if _padded_place() is None:

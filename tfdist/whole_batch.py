@@ -19,7 +19,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from tfdist import collectives, keras_compat, weights_of_rows, weights_of_steps
+from tfdist import collectives, replacing, weights_of_rows, weights_of_steps
 from tfdist import position as position_lib
 from tfdist.position import Position
 
@@ -39,9 +39,9 @@ _calls = threading.local()
 
 def functions() -> dict[str, Callable[..., Any]]:
     """Returns replacements for those functions of Keras that see such a number, or its origin."""
-    loss_call = keras_compat.original("Loss.__call__")
-    reduce_weighted = keras_compat.original("reduce_weighted_values")
-    update_state = keras_compat.original("MeanMetricWrapper.update_state")
+    loss_call = replacing.original("Loss.__call__")
+    reduce_weighted = replacing.original("reduce_weighted_values")
+    update_state = replacing.original("MeanMetricWrapper.update_state")
 
     def called_loss(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         place = position_lib.current()

@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator
 from typing import IO, Any
 
-from tfdist import cluster, environments
+from tfdist import contract, environments
 from tfdist.launch import failures, wire
 from tfdist.launch.job import inherited_environ, own_cores
 from tfdist.launch.processes import Processes
@@ -71,7 +71,7 @@ def _connect(address: str, *, secret: str, rank: int) -> wire.Wire:
                 raise RuntimeError(
                     f"The agent of worker {rank} on {platform.node()} cannot reach the launcher at"
                     f" {address} ({error}). Check the way between the hosts, or name an address of"
-                    f" the launcher's host that they can reach: {cluster.HOST}=ADDRESS."
+                    f" the launcher's host that they can reach: {contract.HOST}=ADDRESS."
                 ) from error
             time.sleep(0.2)
 
@@ -103,7 +103,7 @@ def _run_worker(line: wire.Wire, order: dict[str, Any], *, rank: int, run_dir: s
         **inherited_environ(),
         **order["forwarded"],
         **order["environ"],
-        cluster.RUN_DIR: run_dir,
+        contract.RUN_DIR: run_dir,
     }
     command = list(order["command"])
     if command[0] == "function":  # it came as a file, and lies here now
@@ -254,7 +254,7 @@ def main() -> None:
     try:
         serve(
             os.environ[LAUNCHER],
-            secret=os.environ[cluster.SECRET],
+            secret=os.environ[contract.SECRET],
             rank=environments.read_count(os.environ, rank),
         )
     except RuntimeError as error:

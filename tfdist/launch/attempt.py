@@ -10,7 +10,7 @@ import queue
 import signal
 import time
 
-from tfdist.facts import name_workers
+from tfdist import contract
 from tfdist.launch import failures
 from tfdist.launch.engine import Gang, load_engine
 from tfdist.launch.failures import Failure, Outcome
@@ -18,6 +18,7 @@ from tfdist.launch.job import Job, make_environ
 from tfdist.launch.stalls import StallWatch
 from tfdist.launch.stop import StopRequest
 from tfdist.roll_call import RollCall
+from tfdist.wording import name_workers
 
 SETTLE_SECS = 0.3  # after a failure: an earlier one may come to light late
 LAST_WORDS_SECS = 3.0  # from an exception's escape to the end of its process
@@ -105,8 +106,8 @@ class Watch:
             return True
         # A process whose exception has escaped may wait for its peers for ever before it ends.
         silent = [f.at for rank, f in self._escapes.items() if rank not in self._exits]
-        left = [e.at for e in self._exits.values() if e.exit_code == failures.PREEMPTED]
-        return any(e.exit_code not in (0, failures.PREEMPTED) for e in self._exits.values()) or any(
+        left = [e.at for e in self._exits.values() if e.exit_code == contract.PREEMPTED]
+        return any(e.exit_code not in (0, contract.PREEMPTED) for e in self._exits.values()) or any(
             time.time() - at > LAST_WORDS_SECS for at in silent + left
         )
 
@@ -135,7 +136,7 @@ class Watch:
     def outcome(self) -> Outcome:
         """Sums up."""
         found = self._failures()
-        was_preempted = bool(found) and found[0].exit_code == failures.PREEMPTED
+        was_preempted = bool(found) and found[0].exit_code == contract.PREEMPTED
         code = found[0].exit_code if found else 0
         if self.problem and not was_preempted:
             code = self.problem_code

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from tfdist import cluster
+from tfdist import contract
 from tfdist.launch import pickling
 from tfdist.launch.job import Job
 
@@ -39,7 +39,7 @@ def run_function(
     """
     from tfdist.launch import failures, supervise
 
-    if cluster.RUN_DIR in os.environ:
+    if contract.RUN_DIR in os.environ:
         raise RuntimeError(
             "launch.run was called inside a worker of another job. Put the call under"
             " `if __name__ == '__main__':`, so that a worker which imports the file does not"

@@ -14,7 +14,7 @@ from tfdist.launch import agent
 from tfdist.launch.job import Job
 from tfdist.launch.packages import import_package
 from tfdist.launch.remote import RemoteGang
-from tfdist.rendezvous import own_address
+from tfdist.ports import own_address
 
 
 def place(job: Job, *, is_restart: bool) -> RemoteGang:

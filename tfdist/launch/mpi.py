@@ -11,12 +11,12 @@ import os
 import shutil
 import subprocess
 
-from tfdist import cluster
+from tfdist import contract
 from tfdist.launch import agent
 from tfdist.launch.job import Job
 from tfdist.launch.remote import RemoteGang
 from tfdist.launch.starter import AGENT, Command, agent_environ
-from tfdist.rendezvous import own_address
+from tfdist.ports import own_address
 
 # With one of these there may be other hosts.
 _HOSTS_FROM = (
@@ -28,7 +28,7 @@ _HOSTS_FROM = (
     "PBS_NODEFILE",
     "LSB_HOSTS",
     "PE_HOSTFILE",
-    cluster.HOST,
+    contract.HOST,
 )
 
 
@@ -84,6 +84,6 @@ def _flags(mpirun: str) -> list[str]:
     if "Open MPI" not in done.stdout + done.stderr and "OpenRTE" not in done.stdout + done.stderr:
         return []
     flags = ["--bind-to", "none", "--oversubscribe"]  # threads are fixed by the launcher
-    for name in (agent.LAUNCHER, agent.RANK_FROM, cluster.SECRET, "PYTHONPATH"):
+    for name in (agent.LAUNCHER, agent.RANK_FROM, contract.SECRET, "PYTHONPATH"):
         flags += ["-x", name]  # the name alone: other users can read a command line
     return flags + (["--allow-run-as-root"] if os.getuid() == 0 else [])

@@ -17,11 +17,12 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from tfdist import contract
 from tfdist.launch import agent, failures, wire
 from tfdist.launch.engine import EnvironOf, OnEnd
 from tfdist.launch.job import Job, forwarded_environ
 from tfdist.launch.output import Pump
-from tfdist.tf_config import shorten
+from tfdist.wording import shorten
 
 MAX_STRANGERS = 64  # connections that have not proved yet that they know the secret
 _GONE_SECS = 10.0  # longest wait, after the grace, for an agent to say that nothing is left
@@ -225,7 +226,7 @@ class RemoteGang:
                 if not isinstance(error, EOFError):
                     lost = f"RuntimeError: its agent says what it cannot: {shorten(error)}"
                 if failures.read_failure(self._run_dir, rank) is None:  # its own word counts more
-                    failures.write_failure(
+                    contract.write_failure(
                         self._run_dir, rank=rank, at=time.time(), exit_code=1, traceback=lost
                     )
                 self._take_end(rank, seated, 1)
@@ -238,7 +239,7 @@ class RemoteGang:
         if kind in seated.streams:
             _write_all(seated.streams[kind], data)
         elif kind == "failure":
-            failures.write_failure(
+            contract.write_failure(
                 self._run_dir,
                 rank=rank,
                 at=time.time() - float(message["age"]),

@@ -16,7 +16,7 @@ from tfdist.launch.job import Job
 from tfdist.launch.mpi import find_program
 from tfdist.launch.remote import RemoteGang
 from tfdist.launch.starter import AGENT, Command, agent_environ
-from tfdist.rendezvous import own_address
+from tfdist.ports import own_address
 
 
 class _Srun(Command):

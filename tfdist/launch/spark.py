@@ -20,7 +20,7 @@ from tfdist.launch import agent
 from tfdist.launch.job import Job, count_cores, inherited_environ
 from tfdist.launch.packages import import_package
 from tfdist.launch.remote import RemoteGang
-from tfdist.rendezvous import own_address
+from tfdist.ports import own_address
 
 
 def place(job: Job, *, is_restart: bool) -> RemoteGang:

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 
-from tfdist import cluster
+from tfdist import contract
 from tfdist.launch import agent
 from tfdist.launch.job import inherited_environ
 
@@ -30,7 +30,7 @@ def agent_environ(address: str, secret: str, *, rank_from: str) -> dict[str, str
         rank_from: Variables by which the command tells each agent its rank, with commas between.
             Others may be set by whoever has started the launcher.
     """
-    told = {agent.LAUNCHER: address, cluster.SECRET: secret, agent.RANK_FROM: rank_from}
+    told = {agent.LAUNCHER: address, contract.SECRET: secret, agent.RANK_FROM: rank_from}
     return inherited_environ() | told
 
 

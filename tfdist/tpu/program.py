@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist import keras_compat, one_program, position, replicas, rules
+from tfdist import keras_compat, one_program, position, replicas, rules, shapes
 from tfdist.collectives import xla_collectives
 from tfdist.tpu.scopes import Origins, recorded
 
@@ -71,7 +71,7 @@ def make_program(
     def one_step(data: Any) -> Any:
         if num_replicas == 1:
             return train(model, data, None)
-        full = position.Padding(rows, is_needed=False)
+        full = shapes.Padding(rows, is_needed=False)
         collectives = xla_collectives(num_replicas)
         place = replicas.place_of(rows * num_replicas, padding=full, collectives=collectives)
         return train(model, data, place)
