@@ -6,7 +6,7 @@ import os
 import pathlib
 from typing import Any
 
-from tfdist import contract
+from tfdist.cluster import contract
 
 
 def cnn() -> list[Any]:

@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 
 import tfdist
-from tfdist import accumulation, reduction
+from tfdist.communication import reduction
+from tfdist.step import accumulation
 
 _STEPS = 4  # of an epoch
 _X = np.random.default_rng(0).normal(size=(22, 4))  # batches of 6, the last one of 4

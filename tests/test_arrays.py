@@ -11,10 +11,10 @@ import pytest
 import scipy.sparse
 import tensorflow as tf
 
-from tfdist import arrays as arrays_lib
-from tfdist import loop as loop_lib
-from tfdist.data import make_source
-from tfdist.share import Share
+from tfdist.communication.share import Share
+from tfdist.data import arrays as arrays_lib
+from tfdist.data.adapters import make_source
+from tfdist.loop import while_loop
 
 ROWS = 23
 SHARES = [Share(0, 1, 1), Share(0, 2, 2), Share(1, 1, 2), Share(2, 2, 4), Share(0, 8, 8)]
@@ -91,7 +91,7 @@ class Seen:
 @pytest.mark.parametrize("eager", [False, True])
 def test_a_loop_goes_over_the_end_of_a_pass(eager):
     source, seen = source_of(), Seen()
-    loop = loop_lib.make_loop(seen, eager=eager)
+    loop = while_loop.make_loop(seen, eager=eager)
     cursor = arrays_lib.Cursor(source.arrays, 0, 0)
     assert [loop(cursor, steps) for steps in (3, 4, 3)] == [3, 4, 3]
     streamed = itertools.islice(source.stream(0, 0), 10)
@@ -102,7 +102,7 @@ def test_a_loop_goes_over_the_end_of_a_pass(eager):
 @pytest.mark.parametrize("eager", [False, True])
 def test_a_loop_that_stops_leaves_the_other_batches(eager):
     source, seen = source_of(shuffle=False), Seen()
-    loop = loop_lib.make_loop(seen, eager=eager, goes_on=lambda: tf.size(seen.labels) < 10)
+    loop = while_loop.make_loop(seen, eager=eager, goes_on=lambda: tf.size(seen.labels) < 10)
     cursor = arrays_lib.Cursor(source.arrays, 0, 0)
     assert loop(cursor, 5) == 2
     assert cursor.batch == 2
@@ -112,7 +112,7 @@ def test_a_loop_that_stops_leaves_the_other_batches(eager):
 
 def test_other_arrays_of_the_same_kind_are_not_traced_anew():
     seen = Seen()
-    loop = loop_lib.make_loop(seen)
+    loop = while_loop.make_loop(seen)
     for rows in (8, 11):
         source = make_source(np.zeros([rows, 3]), np.arange(rows), share=SHARES[0], batch_size=4)
         loop(arrays_lib.Cursor(source.arrays, 0, 0), source.num_batches)
@@ -123,7 +123,7 @@ def test_other_arrays_of_the_same_kind_are_not_traced_anew():
 
 
 def test_a_trace_does_not_keep_the_arrays():
-    loop, source = loop_lib.make_loop(Seen()), source_of()
+    loop, source = while_loop.make_loop(Seen()), source_of()
     loop(arrays_lib.Cursor(source.arrays, 0, 0), 2)
     kept = weakref.ref(source.arrays.tensors[0])
     del source

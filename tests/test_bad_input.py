@@ -18,10 +18,11 @@ import pytest
 import tensorflow as tf
 
 import tfdist
-from tfdist import hostlists, presence
-from tfdist.devices import parse_device
+from tfdist.cluster import hostlists
+from tfdist.communication import presence
 from tfdist.launch import __main__ as launch_main
 from tfdist.launch.job import Job
+from tfdist.strategy.devices import parse_device
 
 _X = np.ones((8, 4), np.float32)
 _Y = np.arange(8) % 3

@@ -1,11 +1,11 @@
-"""tests of tfdist/batch_search.py"""
+"""tests of tfdist/diagnostics/batch_search.py"""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfdist.batch_search import largest
+from tfdist.diagnostics.batch_search import largest
 
 
 @given(

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import tfdist
-from tfdist import batch_size, launch
+from tfdist import launch
+from tfdist.diagnostics import batch_size
 
 _MIB = 2**20
 _LIMIT = 1400 * _MIB

@@ -1,4 +1,4 @@
-"""tests of tfdist/batch_statistics.py; whole models are in the parity table"""
+"""tests of tfdist/global_batch/batch_norm.py; whole models are in the parity table"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from parity import data, models, worlds
 from parity.one_step import added, traced
 
 import tfdist
-from tfdist import batch_statistics
+from tfdist.global_batch import batch_norm
 
 layers = keras.layers
 
@@ -51,7 +51,7 @@ def test_gradient_through_synchronized_moments(masked: bool) -> None:
 
 
 def test_filler_of_an_empty_replica_is_no_statistic() -> None:
-    moments = batch_statistics.global_moments()["_compute_moments_sync"]
+    moments = batch_norm.global_moments()["_compute_moments_sync"]
     run = traced(lambda x: moments(x, [0], False), np.zeros((1, 2)), 4, fill_empty=True)
     x = np.array([[1.0, 5.0], [3.0, 5.0]])
     for mean, variance in run(x):
@@ -78,8 +78,8 @@ def test_warning(
 ) -> None:
     model = models.mlp(models.momentum, *middle)()
     with caplog.at_level(logging.WARNING, logger="tfdist"):
-        batch_statistics.warn_of_plain(model, replicas)
-        batch_statistics.warn_of_plain(model, replicas)
+        batch_norm.warn_of_plain(model, replicas)
+        batch_norm.warn_of_plain(model, replicas)
     if named is None:
         assert caplog.messages == []
     else:
@@ -95,4 +95,4 @@ def test_fit_warns(caplog: pytest.LogCaptureFixture) -> None:
         for _ in range(2):
             tfdist.fit(model, data.features(4), data.labels(4), verbose=0)
     assert len([m for m in caplog.messages if "synchronized=True" in m]) == 1
-    assert len(batch_statistics.plain_batch_normalizations(model)) == 1
+    assert len(batch_norm.plain_batch_normalizations(model)) == 1

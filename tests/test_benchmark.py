@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
-from tfdist import report
-from tfdist.split import Split
+from tfdist.diagnostics import speed
+from tfdist.training.time_split import Split
 
 _SCRIPTS = pathlib.Path(__file__).parent.parent / "scripts"
 
@@ -87,9 +87,9 @@ def test_lines_of_the_table(monkeypatch):
     monkeypatch.syspath_prepend(str(_SCRIPTS))
     import benchmark
 
-    ratio = report.ratio_of("a / b", [(1.0, 2.0)], target=0.97)
+    ratio = speed.ratio_of("a / b", [(1.0, 2.0)], target=0.97)
     assert benchmark.row(ratio) == "| a / b | 2.00 | 2.00 to 2.00 | 0.97 |"
-    cost = report.cost_of("import, s", [0.05, 0.07], target=0.1)
+    cost = speed.cost_of("import, s", [0.05, 0.07], target=0.1)
     assert benchmark.row(cost) == "| import, s | 0.06 | 0.06 to 0.07 | 0.1 at most |"
 
 
@@ -148,7 +148,7 @@ def test_forecasts_go_into_the_file(monkeypatch, tmp_path):
     monkeypatch.setattr(benchmark_scaling, "_replicas", lambda device, rounds: 0.1)
     found = benchmark_scaling.suite_scaling(1, str(tmp_path / "a.png"))
     weak, strong, apart, evaluate, predict, replicas = [
-        row for row in found if isinstance(row, report.Ratio)
+        row for row in found if isinstance(row, speed.Ratio)
     ]
     assert weak.median == pytest.approx(0.1 / 0.11)
     assert strong.median == pytest.approx(0.1 / (2 * 0.06))
@@ -156,7 +156,7 @@ def test_forecasts_go_into_the_file(monkeypatch, tmp_path):
     assert evaluate.median == 1.0
     assert predict.median == 0.5
     assert replicas.median == 1.0
-    forecasts = [row for row in found if not isinstance(row, report.Ratio)]
+    forecasts = [row for row in found if not isinstance(row, speed.Ratio)]
     assert [row.is_strong for row in forecasts] == [False, True]
     assert all(row.worst_error == pytest.approx(0.0, abs=1e-9) for row in forecasts)
     assert {path.name for path in tmp_path.iterdir()} == {"a_weak.png", "a_strong.png"}

@@ -7,11 +7,11 @@ import types
 import pytest
 import tensorflow as tf
 
-from tfdist import bring_up
-from tfdist.bring_up import check_world, grow_gpu_memory, make_strategy
-from tfdist.cluster import Cluster
-from tfdist.devices import take_inventory
-from tfdist.plan import Plan
+from tfdist.cluster.detection import Cluster
+from tfdist.strategy import bring_up
+from tfdist.strategy.bring_up import check_world, grow_gpu_memory, make_strategy
+from tfdist.strategy.devices import take_inventory
+from tfdist.strategy.plan import Plan
 
 
 def _mirrored(count: int) -> Plan:

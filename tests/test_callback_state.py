@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import pytest
 
-from tfdist import plain
-from tfdist.callback_state import CallbackState
+from tfdist.checkpoint import plain_values
+from tfdist.checkpoint.callback_state import CallbackState
 
 
 class Counter(keras.callbacks.Callback):
@@ -48,7 +48,7 @@ def _begun(*callbacks) -> CallbackState:
 
 def _travelled(state: CallbackState) -> dict:
     arrays: dict[str, np.ndarray] = {}
-    return plain.decode(json.loads(json.dumps(state.take(arrays))), arrays)
+    return plain_values.decode(json.loads(json.dumps(state.take(arrays))), arrays)
 
 
 def test_what_changed_since_the_beginning_is_the_state():

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 import tfdist
-from tfdist import callbacks, testing
+from tfdist import testing
+from tfdist.training import shared_events
 
 ROWS, FEATURES, CLASSES, EPOCHS = 22, 4, 3, 6
 _RNG = np.random.default_rng(0)
@@ -467,7 +468,7 @@ def test_a_worker_that_is_not_the_chief_writes_elsewhere(make, place, listed, tm
     callback = make(tmp_path)
     before = dict(vars(callback))
     given = keras.callbacks.CallbackList([callback]) if listed else [[callback]]
-    with callbacks.files_of_chief_alone(given, is_chief=False):
+    with shared_events.files_of_chief_alone(given, is_chief=False):
         path = getattr(callback, place)
         assert not any(str(value).startswith(str(tmp_path)) for value in vars(callback).values())
         assert os.path.isdir(os.path.dirname(path))
@@ -478,7 +479,7 @@ def test_a_worker_that_is_not_the_chief_writes_elsewhere(make, place, listed, tm
 
 def test_the_chief_writes_where_it_was_told(tmp_path):
     callback = keras.callbacks.CSVLogger(tmp_path / "log.csv")
-    with callbacks.files_of_chief_alone([callback], is_chief=True):
+    with shared_events.files_of_chief_alone([callback], is_chief=True):
         assert callback.filename == str(tmp_path / "log.csv")
 
 
@@ -486,7 +487,7 @@ def test_callbacks_are_as_they_were_after_an_error(tmp_path):
     callback, seen = keras.callbacks.RemoteMonitor(), []
 
     def fails():
-        with callbacks.files_of_chief_alone(callback, is_chief=False):
+        with shared_events.files_of_chief_alone(callback, is_chief=False):
             seen.append("on_epoch_end" in vars(callback))
             raise KeyError
 
@@ -498,4 +499,4 @@ def test_callbacks_are_as_they_were_after_an_error(tmp_path):
 def test_a_callback_that_cannot_be_led_elsewhere_is_refused():
     kind = type("OrbaxCheckpoint", (keras.callbacks.Callback,), {})
     with pytest.raises(ValueError, match="OrbaxCheckpoint.*checkpoint_dir"):
-        callbacks.refuse_unable([kind()])
+        shared_events.refuse_unable([kind()])

@@ -15,8 +15,8 @@ import pytest
 import tensorflow as tf
 
 import tfdist
-from tfdist import manifest
-from tfdist.checkpoint import Checkpointer
+from tfdist.checkpoint import manifest
+from tfdist.checkpoint.checkpointer import Checkpointer
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def test_a_folder_that_cannot_be_written(variable):
 def test_disk_full_is_an_error_that_loses_nothing(tmp_path):
     code = f"""
         import resource, tensorflow as tf
-        from tfdist.checkpoint import Checkpointer
+        from tfdist.checkpoint.checkpointer import Checkpointer
         variable = tf.Variable(tf.random.normal([100_000]))
         with Checkpointer({str(tmp_path)!r}) as checkpointer:
             checkpointer.save(variable, step=1)

@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from tfdist.claim import claim
+from tfdist.checkpoint.folder_lock import claim
 
-_HOLD = "import sys, pathlib, time; from tfdist.claim import claim\n" \
+_HOLD = "import sys, pathlib, time; from tfdist.checkpoint.folder_lock import claim\n" \
         "held = claim(pathlib.Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
 
 
@@ -41,7 +41,10 @@ def test_claim_of_a_killed_job_is_gone(holder, tmp_path):
 
 def test_claim_can_be_given_back(tmp_path):
     claim(tmp_path).close()
-    code = "import sys, pathlib; from tfdist.claim import claim; claim(pathlib.Path(sys.argv[1]))"
+    code = (
+        "import sys, pathlib; from tfdist.checkpoint.folder_lock import claim;"
+        " claim(pathlib.Path(sys.argv[1]))"
+    )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=30, check=True)
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfdist import contract
-from tfdist.cluster import Cluster, detect_cluster
+from tfdist.cluster import contract
+from tfdist.cluster.detection import Cluster, detect_cluster
 
 
 def _tf_config(cluster, task_type="worker", index=0):

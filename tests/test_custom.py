@@ -1,4 +1,4 @@
-"""tests of tfdist/custom.py: people's own loops, against `fit` of stock Keras on one device"""
+"""tests of tfdist/training/custom_loop.py: own loops, against `fit` of stock Keras on one device"""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _dataset(batch_size: int = 5) -> tf.data.Dataset:
 
 
 def _loop(model: keras.Model, strategy: Any, *, epochs: int = 2) -> list[float]:
-    """The loop of custom.py's synopsis, word for word."""
+    """The loop of training/custom_loop.py's synopsis, word for word."""
     optimizer = model.optimizer
 
     def replica_step(batch: Any) -> Any:

@@ -16,9 +16,9 @@ import scipy.sparse
 import tensorflow as tf
 from keras.src.trainers.data_adapters import get_data_adapter
 
-from tfdist import own_share
-from tfdist.data import dataset_source, epoch_order, make_source, worker_examples
-from tfdist.share import Share, bounds, share_of
+from tfdist.communication.share import Share, bounds, share_of
+from tfdist.data import already_sharded
+from tfdist.data.adapters import dataset_source, epoch_order, make_source, worker_examples
 
 ROWS = 11
 RNG = np.random.default_rng(0)
@@ -341,7 +341,7 @@ def test_filling_can_be_left_to_others():
 
 def elements(arguments, count, *, local=1, **kwargs):
     source = make_source(**arguments, share=Share(0, local, local), **kwargs)
-    return source, list(itertools.islice(own_share.padded(source, 0, 0), count))
+    return source, list(itertools.islice(already_sharded.padded(source, 0, 0), count))
 
 
 @pytest.mark.parametrize(
@@ -376,7 +376,7 @@ def test_a_share_of_arrays_is_shuffled_anew_each_pass():
         np.arange(ROWS), share=Share(0, 1, 1), batch_size=4, shuffle=True, seed=3
     )
     for epoch in range(2):
-        taken = itertools.islice(own_share.padded(source, epoch, 0), 3)
+        taken = itertools.islice(already_sharded.padded(source, epoch, 0), 3)
         seen = np.concatenate([element[1][0] for element in taken])
         assert seen.tolist() == epoch_order(ROWS, seed=3, epoch=epoch).tolist()
 
@@ -392,14 +392,14 @@ def test_a_share_of_arrays_is_shuffled_anew_each_pass():
     ],
 )
 def test_batch_size_stays_the_global_one_for_shares(share, batch_size, own):
-    assert own_share.batch_size_of(share, batch_size) == own
+    assert already_sharded.batch_size_of(share, batch_size) == own
 
 
 def test_a_batch_without_a_row_for_a_worker_is_refused():
     with pytest.raises(ValueError, match="batch_size=1 .*at least one example a worker"):
-        own_share.batch_size_of(Share(1, 1, 2), 1)
+        already_sharded.batch_size_of(Share(1, 1, 2), 1)
 
 
 def test_own_rows_alone():
-    sizes = own_share.only_own(Share(2, 2, 6), tf.constant(5))
+    sizes = already_sharded.only_own(Share(2, 2, 6), tf.constant(5))
     assert sizes.numpy().tolist() == [0, 0, 3, 2, 0, 0]

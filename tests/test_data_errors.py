@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tfdist
-from tfdist.data_errors import sentence_of, told_plainly
+from tfdist.data.errors import sentence_of, told_plainly
 
 _GRAPH = (
     "Graph execution error:\n\nDetected at node while/a/b defined at (most recent call last):\n"

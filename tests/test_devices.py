@@ -12,7 +12,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from tfdist.devices import (
+from tfdist.strategy.devices import (
     FORMS,
     KINDS,
     DeviceSpec,
@@ -273,7 +273,7 @@ def test_inventory_of_this_host(logical_cpus):
 def test_inventory_starts_nothing():
     code = """
 import tensorflow as tf
-from tfdist.devices import is_runtime_started, take_inventory
+from tfdist.strategy.devices import is_runtime_started, take_inventory
 tf.config.threading.set_inter_op_parallelism_threads(3)
 first, second = take_inventory({}), take_inventory({})
 assert first == second and not first.is_started and first.num_cpus == 1

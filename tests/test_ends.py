@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 
 import tfdist
-from tfdist import ends, testing
+from tfdist import testing
+from tfdist.loop import agreed_end
 
 ROWS = 22
 X = np.random.default_rng(0).normal(size=(ROWS, 3))
@@ -29,10 +30,10 @@ pytestmark = pytest.mark.timeout(300)
 )
 def test_other_ends_are_refused(numbers, said):
     if not said:
-        ends.refuse_other_ends(tf.constant(numbers, tf.int64))
+        agreed_end.refuse_other_ends(tf.constant(numbers, tf.int64))
         return
     with pytest.raises(RuntimeError, match="Give every worker the same data") as caught:
-        ends.refuse_other_ends(tf.constant(numbers, tf.int64))
+        agreed_end.refuse_other_ends(tf.constant(numbers, tf.int64))
     assert said in str(caught.value)
 
 
@@ -54,9 +55,9 @@ def test_only_data_of_unknown_length_asks_the_others():
         ((empty, spec), None, [], False),
         ((empty, spec), ask, [0, 5], False),
     ]:
-        found = ends.numbers_of(fetched, its_spec, agree)
+        found = agreed_end.numbers_of(fetched, its_spec, agree)
         assert found.numpy().tolist() == numbers
-        assert bool(ends.goes_on(fetched, found)) == goes_on
+        assert bool(agreed_end.goes_on(fetched, found)) == goes_on
 
 
 def make_model(strategy, **options):

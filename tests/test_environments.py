@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfdist import environments
-from tfdist.cluster import detect_cluster
+from tfdist.cluster import environments
+from tfdist.cluster.detection import detect_cluster
 
 SLURM = {
     "SLURM_JOB_ID": "77",

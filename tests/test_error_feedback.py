@@ -15,8 +15,9 @@ import tensorflow as tf
 from parity import worlds
 
 import tfdist
-from tfdist import error_feedback, testing
-from tfdist.wire import Reduction
+from tfdist import testing
+from tfdist.communication.compression import Reduction
+from tfdist.step import error_feedback
 
 _STEPS, _ROWS = 9, 4
 _HOW = Reduction("bfloat16", error_feedback=True)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tfdist.every import parse_every
-from tfdist.wording import shorten
+from tfdist.checkpoint.interval import parse_every
+from tfdist.cluster.wording import shorten
 
 
 @pytest.mark.parametrize(

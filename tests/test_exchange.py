@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 from tfdist import testing
-from tfdist.exchange import Exchange
-from tfdist.share import share_of
+from tfdist.communication.share import share_of
+from tfdist.communication.workers import Exchange
 
 # Nothing, less than a word, a word and a bit, more than travels at a time.
 _SIZES = (0, 1, 5, 17 * 2**20 + 3)

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from tfdist import ports
+from tfdist.cluster import ports
 
 _LOCAL = ["127.0.0.1:1", "[::1]:2", "localhost:3"]
 

@@ -13,8 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tfdist
-from tfdist.facts import Announcement, find_differences, gather_facts, parse_announcement
-from tfdist.wording import name_workers
+from tfdist.cluster.announcement import (
+    Announcement,
+    find_differences,
+    gather_facts,
+    parse_announcement,
+)
+from tfdist.cluster.wording import name_workers
 
 GOOD = {"rank": 0, "size": 2, "address": "a:1", "facts": {}}
 

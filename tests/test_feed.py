@@ -13,9 +13,9 @@ import pytest
 import tensorflow as tf
 from keras.src.backend.tensorflow.trainer import TFEpochIterator
 
-from tfdist.data import make_source
-from tfdist.feed import Feed
-from tfdist.share import Share
+from tfdist.communication.share import Share
+from tfdist.data.adapters import make_source
+from tfdist.data.feed import Feed
 
 ONE = Share(0, 1, 1)
 NUMBERS = np.arange(7.0)

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import tfdist
-from tfdist import fingerprint
+from tfdist.training import fingerprints
 
 pytestmark = pytest.mark.slow
 
@@ -20,20 +20,20 @@ pytestmark = pytest.mark.slow
 def test_any_changed_element_changes_the_number(dtype):
     values = np.zeros((3, 5)) if dtype == "bool" else np.arange(15).reshape(3, 5)
     value = tf.cast(tf.constant(values), dtype)
-    number = int(fingerprint.number_of(value))
-    assert int(fingerprint.number_of(tf.identity(value))) == number
+    number = int(fingerprints.number_of(value))
+    assert int(fingerprints.number_of(tf.identity(value))) == number
     for index in ((0, 0), (1, 2), (2, 4)):
         other = values.copy()
         other[index] += 1
-        assert int(fingerprint.number_of(tf.cast(tf.constant(other), dtype))) != number
+        assert int(fingerprints.number_of(tf.cast(tf.constant(other), dtype))) != number
 
 
 def test_each_single_bit_counts():
     value = np.float32(0.1)
-    number = int(fingerprint.number_of(tf.constant([value, value])))
+    number = int(fingerprints.number_of(tf.constant([value, value])))
     for bit in range(32):
         flipped = (value.view(np.uint32) ^ np.uint32(1 << bit)).view(np.float32)
-        assert int(fingerprint.number_of(tf.constant([value, flipped]))) != number
+        assert int(fingerprints.number_of(tf.constant([value, flipped]))) != number
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_each_single_bit_counts():
     ],
 )
 def test_difference_is_told(numbers, text):
-    found = fingerprint.difference(["a", "b"], np.array(numbers))
+    found = fingerprints.difference(["a", "b"], np.array(numbers))
     assert text in found
     assert bool(found) == bool(text)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tfdist.forecast import Forecast, Link, fit_link
-from tfdist.split import Split
+from tfdist.diagnostics.forecast import Forecast, Link, fit_link
+from tfdist.training.time_split import Split
 
 _ALONE = Split(input_secs=0.01, compute_secs=0.08, communication_secs=0.0, host_secs=0.01)
 _LINK = Link(bytes_per_sec=1e9, latency_secs=1e-4)

@@ -18,10 +18,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tfdist import heartbeat
-from tfdist.contract import PEER_LOST
-from tfdist.heartbeat import Heart, Loss, Peer, State
-from tfdist.ports import reserved_port
+from tfdist.cluster import heartbeat
+from tfdist.cluster.contract import PEER_LOST
+from tfdist.cluster.heartbeat import Heart, Loss, Peer, State
+from tfdist.cluster.ports import reserved_port
 
 _SILENCE_SECS = 1.0
 _HELD: list[contextlib.ExitStack] = []
@@ -248,7 +248,7 @@ time.sleep(8 * tfdist.detect_cluster().rank)  # one ends long before the other o
 # Where the machine is busy, TensorFlow's collective ends with an error before the heart has looked.
 _LATE = """
 import time
-from tfdist.heartbeat import Heart
+from tfdist.cluster.heartbeat import Heart
 def listen(heart, looked_at, in_time=Heart._listen):
     is_woken = in_time(heart, looked_at)
     if any(peer.is_closed for peer in heart._peers.values()):

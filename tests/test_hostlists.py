@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfdist.hostlists import MAX_HOSTS, expand_counts, expand_hosts
-from tfdist.wording import shorten
+from tfdist.cluster.hostlists import MAX_HOSTS, expand_counts, expand_hosts
+from tfdist.cluster.wording import shorten
 
 
 @pytest.mark.parametrize(

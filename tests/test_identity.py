@@ -7,8 +7,8 @@ import json
 import keras
 import pytest
 
-from tfdist import identity
-from tfdist.share import Share
+from tfdist.checkpoint import same_run
+from tfdist.communication.share import Share
 
 
 def _model(**compile_options) -> keras.Model:
@@ -24,9 +24,9 @@ def _model(**compile_options) -> keras.Model:
 
 
 def test_the_same_model_made_twice_is_the_same():
-    first, second = identity.of_model(_model()), identity.of_model(_model())
+    first, second = same_run.of_model(_model()), same_run.of_model(_model())
     assert first == second
-    assert identity.differences(first, json.loads(json.dumps(second))) == []
+    assert same_run.differences(first, json.loads(json.dumps(second))) == []
 
 
 @pytest.mark.parametrize(
@@ -45,21 +45,21 @@ def test_the_same_model_made_twice_is_the_same():
     ids=["optimizer", "loss", "metrics", "schedule"],
 )
 def test_other_models_are_told_apart(options, place):
-    other = identity.of_model(_model(**options()))
-    found = identity.differences(identity.of_model(_model()), other)
+    other = same_run.of_model(_model(**options()))
+    found = same_run.differences(same_run.of_model(_model()), other)
     assert len(found) == 1
     assert found[0].startswith(place)
 
 
 def test_a_number_as_learning_rate_is_no_difference():
     models = [_model(optimizer=keras.optimizers.Adam(rate)) for rate in (0.1, 0.2)]
-    assert identity.of_model(models[0]) == identity.of_model(models[1])
-    assert [round(identity.learning_rate(model), 6) for model in models] == [0.1, 0.2]
+    assert same_run.of_model(models[0]) == same_run.of_model(models[1])
+    assert [round(same_run.learning_rate(model), 6) for model in models] == [0.1, 0.2]
 
 
 def test_a_schedule_has_no_present_learning_rate():
     schedule = keras.optimizers.schedules.CosineDecay(0.1, 9)
-    assert identity.learning_rate(_model(optimizer=keras.optimizers.SGD(schedule))) is None
+    assert same_run.learning_rate(_model(optimizer=keras.optimizers.SGD(schedule))) is None
 
 
 def test_a_model_that_does_not_tell_its_configuration():
@@ -67,7 +67,7 @@ def test_a_model_that_does_not_tell_its_configuration():
         def get_config(self):
             raise KeyError("nothing to tell")
 
-    described = identity.of_model(Quiet())
+    described = same_run.of_model(Quiet())
     assert described["class"].endswith("Quiet")
     assert described["config"] is None
 
@@ -84,12 +84,12 @@ def test_a_model_that_does_not_tell_its_configuration():
     ],
 )
 def test_differences(before, now, found):
-    assert identity.differences(before, now) == found
+    assert same_run.differences(before, now) == found
 
 
 @pytest.mark.parametrize(("variable", "threads"), [("3", 3), ("", None), ("many", None)])
 def test_world(monkeypatch, variable, threads):
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", variable)
-    world = identity.of_world(Share(first_replica=2, local_replicas=2, num_replicas=6))
+    world = same_run.of_world(Share(first_replica=2, local_replicas=2, num_replicas=6))
     assert (world["workers"], world["replicas"]) == (3, 6)
     assert world["threads"] == threads if threads else world["threads"] >= 1

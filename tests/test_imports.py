@@ -24,7 +24,6 @@ _LAYERS = re.findall(r"(\w+)(?:\.py|/)", _READING_LIST)
 _WITHOUT_TENSORFLOW = {"datasets", *_LAYERS[: _LAYERS.index("launch") + 1]}
 _STANDARD_LIBRARY_ONLY = _LAYERS[: _LAYERS.index("launch")]
 _PRIVATE_PREFIXES = ("keras.src", "tensorflow.python", "tf.__internal__", "tensorflow.__internal__")
-_OF_PRIVATE_NAMES = ("tfdist.keras_compat", "tfdist.replacing", "tfdist.tf_internals")
 _LONGEST_FILE = 400  # lines
 
 
@@ -35,10 +34,11 @@ def _module_name(path: pathlib.Path) -> str:
 
 _TREES = {_module_name(path): ast.parse(path.read_text()) for path in _ROOT.rglob("*.py")}
 _MODULES = sorted(_TREES)
+_OF_PRIVATE_NAMES = tuple(name for name in _MODULES if name.startswith("tfdist.compat."))
 
 
 def _layer_name(module: str) -> str:
-    """Returns "launch" for "tfdist.launch.local"."""
+    """Returns "launch" for "tfdist.launch.engines.local"."""
     return module.split(".")[1]
 
 

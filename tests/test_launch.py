@@ -134,9 +134,9 @@ def test_from_a_checkout_that_is_not_installed(program, tmp_path):
     done = subprocess.run(
         [
             sys.executable,
-            program(starter, "starter.py"),
+            program(starter, "launch/engines/starter.py"),
             str(launching.CHECKOUT),
-            program("import os, tfdist.cluster; print(os.environ['PYTHONPATH'])"),
+            program("import os, tfdist.cluster.detection; print(os.environ['PYTHONPATH'])"),
         ],
         cwd=tmp_path,
         env=environ,
@@ -288,9 +288,9 @@ def test_run_reduces_over_workers():
 def _reduce_ranks():
     import tensorflow as tf
 
-    from tfdist import cluster
+    from tfdist.cluster import detection
 
-    place = cluster.detect_cluster()
+    place = detection.detect_cluster()
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
 
     def replica():

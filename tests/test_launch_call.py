@@ -17,7 +17,7 @@ import launching
 import pytest
 
 from tfdist import launch
-from tfdist.cluster import detect_cluster
+from tfdist.cluster.detection import detect_cluster
 from tfdist.launch import call
 
 

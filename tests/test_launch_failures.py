@@ -361,7 +361,7 @@ def test_taken_port_is_tried_again(program, tmp_path, failures, secs, text, code
 
 _STALLS = """
 import os, time
-from tfdist.progress import Progress
+from tfdist.cluster.progress import Progress
 def stuck_here():
     time.sleep(60)
 is_first = os.environ["TFDIST_RESTART_COUNT"] == "0"

@@ -9,7 +9,7 @@ import time
 import launching
 import pytest
 
-from tfdist.contract import PREEMPTED
+from tfdist.cluster.contract import PREEMPTED
 
 # Leaves as `fit` does, some time after it was told to.
 _LEAVES = f"""

@@ -19,8 +19,9 @@ import launching
 import pytest
 
 from tfdist import launch
-from tfdist.cluster import detect_cluster
-from tfdist.launch import job, remote
+from tfdist.cluster.detection import detect_cluster
+from tfdist.launch import job
+from tfdist.launch.engines import remote
 
 _AGENT = "import sys; from tfdist.launch import agent; agent.serve({!r}, secret={!r}, rank={})"
 
@@ -69,9 +70,9 @@ def engine(monkeypatch):
 
         return remote.RemoteGang(asked, interface="127.0.0.1", seat=seat, is_restart=is_restart)
 
-    module = types.ModuleType("tfdist.launch.in_test")
+    module = types.ModuleType("tfdist.launch.engines.in_test")
     module.place = place
-    monkeypatch.setitem(sys.modules, "tfdist.launch.in_test", module)
+    monkeypatch.setitem(sys.modules, "tfdist.launch.engines.in_test", module)
     monkeypatch.setattr(job, "ENGINES", (*job.ENGINES, "in_test"))
     return settings
 
@@ -171,7 +172,7 @@ def test_restart_is_in_new_processes(engine):
 
 
 def _stall():
-    from tfdist.progress import Progress
+    from tfdist.cluster.progress import Progress
 
     with Progress() as progress:
         for step in range(6):

@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from tfdist.launch import wire
+from tfdist.launch.engines import wire
 
 
 @contextlib.contextmanager
@@ -57,7 +57,7 @@ def test_agent_with_another_secret_is_not_let_in():
 
 def test_launcher_with_another_secret_is_not_obeyed():
     """Somebody who listens at the launcher's port, and lets everybody in."""
-    from tfdist import messages
+    from tfdist.cluster import messages
 
     with _ends() as (ours, theirs), concurrent.futures.ThreadPoolExecutor(1) as pool:
         answered = pool.submit(wire.answer, theirs, secret=b"secret", who={})

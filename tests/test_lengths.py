@@ -12,11 +12,11 @@ import tensorflow as tf
 from parity import worlds
 
 import tfdist
-from tfdist.data import make_source
-from tfdist.lengths import lengths_of
-from tfdist.padding import pad
-from tfdist.shapes import Lengths, Shapes, parse_shapes
-from tfdist.share import Share
+from tfdist.communication.share import Share
+from tfdist.data.adapters import make_source
+from tfdist.data.lengths import lengths_of
+from tfdist.data.padding import pad
+from tfdist.data.shapes import Lengths, Shapes, parse_shapes
 
 layers = keras.layers
 _OPEN = tf.TensorSpec([None, None], tf.int32)
@@ -153,7 +153,7 @@ def test_one_trace_for_each_length(jit_compile: bool) -> None:
         return [shape for shape in recorder.shapes if None not in shape]
 
     tfdist.fit(model, data, epochs=2, **given)
-    # Each replica once; where it is compiled once more before, to see what it sums: compiled.py.
+    # Each replica once; where it is compiled once more before, to see what it sums: jit_compile.py.
     expected = [(2, 3, 3)] * (4 if jit_compile else 2) + [(2, 6, 3)] * (4 if jit_compile else 2)
     assert seen() == expected
     tfdist.fit(model, _dataset(*_words(5, 2, 1)), **given)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfdist import link_check
-from tfdist.share import share_of
+from tfdist.communication import link_check
+from tfdist.communication.share import share_of
 
 
 def _whole(num_replicas, num_local, length=50):

@@ -7,10 +7,10 @@ import types
 import keras
 import pytest
 
-from tfdist import listeners
-from tfdist.agreement import Calls
-from tfdist.listeners import Interest, Plan
-from tfdist.pace import Pace
+from tfdist.communication.agreement import Calls
+from tfdist.loop import listeners
+from tfdist.loop.listeners import Interest, Plan
+from tfdist.loop.pace import Pace
 
 
 def make(name, **kwargs):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import tensorflow as tf
 
-from tfdist import liveness
+from tfdist.diagnostics import liveness
 
 _ROW = 4 * 100  # bytes of the tensors below
 

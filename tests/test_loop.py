@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tfdist import loop as loop_lib
+from tfdist.loop import while_loop
 
 
 class Steps:
@@ -41,14 +41,14 @@ class Steps:
 )
 def test_steps_are_split_where_needed(is_needed, batches, wanted, asked, ran):
     steps = Steps(batches)
-    loop = loop_lib.split_where(steps, lambda: is_needed)
+    loop = while_loop.split_where(steps, lambda: is_needed)
     assert loop(None, wanted) == ran
     assert steps.asked == asked
 
 
 def test_the_first_step_is_split_off_once():
     steps = Steps(20)
-    loop = loop_lib.split_where(steps, lambda: False)
+    loop = while_loop.split_where(steps, lambda: False)
     assert (loop(None, 4), loop(None, 4)) == (4, 4)
     assert steps.asked == [1, 3, 4]
 
@@ -56,11 +56,11 @@ def test_the_first_step_is_split_off_once():
 @pytest.mark.parametrize("is_needed", [False, True])
 def test_a_split_loop_stops_where_the_whole_one_would(is_needed):
     steps = Steps(9, stops_after=3)
-    loop = loop_lib.split_where(steps, lambda: is_needed, goes_on=steps.goes_on)
+    loop = while_loop.split_where(steps, lambda: is_needed, goes_on=steps.goes_on)
     assert loop(None, 7) == 3
 
 
 def test_whether_to_go_on_is_not_asked_after_the_last_step():
     steps = Steps(9)
-    loop = loop_lib.split_where(steps, lambda: False, goes_on=lambda: pytest.fail("asked"))
+    loop = while_loop.split_where(steps, lambda: False, goes_on=lambda: pytest.fail("asked"))
     assert loop(None, 1) == 1

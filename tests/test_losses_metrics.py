@@ -1,4 +1,4 @@
-"""tests of tfdist/losses_metrics.py: the replicas' shares add up to what one device gives"""
+"""tests of tfdist/global_batch/losses_metrics.py: replicas' shares add up to one device's"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from parity.one_step import added, total, traced
 
-from tfdist import losses_metrics
+from tfdist.global_batch import losses_metrics
 
 ROWS = (7, 4, 1)  # of the global batch: uneven, even, and all replicas but one empty
 REPLICAS = (2, 4)

@@ -15,7 +15,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 
-from tfdist import manifest
+from tfdist.checkpoint import manifest
 
 _FILES = {"tensors.data": bytes(range(256)) * 4, "state.json": b'{"epoch": 3}', "empty": b""}
 
@@ -70,7 +70,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
     before = manifest.publish(tmp_path, _write, step=1)
     code = f"""
         import pathlib, resource
-        from tfdist import manifest
+        from tfdist.checkpoint import manifest
         resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
         root = pathlib.Path({str(tmp_path)!r})
         manifest.publish(root, lambda f: (f / "a").write_bytes(bytes(100_000)) and None, step=2)
@@ -84,7 +84,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
 def test_killed_writer_leaves_whole_checkpoints_only(tmp_path):
     code = f"""
         import pathlib
-        from tfdist import manifest
+        from tfdist.checkpoint import manifest
         root = pathlib.Path({str(tmp_path)!r})
         def write(folder):
             for number in range(8):

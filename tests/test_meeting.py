@@ -20,15 +20,15 @@ import uuid
 import launching
 import pytest
 
-from tfdist.cluster import Cluster
-from tfdist.meeting import find_place, meet
-from tfdist.ports import reserved_port
+from tfdist.cluster.detection import Cluster
+from tfdist.cluster.meeting import find_place, meet
+from tfdist.cluster.ports import reserved_port
 
 _JOB = pathlib.Path(__file__).parent / "engine_jobs.py"
 _MEET = textwrap.dedent(
     """
     import json, tfdist
-    from tfdist.meeting import meet
+    from tfdist.cluster.meeting import meet
     found = meet(tfdist.detect_cluster())
     assert meet(tfdist.detect_cluster()) == found  # the second time nobody else is there
     print("met", json.dumps([found.rank, found.local_rank, found.local_size, found.addresses]))

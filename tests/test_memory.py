@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import tfdist
-from tfdist import memory_limit
+from tfdist.diagnostics import memory_limit
 
 _MIB = 2**20
 

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from tfdist import memory_limit
+from tfdist.diagnostics import memory_limit
 
 _MIB = 2**20
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfdist import messages
-from tfdist.messages import MAX_BYTES, decode, encode, is_signed, make_nonce, receive, sign
-from tfdist.wording import shorten
+from tfdist.cluster import messages
+from tfdist.cluster.messages import MAX_BYTES, decode, encode, is_signed, make_nonce, receive, sign
+from tfdist.cluster.wording import shorten
 
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

@@ -1,4 +1,4 @@
-"""tests of tfdist/one_program.py: what TensorFlow would hand to a TPU
+"""tests of tfdist/step/tpu_step.py: what TensorFlow would hand to a TPU
 
 The strategy is TensorFlow's own, without a TPU behind it, so a step is traced and looked at; see
 tests/tpu_standin.py. That its numbers are right is shown in tests/test_tpu_numbers.py.
@@ -15,10 +15,10 @@ import pytest
 import tensorflow as tf
 import tpu_standin
 
-from tfdist import rules, step
-from tfdist.finite import FiniteWatch
-from tfdist.replicas import Batch
-from tfdist.shapes import Padding
+from tfdist.data.shapes import Padding
+from tfdist.step import rules, update
+from tfdist.step.finite import FiniteWatch
+from tfdist.step.replicas import Batch
 from tfdist.tpu.program import make_program
 from tfdist.tpu.scopes import Origins
 
@@ -202,7 +202,7 @@ def test_evaluation_and_prediction_are_programs() -> None:
     assert inside["TPUReplicateMetadata"] == 1
     assert _writes(inside) == 4  # total and count of the loss and of the metric
     assert not _writes(outside)
-    predict = _traced(lambda batch: step.predict_step(model, strategy, batch), 2, is_full=False)
+    predict = _traced(lambda batch: update.predict_step(model, strategy, batch), 2, is_full=False)
     inside, outside = _kinds(predict)
     assert inside["TPUReplicateMetadata"] == 1
     assert not _writes(inside)

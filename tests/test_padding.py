@@ -12,10 +12,10 @@ import tensorflow as tf
 from parity import worlds
 
 import tfdist
-from tfdist.data import make_source
-from tfdist.padding import pad
-from tfdist.shapes import Padding
-from tfdist.share import Share
+from tfdist.communication.share import Share
+from tfdist.data.adapters import make_source
+from tfdist.data.padding import pad
+from tfdist.data.shapes import Padding
 
 layers = keras.layers
 _X, _Y = np.arange(10.0, dtype="float32").reshape(5, 2), np.arange(5)
@@ -119,7 +119,7 @@ def test_traces_once_with_static_shapes(jit_compile: bool) -> None:
     recorder.shapes.clear()
     tfdist.fit(model, x, x[:, :1], batch_size=7, epochs=3, static_shapes=True, verbose=0)
     in_steps = [shape for shape in recorder.shapes if shape[0] is not None]
-    # Each replica once; where it is compiled once more before, to see what it sums: compiled.py.
+    # Each replica once; where it is compiled once more before, to see what it sums: jit_compile.py.
     assert in_steps == [(4, 2)] * (4 if jit_compile else 2)
     tfdist.fit(model, x[:20], x[:20, :1], batch_size=7, static_shapes=True, verbose=0)
     assert [shape for shape in recorder.shapes if shape[0] is not None] == in_steps

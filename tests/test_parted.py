@@ -1,4 +1,4 @@
-"""tests of tfdist/parted.py; that workers which have parted are told so is in test_callbacks.py"""
+"""tests of tfdist/training/parted.py; what workers that have parted are told: test_callbacks.py"""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from parity import worlds
 
-from tfdist import parted
-from tfdist.agreement import Agreement
+from tfdist.communication.agreement import Agreement
+from tfdist.training import parted
 
 
 class _Apart(Agreement):

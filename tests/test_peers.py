@@ -11,9 +11,9 @@ import time
 
 import pytest
 
-from tfdist import peers
-from tfdist.peers import await_peers
-from tfdist.ports import is_reachable, reserved_port
+from tfdist.cluster import peers
+from tfdist.cluster.peers import await_peers
+from tfdist.cluster.ports import is_reachable, reserved_port
 
 
 def _addresses(count: int) -> list[str]:

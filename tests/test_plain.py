@@ -12,7 +12,7 @@ import pytest
 from hypothesis import strategies
 from hypothesis.extra import numpy as numpy_strategies
 
-from tfdist import plain
+from tfdist.checkpoint import plain_values
 
 _SCALARS = (
     strategies.none() | strategies.booleans() | strategies.integers() | strategies.floats()
@@ -36,8 +36,8 @@ _VALUES = strategies.recursive(
 @hypothesis.given(_VALUES)
 def test_comes_back_the_same(value):
     arrays: dict[str, np.ndarray] = {}
-    text = json.dumps(plain.encode(value, arrays, prefix="a"))
-    _assert_same(plain.decode(json.loads(text), arrays), value)
+    text = json.dumps(plain_values.encode(value, arrays, prefix="a"))
+    _assert_same(plain_values.decode(json.loads(text), arrays), value)
 
 
 @pytest.mark.parametrize(
@@ -53,8 +53,8 @@ def test_comes_back_the_same(value):
 )
 def test_hard_values(value):
     arrays: dict[str, np.ndarray] = {}
-    text = json.dumps(plain.encode(value, arrays, prefix="a"))
-    _assert_same(plain.decode(json.loads(text), arrays), value)
+    text = json.dumps(plain_values.encode(value, arrays, prefix="a"))
+    _assert_same(plain_values.decode(json.loads(text), arrays), value)
 
 
 @pytest.mark.parametrize(
@@ -71,17 +71,17 @@ def test_hard_values(value):
 )
 def test_refused(value, kind):
     with pytest.raises(TypeError, match=f"a .*{kind.rpartition('.')[2]} has no plain form"):
-        plain.encode(value, {}, prefix="a")
+        plain_values.encode(value, {}, prefix="a")
 
 
 def test_arrays_are_copies_with_names_of_their_own():
     arrays: dict[str, np.ndarray] = {"a": np.zeros(1)}
     value = np.ones(2)
-    first = plain.encode(value, arrays, prefix="a")
+    first = plain_values.encode(value, arrays, prefix="a")
     value[0] = 5
-    second = plain.encode(value, arrays, prefix="a")
-    assert plain.decode([first, second], arrays)[0].tolist() == [1, 1]
-    assert plain.decode([first, second], arrays)[1].tolist() == [5, 1]
+    second = plain_values.encode(value, arrays, prefix="a")
+    assert plain_values.decode([first, second], arrays)[0].tolist() == [1, 1]
+    assert plain_values.decode([first, second], arrays)[1].tolist() == [5, 1]
     assert arrays["a"].tolist() == [0]
 
 

@@ -7,9 +7,9 @@ import itertools
 
 import pytest
 
-from tfdist.cluster import Cluster
-from tfdist.devices import Inventory, TpuSight, parse_device
-from tfdist.plan import Plan, decide, refuse_if_too_late
+from tfdist.cluster.detection import Cluster
+from tfdist.strategy.devices import Inventory, TpuSight, parse_device
+from tfdist.strategy.plan import Plan, decide, refuse_if_too_late
 
 
 def _worker(rank: int, size: int = 2, **kwargs) -> Cluster:

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from tfdist.forecast import Forecast, Link
-from tfdist.plot import plot_scaling
-from tfdist.split import Split
+from tfdist.diagnostics.forecast import Forecast, Link
+from tfdist.diagnostics.plot import plot_scaling
+from tfdist.training.time_split import Split
 
 _SPLIT = Split(input_secs=0.01, compute_secs=0.1, communication_secs=0.0, host_secs=0.01)
 

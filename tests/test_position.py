@@ -1,4 +1,4 @@
-"""tests of tfdist/position.py"""
+"""tests of tfdist/global_batch/position.py"""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfdist import position
-from tfdist.position import Position, at, current
-from tfdist.share import bounds
+from tfdist.communication.share import bounds
+from tfdist.global_batch import position
+from tfdist.global_batch.position import Position, at, current
 
 
 def _position(**facts: object) -> Position:

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import tfdist
-from tfdist.prediction import make_output_loop
+from tfdist.loop.outputs import make_output_loop
 
 WORLDS = ("cpu", "2xcpu")
 X = np.random.default_rng(0).normal(size=(23, 5)).astype("float32")

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 import tfdist
-from tfdist import preemption
-from tfdist.contract import PREEMPTED
+from tfdist.checkpoint import preemption
+from tfdist.cluster.contract import PREEMPTED
 
 _TERM, _USR1 = signal.SIGTERM, signal.SIGUSR1
 
@@ -96,7 +96,7 @@ def test_whoever_listened_before_still_hears(request):
 def test_second_one_ends_a_process_that_is_stuck_outside_python():
     code = """
     import ctypes, os, signal, sys, threading, time
-    from tfdist import preemption
+    from tfdist.checkpoint import preemption
     def kill():
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGTERM)

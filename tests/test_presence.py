@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tfdist import contract, presence, testing
+from tfdist import testing
+from tfdist.cluster import contract
+from tfdist.communication import presence
 
 
 @pytest.mark.parametrize(

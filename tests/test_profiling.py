@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import tfdist
-from tfdist.profiling import Profiler
+from tfdist.training.profiling import Profiler
 
 _ROWS, _BATCH = 48, 4
 

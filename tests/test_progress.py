@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import tfdist
-from tfdist import contract
+from tfdist.cluster import contract
+from tfdist.cluster.progress import Progress, read_progress
 from tfdist.launch.stalls import StallWatch
-from tfdist.progress import Progress, read_progress
 
 
 def _progress(folder, rank=0):

@@ -8,8 +8,8 @@ import pickle
 import numpy as np
 import pytest
 
-from tfdist.data import epoch_order
-from tfdist.py_batches import OrderedBatches
+from tfdist.data.adapters import epoch_order
+from tfdist.data.py_batches import OrderedBatches
 
 
 class _Dataset:

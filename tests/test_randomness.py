@@ -1,4 +1,4 @@
-"""tests of tfdist/randomness.py: replicas draw their own rows of what one device draws"""
+"""tests of tfdist/global_batch/randomness.py: replicas draw their rows of what one device draws"""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 import tensorflow as tf
 from parity.one_step import joined, on_replicas, parts_of, traced
 
-from tfdist import position, randomness, share
+from tfdist.communication import share
+from tfdist.global_batch import position, randomness
 
 random = keras.random
 _SIZES = (7, 4, 1)  # of the global batch: uneven, even, and all replicas but one empty

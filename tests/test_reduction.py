@@ -12,8 +12,10 @@ import tensorflow as tf
 from parity import worlds
 
 import tfdist
-from tfdist import reduction, testing, tf_internals
-from tfdist.wire import EXACT, Reduction, scales_of
+from tfdist import testing
+from tfdist.communication import reduction
+from tfdist.communication.compression import EXACT, Reduction, scales_of
+from tfdist.compat import tf_internals
 
 _ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11}  # of one value, relative
 _LIMIT_SECS = 100

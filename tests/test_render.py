@@ -13,9 +13,9 @@ import time
 import launching
 import pytest
 
-from tfdist.cluster import detect_cluster
+from tfdist.cluster.detection import detect_cluster
+from tfdist.cluster.meeting import find_place
 from tfdist.launch import render
-from tfdist.meeting import find_place
 
 _SCRIPT = launching.CHECKOUT / "scripts" / "render.py"
 

@@ -11,10 +11,10 @@ import time
 
 import pytest
 
-from tfdist import messages, roll_call
-from tfdist.ports import reserved_port
-from tfdist.rendezvous import join
-from tfdist.roll_call import RollCall
+from tfdist.cluster import messages, roll_call
+from tfdist.cluster.ports import reserved_port
+from tfdist.cluster.roll_call import RollCall
+from tfdist.cluster.roll_call_client import join
 
 SECRET = b"secret"
 

@@ -20,7 +20,8 @@ import pytest
 import tensorflow as tf
 
 import tfdist
-from tfdist import keras_compat, manifest
+from tfdist.checkpoint import manifest
+from tfdist.compat import keras_internals
 
 pytestmark = pytest.mark.slow
 
@@ -435,7 +436,7 @@ def test_a_seed_that_was_drawn_is_that_of_the_run(tmp_path):
     keras.utils.set_random_seed(1)
     seeds = []
     for stop in ([StopAt(batch=4)], []):
-        keras_compat.module("keras.src.backend.common.global_state").set_global_attribute(
+        keras_internals.module("keras.src.backend.common.global_state").set_global_attribute(
             "random_seed", None
         )
         model = _build(seed=None)
@@ -598,7 +599,7 @@ class Noise(keras.layers.Layer):
 def test_draws_without_a_seed_go_on(tmp_path, replicas):
     def build() -> keras.Model:
         keras.utils.set_random_seed(7)
-        state = keras_compat.module("keras.src.backend.common.global_state")
+        state = keras_internals.module("keras.src.backend.common.global_state")
         state.set_global_attribute("global_seed_generator", None)  # as in a new process
         with _strategy(replicas).scope():
             model = keras.Sequential([keras.Input((6,)), Noise(), keras.layers.Dense(3)])

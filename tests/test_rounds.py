@@ -7,9 +7,9 @@ import types
 import keras
 import pytest
 
-from tfdist import listeners
-from tfdist.pace import Pace
-from tfdist.rounds import end_from, end_near
+from tfdist.loop import listeners
+from tfdist.loop.pace import Pace
+from tfdist.step.rounds import end_from, end_near
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pytest
 import scipy.sparse
 import tensorflow as tf
 
-from tfdist import same_data
-from tfdist.share import Share
+from tfdist.communication.share import Share
+from tfdist.data import same_data
 
 X = np.arange(12.0).reshape(6, 2)
 

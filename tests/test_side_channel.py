@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tfdist import messages, side_channel
+from tfdist.cluster import messages, side_channel
 
 _SECRET = b"secret"
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from tfdist.split import Split, advice, batch_factor, steps_per_execution
+from tfdist.training.time_split import Split, advice, batch_factor, steps_per_execution
 
 
 def split(input=0.0, compute=0.0, communication=0.0, host=0.0, **options):

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfdist import state, streams
-from tfdist.exchange import Exchange
-from tfdist.share import share_of
+from tfdist.checkpoint import rng_state
+from tfdist.communication.share import share_of
+from tfdist.communication.workers import Exchange
+from tfdist.step import variables as variables_lib
 
 
 def _strategy(replicas: int) -> tf.distribute.Strategy:
@@ -37,7 +38,7 @@ def _model(strategy: tf.distribute.Strategy) -> keras.Model:
 
 def _filled(strategy: tf.distribute.Strategy, model: keras.Model, *, is_own: bool = True) -> None:
     """Gives every component of every variable a value of its own where replicas may differ."""
-    for number, entry in enumerate(state.entries_of(model)):
+    for number, entry in enumerate(variables_lib.entries_of(model)):
         for replica, part in enumerate(_parts(strategy, entry)):
             step = replica if entry.per_replica and is_own else 0
             part.assign(tf.cast(tf.fill(part.shape, number + 100 * step), part.dtype))
@@ -50,13 +51,13 @@ def _parts(strategy, entry):
 def _values(strategy, model) -> dict[str, list]:
     return {
         entry.name: [part.numpy().tolist() for part in _parts(strategy, entry)]
-        for entry in state.entries_of(model)
+        for entry in variables_lib.entries_of(model)
     }
 
 
 def _travelled(strategy, model, entries=None):
-    tensors = state.snapshot(
-        entries or state.entries_of(model), strategy, Exchange(strategy, share_of(strategy))
+    tensors = variables_lib.snapshot(
+        entries or variables_lib.entries_of(model), strategy, Exchange(strategy, share_of(strategy))
     )
     return {name: np.asarray(tensor) for name, tensor in tensors.items()}
 
@@ -64,14 +65,14 @@ def _travelled(strategy, model, entries=None):
 def _restored(tensors, replicas):
     strategy = _strategy(replicas)
     model = _model(strategy)
-    entries = state.entries_of(model)
-    assert state.differences(entries, tensors) == []
-    state.restore(entries, tensors, strategy, Exchange(strategy, share_of(strategy)))
+    entries = variables_lib.entries_of(model)
+    assert variables_lib.differences(entries, tensors) == []
+    variables_lib.restore(entries, tensors, strategy, Exchange(strategy, share_of(strategy)))
     return strategy, model
 
 
 def test_the_list_is_complete():
-    names = [entry.name for entry in state.entries_of(_model(_strategy(1)))]
+    names = [entry.name for entry in variables_lib.entries_of(_model(_strategy(1)))]
     assert len(set(names)) == len(names)
     for part in (
         "model/0/sequential/dense/kernel", "moving_mean", "seed_generator_state",
@@ -113,7 +114,8 @@ def test_what_is_alike_is_stored_once():
     strategy = _strategy(2)
     model = _model(strategy)
     _filled(strategy, model, is_own=False)
-    stacked = [name for name in _travelled(strategy, model) if name.endswith(state.OF_REPLICAS)]
+    travelled = _travelled(strategy, model)
+    stacked = [name for name in travelled if name.endswith(variables_lib.OF_REPLICAS)]
     assert stacked
     assert all(name.startswith("metrics/") for name in stacked)
 
@@ -121,8 +123,8 @@ def test_what_is_alike_is_stored_once():
 def test_a_snapshot_does_not_change_with_its_variables():
     variable = tf.Variable(tf.zeros([1000]))
     strategy = _strategy(1)
-    tensors = state.snapshot(
-        state.entries_of(variable), strategy, Exchange(strategy, share_of(strategy))
+    tensors = variables_lib.snapshot(
+        variables_lib.entries_of(variable), strategy, Exchange(strategy, share_of(strategy))
     )
     variable.assign_add(tf.ones([1000]))
     variable.scatter_update(tf.IndexedSlices([5.0], [3]))
@@ -131,13 +133,13 @@ def test_a_snapshot_does_not_change_with_its_variables():
 
 def test_differences_are_named():
     variables = [tf.Variable(tf.zeros([2, 3]), name="a"), tf.Variable(1, name="b")]
-    entries = state.entries_of(*variables)
+    entries = variables_lib.entries_of(*variables)
     tensors = {entry.name: entry.variable.numpy() for entry in entries}
-    assert state.differences(entries, tensors) == []
+    assert variables_lib.differences(entries, tensors) == []
     tensors["0/variables/0/a"] = np.zeros([2, 4], np.float32)
     tensors["extra"] = np.zeros([], np.int64)
     del tensors["1/variables/0/b"]
-    assert state.differences(entries, tensors) == [
+    assert variables_lib.differences(entries, tensors) == [
         "0/variables/0/a: float32[2, 4] in the checkpoint, float32[2, 3] here",
         "1/variables/0/b: absent in the checkpoint, int32[] here",
         "extra: int64[] in the checkpoint, absent here",
@@ -145,14 +147,14 @@ def test_differences_are_named():
 
 
 def test_names_do_not_count_what_else_the_process_made():
-    first = [entry.name for entry in state.entries_of(_model(_strategy(1)))]
-    assert [entry.name for entry in state.entries_of(_model(_strategy(1)))] == first
+    first = [entry.name for entry in variables_lib.entries_of(_model(_strategy(1)))]
+    assert [entry.name for entry in variables_lib.entries_of(_model(_strategy(1)))] == first
 
 
 def test_no_variable_is_listed_twice():
     model = _model(_strategy(1))
-    once = state.entries_of(model)
-    twice = state.entries_of(model, model.optimizer, model)
+    once = variables_lib.entries_of(model)
+    twice = variables_lib.entries_of(model, model.optimizer, model)
     assert len(twice) == len(once)
 
 
@@ -165,7 +167,7 @@ def test_streams_go_on_where_they_were():
     random.gauss(0, 1)
     np.random.standard_normal()
     keras.random.uniform(())  # makes Keras's own generator
-    taken = streams.take(exchange)
+    taken = rng_state.take(exchange)
 
     def draws() -> list[float]:
         return [random.random(), random.gauss(0, 1), np.random.rand(), np.random.standard_normal(),
@@ -173,19 +175,19 @@ def test_streams_go_on_where_they_were():
 
     expected = draws()
     assert draws() != expected
-    streams.give(taken, strategy, exchange)
+    rng_state.give(taken, strategy, exchange)
     assert draws() == expected
 
 
 def test_a_generator_of_another_kind_is_left_alone(monkeypatch):
     strategy = _strategy(1)
     exchange = Exchange(strategy, share_of(strategy))
-    taken = streams.take(exchange)
+    taken = rng_state.take(exchange)
     before = np.random.get_bit_generator()
     try:
         np.random.set_bit_generator(np.random.PCG64(1))
-        without = streams.take(exchange)
-        streams.give(without, strategy, exchange)
+        without = rng_state.take(exchange)
+        rng_state.give(without, strategy, exchange)
     finally:
         np.random.set_bit_generator(before)
-    streams.give(taken, strategy, exchange)
+    rng_state.give(taken, strategy, exchange)

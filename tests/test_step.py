@@ -1,4 +1,4 @@
-"""tests of tfdist/step.py; what a step comes to is in the parity table"""
+"""tests of tfdist/step/update.py; what a step comes to is in the parity table"""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ import tensorflow as tf
 from parity import data, models, worlds
 from parity.one_step import parts_of
 
-from tfdist import keras_compat, reduction, replicas, step
+from tfdist.communication import reduction
+from tfdist.compat import keras_internals
+from tfdist.step import replicas
+from tfdist.step import update as update_lib
 
 _NUM_REPLICAS = 2
 
@@ -45,7 +48,7 @@ def _traced(function: Any, model: keras.Model, strategy: Any, batch: replicas.Ba
 def test_train_step_is_one_update_of_the_whole_batch(size: int) -> None:
     model, strategy = _model(optimizer=lambda: keras.optimizers.SGD(0.1))
     before = [np.asarray(weight) for weight in model.weights]
-    _traced(step.train_step, model, strategy, _batch(size))
+    _traced(update_lib.train_step, model, strategy, _batch(size))
     alone = models.mlp(lambda: keras.optimizers.SGD(0.1))()
     alone.set_weights(before)
     alone.train_on_batch(data.features(size).astype("float32"), data.labels(size))
@@ -57,7 +60,7 @@ def test_train_step_is_one_update_of_the_whole_batch(size: int) -> None:
 @pytest.mark.slow
 def test_every_replica_holds_the_same_variables() -> None:
     model, strategy = _model(optimizer=lambda: keras.optimizers.Adam(0.1))
-    _traced(step.train_step, model, strategy, _batch(5))
+    _traced(update_lib.train_step, model, strategy, _batch(5))
     for variable in [*model.weights, *model.optimizer.variables]:
         first, second = strategy.experimental_local_results(variable.value)
         np.testing.assert_array_equal(first, second)
@@ -66,7 +69,7 @@ def test_every_replica_holds_the_same_variables() -> None:
 def test_test_step_changes_no_weight() -> None:
     model, strategy = _model()
     before = model.get_weights()
-    _traced(step.test_step, model, strategy, _batch(5))
+    _traced(update_lib.test_step, model, strategy, _batch(5))
     for mine, theirs in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(mine, theirs)
 
@@ -74,7 +77,7 @@ def test_test_step_changes_no_weight() -> None:
 @pytest.mark.parametrize("size", [5, 2, 1])
 def test_predict_step_gives_rows_in_input_order(size: int) -> None:
     model, strategy = _model()
-    outputs = _traced(step.predict_step, model, strategy, _batch(size))
+    outputs = _traced(update_lib.predict_step, model, strategy, _batch(size))
     expected = keras.Sequential(model.layers)
     x = data.features(size).astype("float32")
     alone = models.mlp()()
@@ -114,7 +117,7 @@ def test_update_builds_the_optimizer() -> None:
     @tf.function(autograph=False)
     def update() -> None:
         gradients = strategy.run(lambda: [tf.ones([2])])
-        step.update(strategy, optimizer, gradients, [variable])
+        update_lib.update(strategy, optimizer, gradients, [variable])
 
     update()
     np.testing.assert_allclose(np.asarray(variable), [0.0, 1.0])
@@ -122,7 +125,7 @@ def test_update_builds_the_optimizer() -> None:
 
 def test_a_model_without_weights_has_nothing_to_update() -> None:
     strategy = worlds.local_strategy(_NUM_REPLICAS)
-    step.update(strategy, keras.optimizers.SGD(), [], [])
+    update_lib.update(strategy, keras.optimizers.SGD(), [], [])
 
 
 def test_refuses_compiling_a_model_that_holds_a_collective() -> None:
@@ -134,7 +137,7 @@ def test_refuses_compiling_a_model_that_holds_a_collective() -> None:
             jit_compile=True,
         )()
     with pytest.raises(ValueError, match="norm.*jit_compile=False"):
-        _traced(step.train_step, model, strategy, _batch(4))
+        _traced(update_lib.train_step, model, strategy, _batch(4))
 
 
 def test_refuses_compiling_a_loss_that_needs_the_rows_of_others() -> None:
@@ -146,7 +149,7 @@ def test_refuses_compiling_a_loss_that_needs_the_rows_of_others() -> None:
         model = models.mlp(loss=of_all_rows, metrics=None, jit_compile=True)()
         model.optimizer.build(model.trainable_variables)
     with pytest.raises(ValueError, match="rows of other replicas.*Compile with jit_compile=False"):
-        _traced(step.train_step, model, strategy, _batch(4))
+        _traced(update_lib.train_step, model, strategy, _batch(4))
 
 
 def test_a_compiled_step_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,13 +159,13 @@ def test_a_compiled_step_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
         model = models.tagger(jit_compile=True)()
         rows = (data.tagged()["x"], data.tagged()["y"])
         spec = keras.tree.map_structure(tf.type_spec_from_value, rows)
-        keras_compat.symbolic_build(model, spec)
+        keras_internals.symbolic_build(model, spec)
     parts = keras.tree.map_structure(tf.constant, parts_of(rows, _NUM_REPLICAS, fill_empty=True))
 
     @tf.function(autograph=False)
     def run() -> Any:
         batch = replicas.Batch(global_size=tf.constant(len(rows[0])), parts=parts)
-        return step.train_step(model, strategy, batch)
+        return update_lib.train_step(model, strategy, batch)
 
     graph = run.get_concrete_function().graph.as_graph_def()
     compiled = [f for f in graph.library.function if f.attr["_XlaMustCompile"].b]

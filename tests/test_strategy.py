@@ -15,18 +15,18 @@ import pytest
 import tensorflow as tf
 
 import tfdist
-from tfdist import bring_up, testing
-from tfdist import strategy as strategy_lib
-from tfdist.cluster import Cluster
-from tfdist.devices import Inventory, TpuSight
-from tfdist.plan import Plan
-from tfdist.ports import reserved_port
-from tfdist.strategy import describe, get_strategy, made_strategies, refuse_outside_scope
+from tfdist import testing
+from tfdist.cluster.detection import Cluster
+from tfdist.cluster.ports import reserved_port
+from tfdist.strategy import bring_up, factory
+from tfdist.strategy.devices import Inventory, TpuSight
+from tfdist.strategy.factory import describe, get_strategy, made_strategies, refuse_outside_scope
+from tfdist.strategy.plan import Plan
 
 
 @pytest.fixture(autouse=True)
 def nothing_made(monkeypatch):
-    monkeypatch.setattr(strategy_lib, "_made", {})
+    monkeypatch.setattr(factory, "_made", {})
 
 
 def _tf_config(task_type="worker", index=0, **jobs) -> str:
@@ -94,7 +94,7 @@ def test_tpu_is_brought_up_once(monkeypatch):
 
     sight = TpuSight("local", "4 TPU chips in /dev")
     inventory = Inventory(tpu=sight, can_drive_tpus=True)
-    monkeypatch.setattr(strategy_lib, "take_inventory", lambda: inventory)
+    monkeypatch.setattr(factory, "take_inventory", lambda: inventory)
     monkeypatch.setattr(bring_up, "start_tpu", start)
     strategy = get_strategy("tpu")
     assert [get_strategy(device) for device in ("tpu", "tpu:local", "auto")] == [strategy] * 3
@@ -123,7 +123,7 @@ def test_caution_is_a_warning(monkeypatch, caplog, tmp_path):
     if tf.config.list_physical_devices("GPU"):
         pytest.skip('"auto" takes the GPU that is here')
     monkeypatch.setenv("ISTPUVM", "1")
-    if strategy_lib.take_inventory().can_drive_tpus:
+    if factory.take_inventory().can_drive_tpus:
         pytest.skip("this TensorFlow has TPU support")
     get_strategy("auto")
     [message] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
@@ -371,7 +371,7 @@ def test_fresh_process():
         text = _tf_config(worker=[f"127.0.0.1:{mine}", f"127.0.0.1:{other}"])
     code = """
 import time, tensorflow as tf, tfdist
-from tfdist.devices import is_runtime_started
+from tfdist.strategy.devices import is_runtime_started
 def error():
     try:
         tfdist.get_strategy("cpu")

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tfdist.tf_config import TASK_TYPES, TfConfig, check_address, parse_tf_config
-from tfdist.wording import shorten
+from tfdist.cluster.tf_config import TASK_TYPES, TfConfig, check_address, parse_tf_config
+from tfdist.cluster.wording import shorten
 
 TWO = ["a:1", "b:2"]
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfdist.tpu.limits import RULES
 from tfdist.tpu.linting import lint
-from tfdist.tpu.rules import RULES
 
 layers = keras.layers
 

@@ -1,4 +1,4 @@
-"""tests of tfdist/one_program.py: the program of a TPU, executed, gives what one device gives
+"""tests of tfdist/step/tpu_step.py: the program of a TPU, executed, gives what one device gives
 
 The program that preflight compiles is executed for two replicas on the CPU, each with other rows,
 and its weights, loss and metric states are compared with stock `keras.Model.fit` on one device.
@@ -16,7 +16,7 @@ import tensorflow as tf
 import xla_replicas
 from xla_replicas import Replicas
 
-from tfdist import one_program
+from tfdist.step import tpu_step
 from tfdist.tpu.program import Program, make_program
 from tfdist.tpu.scopes import Origins
 
@@ -216,7 +216,7 @@ def _as_a_table(gradients: Any, collectives: Any, how: Any) -> list[Any]:
     return _sum_gradients(list(map(tf.convert_to_tensor, gradients)), collectives, how)
 
 
-_sum_gradients = one_program.sum_gradients
+_sum_gradients = tpu_step.sum_gradients
 
 
 @pytest.mark.parametrize(
@@ -229,5 +229,5 @@ _sum_gradients = one_program.sum_gradients
 def test_it_shows_where_it_would_not(
     build: Build, wrong: Any, replicas: Replicas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(one_program, "sum_gradients", wrong)
+    monkeypatch.setattr(tpu_step, "sum_gradients", wrong)
     assert _deviation(build, replicas) > 20 * _TOLERANCE

@@ -16,7 +16,7 @@ import pytest
 import tensorflow as tf
 
 import tfdist
-from tfdist.tpu import compiling, environment
+from tfdist.tpu import compiler_environment, compiler_process
 
 layers = keras.layers
 _CHECKOUT = pathlib.Path(tfdist.__file__).parents[1]
@@ -189,9 +189,9 @@ def test_unknown_topology(cache_dir: pathlib.Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_compiler_is_ended_when_its_time_is_over(cache_dir: pathlib.Path) -> None:
-    python = environment.compiler_python(cache_dir=cache_dir)
+    python = compiler_environment.compiler_python(cache_dir=cache_dir)
     with pytest.raises(RuntimeError, match=r"not done after timeout_secs=0\.1"):
-        compiling.ask(python, {"topology": "v5e:2x2"}, timeout_secs=0.1)
+        compiler_process.ask(python, {"topology": "v5e:2x2"}, timeout_secs=0.1)
 
 
 @pytest.mark.parametrize("name", ["batch_size", "steps_per_execution"])

@@ -1,4 +1,4 @@
-"""tests of tfdist/tpu/program.py and tfdist/collectives.py: the program, before it is compiled"""
+"""tests of tfdist/tpu/program.py and communication/collectives.py: the uncompiled program"""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 from parity import worlds
 
-from tfdist.collectives import xla_collectives
-from tfdist.position import Position
+from tfdist.communication.collectives import xla_collectives
+from tfdist.global_batch.position import Position
 from tfdist.tpu import example
 from tfdist.tpu.program import Program, make_program, refuse, train
 from tfdist.tpu.scopes import Origins

@@ -11,8 +11,8 @@ import urllib.error
 import pytest
 import tensorflow as tf
 
-from tfdist import tf_internals
-from tfdist.tpu_system import TpuCalls, start_tpu, tensorflow_calls
+from tfdist.compat import tf_internals
+from tfdist.strategy.tpu import TpuCalls, start_tpu, tensorflow_calls
 
 
 class StandInResolver:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import tfdist
-from tfdist import testing, tuning
-from tfdist.wire import EXACT, Reduction, parse_reduction
+from tfdist import testing
+from tfdist.communication.compression import EXACT, Reduction, parse_reduction
+from tfdist.training import bucket_tuning
 
 _OPEN = parse_reduction("auto")
 
@@ -41,18 +42,18 @@ class Chief:
 
 
 def settled(monkeypatch: Any, secs: list[float], *, chief: int | None = None, **facts: Any) -> Any:
-    monkeypatch.setattr(tuning, "sum_secs", lambda strategy, variables, hows: secs)
+    monkeypatch.setattr(bucket_tuning, "sum_secs", lambda strategy, variables, hows: secs)
     run = NoRun(**facts)
     best = min(range(len(secs)), key=secs.__getitem__)
     agreement: Any = Chief(best if chief is None else chief)
-    how = tuning.settled(_OPEN, None, [], agreement, run)  # type: ignore[arg-type]
+    how = bucket_tuning.settled(_OPEN, None, [], agreement, run)  # type: ignore[arg-type]
     assert run.facts["reduction_sizes"] == [how.piece_bytes, how.bucket_bytes]
     return how
 
 
 def test_the_quickest_is_taken(monkeypatch):
-    for number, (piece, bucket) in enumerate(tuning._SIZES):
-        secs = [0.1] * len(tuning._SIZES)
+    for number, (piece, bucket) in enumerate(bucket_tuning._SIZES):
+        secs = [0.1] * len(bucket_tuning._SIZES)
         secs[number] = 0.05
         how = settled(monkeypatch, secs)
         assert (how.piece_bytes, how.bucket_bytes) == (piece, bucket)
@@ -66,31 +67,31 @@ def test_noise_changes_nothing(monkeypatch):
             sent.extend(values)
             return np.array([list(values)])
 
-    secs = [0.1, 0.099, *[0.2] * (len(tuning._SIZES) - 2)]
-    monkeypatch.setattr(tuning, "sum_secs", lambda strategy, variables, hows: secs)
-    how = tuning.settled(_OPEN, None, [], Same(), NoRun())  # type: ignore[arg-type]
+    secs = [0.1, 0.099, *[0.2] * (len(bucket_tuning._SIZES) - 2)]
+    monkeypatch.setattr(bucket_tuning, "sum_secs", lambda strategy, variables, hows: secs)
+    how = bucket_tuning.settled(_OPEN, None, [], Same(), NoRun())  # type: ignore[arg-type]
     assert (how.piece_bytes, how.bucket_bytes) == (EXACT.piece_bytes, EXACT.bucket_bytes)
     assert sent == [0]
 
 
 def test_the_chief_decides(monkeypatch):
-    secs = [0.1, 0.05, *[0.2] * (len(tuning._SIZES) - 2)]
-    assert settled(monkeypatch, secs, chief=2).piece_bytes == tuning._SIZES[2][0]
+    secs = [0.1, 0.05, *[0.2] * (len(bucket_tuning._SIZES) - 2)]
+    assert settled(monkeypatch, secs, chief=2).piece_bytes == bucket_tuning._SIZES[2][0]
 
 
 def test_a_run_keeps_what_it_began_with(monkeypatch):
     def refuse(*_: Any) -> Any:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(tuning, "_measured", refuse)
+    monkeypatch.setattr(bucket_tuning, "_measured", refuse)
     run = NoRun(reduction_sizes=[64, 32])
-    how = tuning.settled(_OPEN, None, [], None, run)  # type: ignore[arg-type]
+    how = bucket_tuning.settled(_OPEN, None, [], None, run)  # type: ignore[arg-type]
     assert (how.piece_bytes, how.bucket_bytes) == (64, 32)
 
 
 def test_sizes_that_were_given_stay(monkeypatch):
     how = Reduction(piece_bytes=64, bucket_bytes=32)
-    assert tuning.settled(how, None, [], None, NoRun()) is how  # type: ignore[arg-type]
+    assert bucket_tuning.settled(how, None, [], None, NoRun()) is how  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

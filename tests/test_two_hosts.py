@@ -14,7 +14,7 @@ import launching
 import pytest
 import two_hosts
 
-from tfdist.contract import PEER_LOST
+from tfdist.cluster.contract import PEER_LOST
 
 pytestmark = [
     pytest.mark.slow,

@@ -13,7 +13,8 @@ import pytest
 import tensorflow as tf
 
 import tfdist
-from tfdist import cluster, verification
+from tfdist.cluster import detection
+from tfdist.diagnostics import verification
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _RNG = np.random.default_rng(0)
@@ -48,7 +49,7 @@ def plain_batch_normalization():
 
 def rank_dependent_seed():
     model = small()
-    worker = cluster.detect_cluster()
+    worker = detection.detect_cluster()
     draw = np.random.default_rng(worker.rank if worker else 0)
     kernel = model.layers[0].kernel
     kernel.assign(draw.normal(size=kernel.shape))

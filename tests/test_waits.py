@@ -6,7 +6,7 @@ import time
 
 import tensorflow as tf
 
-from tfdist.waits import Waits
+from tfdist.loop.waits import Waits
 
 
 def test_a_stamp_comes_after_all_of_the_step():

@@ -1,4 +1,4 @@
-"""tests of tfdist/whole_batch.py: losses and metrics that are one number for a batch"""
+"""tests of tfdist/global_batch/whole_batch.py: losses and metrics that are one number a batch"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras import ops
 from parity.one_step import added, on_replicas, traced
 
-from tfdist import losses_metrics, position, whole_batch
+from tfdist.global_batch import losses_metrics, position, whole_batch
 
 _SIZES = (7, 4, 1)
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfdist.tpu import compiler, environment
+from tfdist.tpu import compiler, compiler_environment
 
 _SERVER = pathlib.Path(__file__).with_name("xla_server.py")
 
@@ -72,7 +72,7 @@ def started(config: pytest.Config, num_replicas: int) -> Iterator[Replicas]:
         config: In whose cache the environment is that preflight's tests make.
         num_replicas: Devices that there are to be.
     """
-    python = environment.compiler_python(cache_dir=config.cache.mkdir("tfdist-tpu"))
+    python = compiler_environment.compiler_python(cache_dir=config.cache.mkdir("tfdist-tpu"))
     command = [os.fspath(python), "-I", os.fspath(_SERVER), compiler.__file__, str(num_replicas)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:

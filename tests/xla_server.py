@@ -5,7 +5,7 @@
 It reads pickled requests from its input and writes pickled answers to its output: a program
 (serialized StableHLO) is answered by its number and its aliases, `(number, arguments)` by each
 replica's results. What is imported of jax are private names of the release that
-tfdist/tpu/environment.py pins.
+tfdist/tpu/compiler_environment.py pins.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from parity import worlds
-from tfdist import replicas, share
+from tfdist.communication import share
+from tfdist.step import replicas
 
 
 def parts_of(rows: Any, num_replicas: int, *, fill_empty: bool = False) -> tuple[Any, ...]:

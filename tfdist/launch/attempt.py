@@ -10,15 +10,15 @@ import queue
 import signal
 import time
 
-from tfdist import contract
+from tfdist.cluster import contract
+from tfdist.cluster.roll_call import RollCall
+from tfdist.cluster.wording import name_workers
 from tfdist.launch import failures
 from tfdist.launch.engine import Gang, load_engine
 from tfdist.launch.failures import Failure, Outcome
 from tfdist.launch.job import Job, make_environ
 from tfdist.launch.stalls import StallWatch
 from tfdist.launch.stop import StopRequest
-from tfdist.roll_call import RollCall
-from tfdist.wording import name_workers
 
 SETTLE_SECS = 0.3  # after a failure: an earlier one may come to light late
 LAST_WORDS_SECS = 3.0  # from an exception's escape to the end of its process

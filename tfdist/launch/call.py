@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from tfdist import contract
+from tfdist.cluster import contract
 from tfdist.launch import pickling
 from tfdist.launch.job import Job
 

@@ -23,8 +23,8 @@ from collections.abc import Callable, Sequence
 from importlib.machinery import SourceFileLoader
 from typing import NoReturn
 
-from tfdist import cluster, contract, facts, rendezvous
-from tfdist.contract import write_failure
+from tfdist.cluster import announcement, contract, detection, roll_call_client
+from tfdist.cluster.contract import write_failure
 from tfdist.launch import job
 
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
@@ -63,20 +63,20 @@ def _join_roll_call(kind: str, target: str, arguments: Sequence[str]) -> None:
     """Meets the others, and writes into this process's environment what they have told."""
     environ = os.environ
     script = target if kind == "script" and os.path.isfile(target) else None
-    addresses = rendezvous.join(
+    addresses = roll_call_client.join(
         environ[contract.RENDEZVOUS],
         rank=int(environ[contract.RANK]),
         size=int(environ[contract.SIZE]),
         secret=environ[contract.SECRET].encode(),
         host=environ[contract.HOST],
         facts={
-            **facts.gather_facts(script=script, flags=arguments),
+            **announcement.gather_facts(script=script, flags=arguments),
             "threads": environ[contract.THREADS],
         },
         timeout_secs=float(environ[contract.ROLL_CALL_SECS]),
     )
     environ[contract.ADDRESSES] = ",".join(addresses)
-    place = cluster.detect_cluster(environ)
+    place = detection.detect_cluster(environ)
     if place is not None and place.size > 1:
         environ["TF_CONFIG"] = json.dumps(place.to_tf_config())
 

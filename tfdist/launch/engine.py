@@ -80,4 +80,4 @@ class Engine(Protocol):
 
 def load_engine(name: str) -> Engine:
     """Imports an engine's module."""
-    return cast(Engine, importlib.import_module(f"tfdist.launch.{name}"))
+    return cast(Engine, importlib.import_module(f"tfdist.launch.engines.{name}"))

@@ -11,7 +11,7 @@ import json
 import signal
 from collections.abc import Iterable, Sequence
 
-from tfdist.contract import PEER_LOST, PREEMPTED, failure_path
+from tfdist.cluster.contract import PEER_LOST, PREEMPTED, failure_path
 
 # A killed process is seen to have ended only when the system has cleared it away, and its peers may
 # have noticed before. An abort is no such sign: TensorFlow itself aborts where a peer is lost.

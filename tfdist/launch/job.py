@@ -7,7 +7,7 @@ import os
 import site
 from collections.abc import Mapping
 
-from tfdist import contract, environments
+from tfdist.cluster import contract, environments
 
 # Each is a module of this package; engine.py says what is in it.
 ENGINES = ("local", "mpi", "slurm", "ray", "dask", "spark")
@@ -158,7 +158,8 @@ def _python_path(inherited: str) -> str:
 
     A site-packages folder is found anyway, and would hide the standard library if it came first.
     """
-    root = os.path.dirname(os.path.dirname(os.path.abspath(contract.__file__)))
+    package = os.path.dirname(os.path.dirname(os.path.abspath(contract.__file__)))
+    root = os.path.dirname(package)
     paths = inherited.split(os.pathsep) if inherited else []
     if root in (*site.getsitepackages(), site.getusersitepackages(), *paths):
         return inherited

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any, Protocol
 
-from tfdist import contract
+from tfdist.cluster import contract
 from tfdist.launch import guardian
 from tfdist.launch.engine import OnEnd
 from tfdist.launch.output import say

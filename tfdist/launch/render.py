@@ -22,8 +22,8 @@ import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tfdist import contract
-from tfdist.contract import NUM_WORKERS, PREEMPTED
+from tfdist.cluster import contract
+from tfdist.cluster.contract import NUM_WORKERS, PREEMPTED
 
 ROLL_CALL_PORT = 9900  # in Kubernetes, at worker 0
 SAVE_SECS = 60  # between the notice and the end, for the workers to save

@@ -1,8 +1,8 @@
-"""Does every worker still make steps?  What progress.py writes down, looked at now and then."""
+"""Does every worker still make steps?  cluster/progress.py writes it down."""
 
 from __future__ import annotations
 
-from tfdist.progress import read_progress
+from tfdist.cluster.progress import read_progress
 
 _LOOK_SECS = 0.5
 

@@ -1,0 +1,262 @@
+"""How do gradients and counts travel between replicas? Once, summed, in packs.
+
+`for_replica` makes what a step knows of the others from the current replica context.
+`sum_gradients` is the one reduction of a step, in cross-replica context; where a step is one
+program on every replica, `step/tpu_step.py` has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tfdist.communication import compression
+from tfdist.communication.collectives import Collectives, alone, xla_collectives
+from tfdist.communication.compression import EXACT, Reduction
+from tfdist.communication.share import is_tpu
+from tfdist.compat import tf_internals
+
+
+def for_replica() -> Collectives:
+    """Returns the collectives of the replica whose function is being run or traced."""
+    context = tf.distribute.get_replica_context()
+    if context is None:
+        raise RuntimeError(
+            "There is no replica here: this was called in the strategy's scope. "
+            "Call it inside the function that `strategy.run` runs."
+        )
+    if context.num_replicas_in_sync == 1:
+        return alone()
+    if is_tpu(context.strategy):
+        return xla_collectives(context.num_replicas_in_sync, context.replica_id_in_sync_group)
+
+    def linked_sum(value: Any) -> Any:
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+    return Collectives(
+        num_replicas=context.num_replicas_in_sync,
+        replica_id=context.replica_id_in_sync_group,
+        # The gradient of an all-reduce is another one; a count needs none.
+        sum=lambda value: linked_sum(tf.stop_gradient(value)),
+        linked_sum=linked_sum,
+        gather=lambda rows, offset, total: _all_rows(context, tf.stop_gradient(rows)),
+    )
+
+
+def _all_rows(context: Any, rows: Any) -> Any:
+    _note_changing_shapes(context.strategy)
+    return context.all_gather(rows, axis=0)
+
+
+_NOTE = "_tfdist_changes_shapes"
+
+
+def _note_changing_shapes(strategy: tf.distribute.Strategy) -> None:
+    if not tf_internals.reduces_on_one_device(strategy):
+        vars(strategy)[_NOTE] = True
+
+
+def changes_shapes(strategy: tf.distribute.Strategy) -> bool:
+    """Tells whether a step that was traced has collectives whose shape follows the batch.
+
+    TensorFlow's collectives keep the shape that they had first in a call of a traced function
+    ("Shape mismatch in the collective instance"), so such steps run one a call.
+    """
+    return _NOTE in vars(strategy)
+
+
+def sum_gradients(
+    strategy: tf.distribute.Strategy,
+    gradients: Sequence[Any],
+    how: Reduction = EXACT,
+    *,
+    residuals: Sequence[Any] = (),
+) -> list[Any]:
+    """Sums gradients over all replicas of all workers.
+
+    Args:
+        strategy: The strategy whose replicas made them.
+        gradients: Per-replica tensors or IndexedSlices, in cross-replica context; None where a
+            variable got no gradient, on every replica.
+        how: What they look like on the wire.
+        residuals: For error feedback: one variable a gradient, which holds for each replica what
+            rounding has taken, or None for none.
+
+    Returns:
+        One tensor or IndexedSlices each, the same bits on every worker: rows of an embedding stay
+        rows, since Keras's optimizers update the touched rows alone.
+    """
+    if strategy.num_replicas_in_sync == 1:
+        return list(gradients)
+    places = [place for place, gradient in enumerate(gradients) if gradient is not None]
+    rows = [place for place in places if isinstance(_first(gradients[place]), tf.IndexedSlices)]
+    dense = [place for place in places if place not in rows]
+    kept = [residuals[place] if residuals else None for place in dense]
+    sums = _sum_dense(strategy, [gradients[place] for place in dense], how, kept)
+    summed = dict(zip(dense, sums, strict=True))
+    if rows:
+        _note_changing_shapes(strategy)  # as many rows as the batch has tokens
+        summed |= zip(
+            rows, _sum_rows(strategy, [gradients[place] for place in rows]), strict=True
+        )
+    return [summed.get(place) for place in range(len(gradients))]
+
+
+def _sum_rows(strategy: tf.distribute.Strategy, gradients: Sequence[Any]) -> list[Any]:
+    if not _travels_in_packs(strategy):
+        return _reduced(strategy, gradients)
+    parts = [strategy.experimental_local_results(gradient) for gradient in gradients]
+    filled = [per_replica(strategy, [_filled(part) for part in of_all]) for of_all in parts]
+    return [_without_fillers(summed) for summed in _reduced(strategy, filled)]
+
+
+def _filled(rows: tf.IndexedSlices) -> tf.IndexedSlices:
+    """Adds a row where there is none: TensorFlow 2.21 ends the process where nothing is gathered.
+
+    A batch without a single word that is looked up has such gradients.
+    """
+    with tf.device(rows.values.device):
+        missing = tf.cast(tf.equal(tf.size(rows.indices), 0), tf.int32)
+        beyond = [[0, 0]] * (rows.values.shape.rank - 1)
+        values = tf.pad(rows.values, [[0, missing], *beyond])
+        indices = tf.pad(rows.indices, [[0, missing]], constant_values=-1)
+    return tf.IndexedSlices(values, indices, rows.dense_shape)
+
+
+def _without_fillers(rows: tf.IndexedSlices) -> tf.IndexedSlices:
+    with tf.device(rows.values.device):
+        kept = tf.where(rows.indices >= 0)[:, 0]
+        values, indices = tf.gather(rows.values, kept), tf.gather(rows.indices, kept)
+    return tf.IndexedSlices(values, indices, rows.dense_shape)
+
+
+def _sum_dense(
+    strategy: tf.distribute.Strategy,
+    gradients: Sequence[Any],
+    how: Reduction,
+    residuals: Sequence[Any],
+) -> list[Any]:
+    parts = [list(strategy.experimental_local_results(gradient)) for gradient in gradients]
+    dtypes = [of_replicas[0].dtype for of_replicas in parts]
+    narrowed = [place for place, dtype in enumerate(dtypes) if how.narrows(dtype)]
+    scales: dict[int, Any] = dict.fromkeys(narrowed)
+    lost = {
+        place: strategy.experimental_local_results(residuals[place])
+        for place in narrowed if residuals[place] is not None
+    }
+    for place, of_replicas in lost.items():
+        pairs = zip(parts[place], of_replicas, strict=True)
+        parts[place] = [part + residual.read_value() for part, residual in pairs]
+    if narrowed and how.wire_dtype == "float16":
+        bounds = [  # one vector for all of them: a round trip each would cost more than it saves
+            tf.stack([compression.largest(parts[place][replica]) for place in narrowed])
+            for replica in range(len(parts[0]))
+        ]
+        scale = compression.scales_of(_sum_parts(strategy, [bounds], how)[0])
+        scales = dict(zip(narrowed, tf.unstack(scale, len(narrowed)), strict=True))
+    for place in narrowed:
+        wanted = parts[place]
+        dtype = str(how.wire_dtype)
+        parts[place] = [compression.narrow(part, dtype, scales[place]) for part in wanted]
+        for residual, whole, sent in zip(lost.get(place, ()), wanted, parts[place], strict=False):
+            rest = whole - compression.widen(sent, whole.dtype, scales[place])
+            # What is infinite once would stay for ever.
+            residual.assign(tf.where(tf.math.is_finite(rest), rest, tf.zeros_like(rest)))
+    summed = _sum_parts(strategy, parts, how)
+    for place in narrowed:
+        summed[place] = compression.widen(summed[place], dtypes[place], scales[place])
+    return summed
+
+
+def _sum_parts(
+    strategy: tf.distribute.Strategy, tensors: Sequence[Sequence[Any]], how: Reduction
+) -> list[Any]:
+    """Sums tensors, each given as the parts of this worker's replicas."""
+    cut = _cut(strategy, tensors, how)
+    # TensorFlow packs by concatenating: one type a call, and no shape that is unknown.
+    kinds = [(parts[0].dtype, parts[0].shape.is_fully_defined()) for parts in tensors]
+    sums: dict[int, list[Any]] = {}
+    for kind in dict.fromkeys(kinds):
+        alike = [place for place, other in enumerate(kinds) if other == kind]
+        values = [per_replica(strategy, piece) for place in alike for piece in cut[place]]
+        came = iter(_reduced(strategy, values, int(how.bucket_bytes)))
+        sums |= {place: [next(came) for _ in cut[place]] for place in alike}
+    return [
+        _whole(sums[place], parts[0]) if len(cut[place]) > 1 else sums[place][0]
+        for place, parts in enumerate(tensors)
+    ]
+
+
+def _cut(
+    strategy: tf.distribute.Strategy, tensors: Sequence[Sequence[Any]], how: Reduction
+) -> list[list[Any]]:
+    """Returns the pieces of each tensor, each piece as the parts of this worker's replicas."""
+    if not _travels_in_packs(strategy):
+        return [[parts] for parts in tensors]
+    devices = strategy.extended.worker_devices
+    # Only a ring over gRPC gains by pieces.
+    most = int(how.piece_bytes) if "CPU" in devices[0].upper() else None
+    return [
+        list(zip(*(_pieces(p, device, most) for p, device in zip(parts, devices, strict=True)),
+                 strict=True))
+        for parts in tensors
+    ]
+
+
+def _whole(pieces: Sequence[Any], like: tf.Tensor) -> tf.Tensor:
+    with tf.device(like.device):
+        return tf.reshape(tf.concat(pieces, axis=0), like.shape)
+
+
+def _pieces(tensor: tf.Tensor, device: str, most: int | None) -> list[tf.Tensor]:
+    """Cuts a tensor into flat pieces of at most so many bytes; leaves a small one as it is."""
+    length, size = tensor.shape.num_elements(), tensor.dtype.size
+    with tf.device(device):  # TensorFlow only packs what it sees to be on one device
+        if most is None or length is None or length * size <= most:
+            return [tf.identity(tensor)]
+        whole, rest = divmod(length, most // size)
+        return tf.split(tf.reshape(tensor, [-1]), [most // size] * whole + [rest] * bool(rest))
+
+
+def _reduced(
+    strategy: tf.distribute.Strategy, values: Sequence[Any], bytes_per_pack: int = 0
+) -> list[Any]:
+    """Sums per-replica values, from the last layer's to the first's, which is as they come."""
+    options = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=bytes_per_pack)
+    if not values:
+        return []
+    # TensorFlow packs only what stays where it is; adding up on one device needs no copies back.
+    stays = _travels_in_packs(strategy)
+    pairs = [(value, value if stays and _is_several(value) else _home(value)) for value in values]
+    summed = strategy.extended.batch_reduce_to(tf.distribute.ReduceOp.SUM, pairs, options)
+    return [_local(strategy, value) for value in summed]
+
+
+def per_replica(strategy: tf.distribute.Strategy, parts: Sequence[Any]) -> Any:
+    """Hands each local replica its own one of `parts`."""
+    if len(parts) == 1:
+        return parts[0]
+    values = iter(parts)  # the strategy asks for its local replicas in their order
+    return strategy.experimental_distribute_values_from_function(lambda _: next(values))
+
+
+def _travels_in_packs(strategy: tf.distribute.Strategy) -> bool:
+    return not tf_internals.reduces_on_one_device(strategy)
+
+
+def _is_several(value: Any) -> bool:
+    return isinstance(value, tf.distribute.DistributedValues)
+
+
+def _first(value: Any) -> Any:
+    return value.values[0] if _is_several(value) else value
+
+
+def _home(value: Any) -> Any:
+    return _first(value).device or "/device:CPU:0"
+
+
+def _local(strategy: tf.distribute.Strategy, value: Any) -> Any:
+    return strategy.experimental_local_results(value)[0]
