@@ -2,8 +2,8 @@
 
 Under static shapes each replica's part of a batch is padded to `Padding.rows` rows: its last row is
 repeated (a real one: a model may make NaN of zeros, and `NaN * 0` is NaN), and the step counts the
-first `local_size` of them alone, see padded_rows.py. So a step is traced once, and a compiler
-such as XLA compiles it once; with `length_buckets`, once for each length (lengths.py).
+first `local_size` of them alone, see global_batch/padded_rows.py. So a step is traced once, and a
+compiler such as XLA compiles it once; with `length_buckets`, once for each length (lengths.py).
 """
 
 from __future__ import annotations

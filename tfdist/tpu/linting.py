@@ -36,7 +36,7 @@ class Finding:
     """Something in a training step that a TPU cannot do, or does badly.
 
     Attributes:
-        rule: Name of the rule; one of tfdist.tpu.rules.RULES.
+        rule: Name of the rule; one of tfdist.tpu.limits.RULES.
         where: The layer, metric, input or operation that it is about.
         what: The operations or sizes in it.
     """

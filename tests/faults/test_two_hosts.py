@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif(not two_hosts.are_there(), reason="needs Linux, root and iproute2"),
 ]
 
-_JOB = pathlib.Path(__file__).parent / "engine_jobs.py"
+_JOB = pathlib.Path(__file__).parents[1] / "support" / "engine_jobs.py"
 _THREADS = dict.fromkeys(
     ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"), "1"
 )

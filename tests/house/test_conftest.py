@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-_HERE = pathlib.Path(__file__).parent
+_TESTS = pathlib.Path(__file__).parents[1]
 
 _GUARDED = {
     "a variable of workers is left set": (
@@ -67,7 +67,7 @@ def test_they_are_restored_too(logical_cpus):
 
 
 def _pytest(folder: pathlib.Path, code: str) -> subprocess.CompletedProcess[str]:
-    shutil.copy(_HERE / "conftest.py", folder)
+    shutil.copy(_TESTS / "conftest.py", folder)
     (folder / "test_sample.py").write_text(code)
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder)],

@@ -12,7 +12,7 @@ import pytest
 
 from tfdist.tpu import doctor
 
-_CHECKOUT = pathlib.Path(__file__).parents[1]
+_CHECKOUT = pathlib.Path(__file__).parents[2]
 # Off a TPU VM libtpu would wait for the answer of a service that is not there.
 _ENVIRON = {"PATH": os.environ["PATH"], "TPU_SKIP_MDS_QUERY": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
 _PROGRAM = """

@@ -1,4 +1,4 @@
-"""tests of tfdist/training/parted.py; what workers that have parted are told: test_callbacks.py"""
+"""tests of tfdist/training/parted.py; what workers are told is in test_shared_events.py"""
 
 from __future__ import annotations
 

@@ -23,14 +23,14 @@ from tfdist.cluster.detection import detect_cluster
 from tfdist.launch import job
 from tfdist.launch.engines import remote
 
-_AGENT = "import sys; from tfdist.launch import agent; agent.serve({!r}, secret={!r}, rank={})"
+_AGENT = "from tfdist.launch.engines import agent; agent.serve({!r}, secret={!r}, rank={})"
 
 
 class _Seats:
     """Agents that are processes of this host."""
 
     def __init__(self, ranks, address, secret):
-        path = os.pathsep.join([str(launching.CHECKOUT), os.path.dirname(__file__)])
+        path = os.pathsep.join(launching.TEST_PATHS)
         environ = {"PATH": os.environ["PATH"], "PYTHONPATH": path, "ONLY_HERE": "1"}
         environ["OMPI_COMM_WORLD_SIZE"] = "7"  # what an engine may leave in there
         self._agents = [
@@ -251,9 +251,10 @@ def test_launcher_that_was_killed_leaves_nobody(tmp_path):
     """The agents see the end of the connection."""
     code = f"""
     import sys
-    sys.path.insert(0, {os.path.dirname(__file__)!r})
-    import test_launch_remote as tests
-    from tfdist.launch import attempt, job, remote, stop
+    sys.path[:0] = {launching.TEST_PATHS!r}
+    from tests.launch.engines import test_remote as tests
+    from tfdist.launch import attempt, job, stop
+    from tfdist.launch.engines import remote
     class Engine:
         def place(self, asked, *, is_restart):
             seat = lambda address, secret: tests._Seats(range(2), address, secret)

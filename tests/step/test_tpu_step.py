@@ -1,7 +1,7 @@
 """tests of tfdist/step/tpu_step.py: what TensorFlow would hand to a TPU
 
 The strategy is TensorFlow's own, without a TPU behind it, so a step is traced and looked at; see
-tests/tpu_standin.py. That its numbers are right is shown in tests/test_tpu_numbers.py.
+tests/support/tpu_standin.py. That its numbers are right is shown in tests/tpu/test_numbers.py.
 """
 
 from __future__ import annotations

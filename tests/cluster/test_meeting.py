@@ -24,7 +24,7 @@ from tfdist.cluster.detection import Cluster
 from tfdist.cluster.meeting import find_place, meet
 from tfdist.cluster.ports import reserved_port
 
-_JOB = pathlib.Path(__file__).parent / "engine_jobs.py"
+_JOB = pathlib.Path(__file__).parents[1] / "support" / "engine_jobs.py"
 _MEET = textwrap.dedent(
     """
     import json, tfdist

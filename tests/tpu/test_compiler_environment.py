@@ -15,7 +15,7 @@ from tfdist.tpu import compiler_environment
 
 def test_pins_are_those_of_the_extra() -> None:
     setup = configparser.ConfigParser()
-    setup.read(pathlib.Path(__file__).parents[1] / "setup.cfg")
+    setup.read(pathlib.Path(__file__).parents[2] / "setup.cfg")
     extra = setup["options.extras_require"]["tpu-preflight"].split()
     assert tuple(extra) == compiler_environment.PINS
 

@@ -1,7 +1,7 @@
 """What the workers do in the tests of the engines, and a driver that runs it on one engine.
 
-    python tests/engine_jobs.py ENGINE FOLDER
-    python tests/engine_jobs.py train
+    python tests/support/engine_jobs.py ENGINE FOLDER
+    python tests/support/engine_jobs.py train
 
 The driver runs several jobs one after the other, and prints what came of each as JSON. With
 "train" it is no driver, but one worker of a job that somebody else has started.

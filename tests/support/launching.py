@@ -12,6 +12,8 @@ import time
 import tfdist
 
 CHECKOUT = pathlib.Path(tfdist.__file__).parent.parent
+# Where what tests send to other processes is found there.
+TEST_PATHS = [str(CHECKOUT), str(CHECKOUT / "tests"), str(CHECKOUT / "tests" / "support")]
 LIMIT_SECS = 60.0  # for one command; most take a quarter of a second
 
 # A line of a program: starts a process that would live for a minute.

@@ -126,7 +126,7 @@ def test_data_by_others_is_named():
         (["test"], '--dist loadfile --durations=15 tests -m "not slow"'),
         (["test", "EXTRA=tpu"], "--extras=tpu,test"),
         (["test-all"], 'tests -m "slow and not table" -o timeout=900'),
-        (["test-all"], "none-colab/bin/python -m pytest tests/test_parity.py"),
+        (["test-all"], "none-colab/bin/python -m pytest tests/house/test_parity.py"),
         (["test-colab"], "--extras=test --pins=tensorflow-cpu==2.20.0,keras==3.13"),
         (["parity"], "scripts/parity_table.py --write"),
         (["check"], "-m mypy tfdist scripts"),

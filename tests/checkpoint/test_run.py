@@ -1,7 +1,7 @@
 """Does a run that was stopped end with the bits of one that was not?
 
 A stop is an exception in a callback here, which is where a kill would leave the files; real kills
-are in test_kills.py.
+are in tests/faults/test_kills.py.
 """
 
 from __future__ import annotations

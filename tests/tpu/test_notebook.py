@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-_CHECKOUT = pathlib.Path(__file__).parents[1]
+_CHECKOUT = pathlib.Path(__file__).parents[2]
 _NOTEBOOKS = _CHECKOUT / "notebooks"
 # As a notebook does it: one cell after the other, in one __main__.
 _RUN_CELLS = """

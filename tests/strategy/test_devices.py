@@ -286,7 +286,7 @@ tf.constant(1)
 assert is_runtime_started()
 assert take_inventory({}).is_started and take_inventory({}).num_cpus == 2
 """
-    root = pathlib.Path(__file__).parents[1]
+    root = pathlib.Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60
     )

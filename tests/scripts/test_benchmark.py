@@ -13,7 +13,7 @@ import pytest
 from tfdist.diagnostics import speed
 from tfdist.training.time_split import Split
 
-_SCRIPTS = pathlib.Path(__file__).parent.parent / "scripts"
+_SCRIPTS = pathlib.Path(__file__).parents[2] / "scripts"
 
 # About half of what was measured: what falls below is no noise.
 _LEAST = {

@@ -2,8 +2,8 @@
 
 `tf.distribute.TPUStrategy.run` makes a graph by `tpu.replicate`, which only a TPU executes. Here
 the operations that belong to the program are taken out of that graph as they are, lowered to
-StableHLO, and executed for all replicas at once by tests/xla_replicas.py. Everything around a
-program, such as the loop, the reading of metrics and checkpoints, is done by TensorFlow itself.
+StableHLO, and executed for all replicas at once by xla_replicas.py. Everything around a program,
+such as the loop, the reading of metrics and checkpoints, is done by TensorFlow itself.
 """
 
 from __future__ import annotations

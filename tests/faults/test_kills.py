@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-_CHAOS = pathlib.Path(__file__).parent.parent / "scripts" / "chaos.py"
+_CHAOS = pathlib.Path(__file__).parents[2] / "scripts" / "chaos.py"
 
 
 @pytest.mark.slow

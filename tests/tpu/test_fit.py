@@ -1,6 +1,6 @@
 """tests of fit, evaluate and predict on a TPUStrategy, against stock Keras on one device
 
-The strategy is TensorFlow's own, and its programs run on the CPU, see tests/tpu_emulation.py.
+The strategy is TensorFlow's own, and its programs run on the CPU, see support/tpu_emulation.py.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import tfdist
 from tfdist.cluster import detection
 from tfdist.diagnostics import verification
 
-_ROOT = pathlib.Path(__file__).parents[1]
+_ROOT = pathlib.Path(__file__).parents[2]
 _RNG = np.random.default_rng(0)
 X, Y = _RNG.normal(size=(21, 6)), _RNG.integers(0, 3, 21)
 LAYERS = keras.layers

@@ -21,7 +21,7 @@ import pytest
 
 from tfdist.launch.job import ENGINES
 
-_DRIVER = pathlib.Path(__file__).parent / "engine_jobs.py"
+_DRIVER = pathlib.Path(__file__).parents[2] / "support" / "engine_jobs.py"
 _MARK = "ENGINE_TEST_MARK"  # in the environment of every process of a test
 _READY = "import time\nprint('ready', flush=True)\ntime.sleep(60)\n"
 _OTHERS = [engine for engine in ENGINES if engine != "local"]

@@ -19,7 +19,7 @@ _GOOD = {"tensorflow-tpu": "2.20.0", "libtpu": "0.0.31", "keras": "3.13.0"}
 
 def _extra() -> str:
     setup = configparser.ConfigParser()
-    setup.read(pathlib.Path(__file__).parents[1] / "setup.cfg")
+    setup.read(pathlib.Path(__file__).parents[2] / "setup.cfg")
     return setup["options.extras_require"]["tpu"]
 
 
@@ -143,7 +143,7 @@ assert not {"tensorflow", "keras", "numpy", "jax"} & set(sys.modules)
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(pathlib.Path(__file__).parents[1])},
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(pathlib.Path(__file__).parents[2])},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("image: ")
