@@ -20,7 +20,7 @@ from absl import app, flags
 
 import tfdist
 from tfdist.communication.share import share_of
-from tfdist.data import adapters
+from tfdist.data.order import epoch_order, worker_examples
 
 _DEVICE = flags.DEFINE_string(
     "device", "auto", "What each worker trains on: cpu, 4xcpu, gpu, gpu:0,3, tpu, ... or auto."
@@ -109,8 +109,8 @@ def main(argv: list[str]) -> None:
 def report_share(strategy: tf.distribute.Strategy, num_examples: int) -> None:
     """Prints how many examples of an epoch are this worker's; all workers' add up to the set."""
     share = share_of(strategy)
-    order = adapters.epoch_order(num_examples, seed=_SEED.value, epoch=0)
-    mine = adapters.worker_examples(order, batch_size=_GLOBAL_BATCH_SIZE.value, share=share)
+    order = epoch_order(num_examples, seed=_SEED.value, epoch=0)
+    mine = worker_examples(order, batch_size=_GLOBAL_BATCH_SIZE.value, share=share)
     print(f"examples={len(mine)} of {num_examples} are this worker's in each epoch")
 
 

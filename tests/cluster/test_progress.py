@@ -9,7 +9,7 @@ import pytest
 import tfdist
 from tfdist.cluster import contract
 from tfdist.cluster.progress import Progress, read_progress
-from tfdist.launch.stalls import StallWatch
+from tfdist.launch.watch import StallWatch
 
 
 def _progress(folder, rank=0):

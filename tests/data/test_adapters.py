@@ -18,7 +18,9 @@ from keras.src.trainers.data_adapters import get_data_adapter
 
 from tfdist.communication.share import Share, bounds, share_of
 from tfdist.data import already_sharded
-from tfdist.data.adapters import dataset_source, epoch_order, make_source, worker_examples
+from tfdist.data.adapters import make_source
+from tfdist.data.order import epoch_order, worker_examples
+from tfdist.data.tf_data import dataset_source
 
 ROWS = 11
 RNG = np.random.default_rng(0)

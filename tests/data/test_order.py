@@ -8,8 +8,7 @@ import pickle
 import numpy as np
 import pytest
 
-from tfdist.data.adapters import epoch_order
-from tfdist.data.py_batches import OrderedBatches
+from tfdist.data.order import OrderedBatches, epoch_order
 
 
 class _Dataset:

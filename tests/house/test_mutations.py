@@ -63,7 +63,7 @@ MUTATIONS = {
         "uneven last batch",
     ),
     "the filler row counts": Mutation(
-        "step/replicas.py",
+        "global_batch/tracing.py",
         "kept = _first_rows(value, place.local_size)",
         "kept = value",
         "last batch of one, Adam with clipping",
@@ -135,7 +135,7 @@ MUTATIONS = {
         "loss function that is no mean of rows",
     ),
     "all replicas draw the same": Mutation(
-        "step/replicas.py",
+        "global_batch/tracing.py",
         "functions = randomness.keyed_draws(keras_internals.random_functions())",
         "functions = {}",
         "Dropout",

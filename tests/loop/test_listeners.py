@@ -7,10 +7,10 @@ import types
 import keras
 import pytest
 
-from tfdist.communication.agreement import Calls
-from tfdist.loop import listeners
-from tfdist.loop.listeners import Interest, Plan
-from tfdist.loop.pace import Pace
+from tfdist.communication.workers import Calls
+from tfdist.loop import listeners, pacing
+from tfdist.loop.listeners import Interest
+from tfdist.loop.pacing import Pace, Plan
 
 
 def make(name, **kwargs):
@@ -134,7 +134,7 @@ def model_with(**options):
 
 def plan_of(callbacks, *, phase="train", **options):
     heard = types.SimpleNamespace(callbacks=callbacks)
-    return listeners.batches_between_events(model_with(**options), heard, phase=phase)
+    return pacing.batches_between_events(model_with(**options), heard, phase=phase)
 
 
 @pytest.mark.parametrize(
@@ -186,10 +186,10 @@ def test_saving_at_every_so_many_batches_is_not_missed(name, save_freq, epochs):
 
 def test_nan_stops_the_loop_where_a_callback_asks_for_it():
     heard = types.SimpleNamespace(callbacks=[make("TerminateOnNaN")])
-    assert listeners.stops_at_nan_of(model_with(), heard)
-    assert not listeners.stops_at_nan_of(model_with(), types.SimpleNamespace(callbacks=[]))
+    assert pacing.stops_at_nan_of(model_with(), heard)
+    assert not pacing.stops_at_nan_of(model_with(), types.SimpleNamespace(callbacks=[]))
     # Several steps an event were asked for: it looks at each event.
-    assert not listeners.stops_at_nan_of(model_with(steps_per_execution=2), heard)
+    assert not pacing.stops_at_nan_of(model_with(steps_per_execution=2), heard)
 
 
 @pytest.mark.parametrize(("has_others", "secs"), [(False, 0.2), (True, 0.5)])

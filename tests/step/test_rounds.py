@@ -7,9 +7,8 @@ import types
 import keras
 import pytest
 
-from tfdist.loop import listeners
-from tfdist.loop.pace import Pace
-from tfdist.step.rounds import end_from, end_near
+from tfdist.loop import pacing
+from tfdist.loop.pacing import Pace, end_from, end_near
 
 
 @pytest.mark.parametrize(
@@ -44,7 +43,7 @@ def plan(*, pace=8, limit=None, is_fixed=False, begun=0, **compiled):
     model.compile(**compiled)
     vars(model)["_tfdist_paces"] = {"train": Pace(steps=pace)}
     callbacks = keras.callbacks.CallbackList(limit or [], add_history=True, model=model)
-    return listeners.batches_between_events(model, callbacks, phase="train", rounds=rounds)
+    return pacing.batches_between_events(model, callbacks, phase="train", rounds=rounds)
 
 
 def saving(every):

@@ -18,6 +18,7 @@ import tpu_standin
 from tfdist.data.shapes import Padding
 from tfdist.step import rules, update
 from tfdist.step.finite import FiniteWatch
+from tfdist.step.logs import LastLogs
 from tfdist.step.replicas import Batch
 from tfdist.tpu.program import make_program
 from tfdist.tpu.scopes import Origins
@@ -134,7 +135,7 @@ def test_a_step_is_one_program(name: str, is_full: bool) -> None:
     assert isinstance(strategy, tf.distribute.TPUStrategy)
     assert strategy.num_replicas_in_sync == 2
     model = _made(_BUILDS[name], strategy)
-    rule = rules.train_rule(model, strategy, rules.LastLogs())
+    rule = rules.train_rule(model, strategy, LastLogs())
     inside, outside = _kinds(_traced(rule, 2, is_full=is_full))
     assert inside["TPUReplicateMetadata"] == 1
     assert inside["XlaAllReduce"] >= len(model.trainable_variables)
@@ -157,7 +158,7 @@ _OF_TRACING = (
 def test_preflight_compiles_the_same_operations(name: str) -> None:
     strategy = tpu_standin.strategy(2)
     model = _made(_BUILDS[name], strategy)
-    rule = rules.train_rule(model, strategy, rules.LastLogs())
+    rule = rules.train_rule(model, strategy, LastLogs())
     inside, _ = _kinds(_traced(rule, 2))
     program = make_program(_BUILDS[name](), _specs(), origins=Origins(), num_replicas=2)
     flown, _ = _kinds(program.concrete.graph)[::-1]
@@ -172,7 +173,7 @@ def test_preflight_compiles_the_same_operations(name: str) -> None:
 def test_one_replica_is_one_program_too() -> None:
     strategy = tpu_standin.strategy(1)
     model = _made(_BUILDS["clipped"], strategy)
-    rule = rules.train_rule(model, strategy, rules.LastLogs())
+    rule = rules.train_rule(model, strategy, LastLogs())
     inside, outside = _kinds(_traced(rule, 1))
     assert inside["TPUReplicateMetadata"] == 1
     assert not inside["XlaAllReduce"]
@@ -186,7 +187,7 @@ def test_gradients_are_looked_at_inside(skips: bool) -> None:
     model = _made(_BUILDS["synchronized"], strategy)
     watch = FiniteWatch(strategy, skips=skips)
     rule = watch.undoing(
-        model, strategy, rules.train_rule(model, strategy, rules.LastLogs(), watch=watch)
+        model, strategy, rules.train_rule(model, strategy, LastLogs(), watch=watch)
     )
     inside, outside = _kinds(_traced(rule, 2))
     assert inside["IsFinite"] == len(model.trainable_variables)
@@ -197,7 +198,7 @@ def test_gradients_are_looked_at_inside(skips: bool) -> None:
 def test_evaluation_and_prediction_are_programs() -> None:
     strategy = tpu_standin.strategy(2)
     model = _made(_BUILDS["synchronized"], strategy)
-    rule = rules.test_rule(model, strategy, rules.LastLogs())
+    rule = rules.test_rule(model, strategy, LastLogs())
     inside, outside = _kinds(_traced(rule, 2, is_full=False))
     assert inside["TPUReplicateMetadata"] == 1
     assert _writes(inside) == 4  # total and count of the loss and of the metric

@@ -19,7 +19,7 @@ import pytest
 
 import tfdist
 from tfdist import testing
-from tfdist.training import shared_events
+from tfdist.training import callback_files
 
 ROWS, FEATURES, CLASSES, EPOCHS = 22, 4, 3, 6
 _RNG = np.random.default_rng(0)
@@ -468,7 +468,7 @@ def test_a_worker_that_is_not_the_chief_writes_elsewhere(make, place, listed, tm
     callback = make(tmp_path)
     before = dict(vars(callback))
     given = keras.callbacks.CallbackList([callback]) if listed else [[callback]]
-    with shared_events.files_of_chief_alone(given, is_chief=False):
+    with callback_files.files_of_chief_alone(given, is_chief=False):
         path = getattr(callback, place)
         assert not any(str(value).startswith(str(tmp_path)) for value in vars(callback).values())
         assert os.path.isdir(os.path.dirname(path))
@@ -479,7 +479,7 @@ def test_a_worker_that_is_not_the_chief_writes_elsewhere(make, place, listed, tm
 
 def test_the_chief_writes_where_it_was_told(tmp_path):
     callback = keras.callbacks.CSVLogger(tmp_path / "log.csv")
-    with shared_events.files_of_chief_alone([callback], is_chief=True):
+    with callback_files.files_of_chief_alone([callback], is_chief=True):
         assert callback.filename == str(tmp_path / "log.csv")
 
 
@@ -487,7 +487,7 @@ def test_callbacks_are_as_they_were_after_an_error(tmp_path):
     callback, seen = keras.callbacks.RemoteMonitor(), []
 
     def fails():
-        with shared_events.files_of_chief_alone(callback, is_chief=False):
+        with callback_files.files_of_chief_alone(callback, is_chief=False):
             seen.append("on_epoch_end" in vars(callback))
             raise KeyError
 
@@ -499,4 +499,4 @@ def test_callbacks_are_as_they_were_after_an_error(tmp_path):
 def test_a_callback_that_cannot_be_led_elsewhere_is_refused():
     kind = type("OrbaxCheckpoint", (keras.callbacks.Callback,), {})
     with pytest.raises(ValueError, match="OrbaxCheckpoint.*checkpoint_dir"):
-        shared_events.refuse_unable([kind()])
+        callback_files.refuse_unable([kind()])

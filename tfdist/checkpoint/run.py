@@ -26,7 +26,7 @@ from tfdist.checkpoint.checkpointer import Checkpointer
 from tfdist.checkpoint.contents import OF_BUFFERS, OF_CALLBACKS, Saved
 from tfdist.checkpoint.interval import parse_every
 from tfdist.cluster.contract import PREEMPTED
-from tfdist.communication.agreement import Agreement
+from tfdist.communication.workers import Agreement
 from tfdist.compat import keras_internals
 from tfdist.data.feed import Feed
 from tfdist.step import variables

@@ -1,8 +1,8 @@
 """What can a replica ask of the others?  To sum and to gather, whoever carries it.
 
-`Collectives` is what a step knows of the other replicas. Here are those of a replica that has
-everything, and those of XLA, inside of one program that all replicas run; `reduction.for_replica`
-adds TensorFlow's own.
+`Collectives` is what a step knows of the other replicas: those of a replica that has everything,
+those of XLA, inside of one program that all replicas run, or TensorFlow's own. `for_replica` makes
+them from the current replica context.
 """
 
 from __future__ import annotations
@@ -15,8 +15,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfdist.communication.share import is_tpu
+from tfdist.compat import tf_internals
+
 # XLA's all-reduce, as an operation of TensorFlow, takes no 64 bits.
 _SUMMED_AS = {tf.float64: tf.float32, tf.int64: tf.int32, tf.bool: tf.int32}
+_NOTE = "_tfdist_changes_shapes"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,3 +107,48 @@ def xla_operations() -> Any:
             f"TensorFlow {tf.__version__} has no module {name!r}, which a program for several TPU"
             " cores needs. Install TensorFlow 2.18 to 2.21."
         ) from error
+
+
+def for_replica() -> Collectives:
+    """Returns the collectives of the replica whose function is being run or traced."""
+    context = tf.distribute.get_replica_context()
+    if context is None:
+        raise RuntimeError(
+            "There is no replica here: this was called in the strategy's scope. "
+            "Call it inside the function that `strategy.run` runs."
+        )
+    if context.num_replicas_in_sync == 1:
+        return alone()
+    if is_tpu(context.strategy):
+        return xla_collectives(context.num_replicas_in_sync, context.replica_id_in_sync_group)
+
+    def linked_sum(value: Any) -> Any:
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+    return Collectives(
+        num_replicas=context.num_replicas_in_sync,
+        replica_id=context.replica_id_in_sync_group,
+        # The gradient of an all-reduce is another one; a count needs none.
+        sum=lambda value: linked_sum(tf.stop_gradient(value)),
+        linked_sum=linked_sum,
+        gather=lambda rows, offset, total: _all_rows(context, tf.stop_gradient(rows)),
+    )
+
+
+def _all_rows(context: Any, rows: Any) -> Any:
+    note_changing_shapes(context.strategy)
+    return context.all_gather(rows, axis=0)
+
+
+def note_changing_shapes(strategy: tf.distribute.Strategy) -> None:
+    if not tf_internals.reduces_on_one_device(strategy):
+        vars(strategy)[_NOTE] = True
+
+
+def changes_shapes(strategy: tf.distribute.Strategy) -> bool:
+    """Tells whether a step that was traced has collectives whose shape follows the batch.
+
+    TensorFlow's collectives keep the shape that they had first in a call of a traced function
+    ("Shape mismatch in the collective instance"), so such steps run one a call.
+    """
+    return _NOTE in vars(strategy)

@@ -33,8 +33,7 @@ from tfdist.cluster.heartbeat import Heart, Loss
 from tfdist.cluster.progress import Progress
 from tfdist.cluster.tf_config import TRAINING_TYPES
 from tfdist.cluster.wording import name_workers
-from tfdist.communication.agreement import Agreement
-from tfdist.communication.workers import Exchange
+from tfdist.communication.workers import Agreement, Exchange
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

@@ -1,8 +1,7 @@
 """How do gradients and counts travel between replicas? Once, summed, in packs.
 
-`for_replica` makes what a step knows of the others from the current replica context.
 `sum_gradients` is the one reduction of a step, in cross-replica context; where a step is one
-program on every replica, `step/tpu_step.py` has it.
+program on every replica, step/tpu_step.py has it.
 """
 
 from __future__ import annotations
@@ -13,58 +12,9 @@ from typing import Any
 import tensorflow as tf
 
 from tfdist.communication import compression
-from tfdist.communication.collectives import Collectives, alone, xla_collectives
+from tfdist.communication.collectives import note_changing_shapes
 from tfdist.communication.compression import EXACT, Reduction
-from tfdist.communication.share import is_tpu
 from tfdist.compat import tf_internals
-
-
-def for_replica() -> Collectives:
-    """Returns the collectives of the replica whose function is being run or traced."""
-    context = tf.distribute.get_replica_context()
-    if context is None:
-        raise RuntimeError(
-            "There is no replica here: this was called in the strategy's scope. "
-            "Call it inside the function that `strategy.run` runs."
-        )
-    if context.num_replicas_in_sync == 1:
-        return alone()
-    if is_tpu(context.strategy):
-        return xla_collectives(context.num_replicas_in_sync, context.replica_id_in_sync_group)
-
-    def linked_sum(value: Any) -> Any:
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
-
-    return Collectives(
-        num_replicas=context.num_replicas_in_sync,
-        replica_id=context.replica_id_in_sync_group,
-        # The gradient of an all-reduce is another one; a count needs none.
-        sum=lambda value: linked_sum(tf.stop_gradient(value)),
-        linked_sum=linked_sum,
-        gather=lambda rows, offset, total: _all_rows(context, tf.stop_gradient(rows)),
-    )
-
-
-def _all_rows(context: Any, rows: Any) -> Any:
-    _note_changing_shapes(context.strategy)
-    return context.all_gather(rows, axis=0)
-
-
-_NOTE = "_tfdist_changes_shapes"
-
-
-def _note_changing_shapes(strategy: tf.distribute.Strategy) -> None:
-    if not tf_internals.reduces_on_one_device(strategy):
-        vars(strategy)[_NOTE] = True
-
-
-def changes_shapes(strategy: tf.distribute.Strategy) -> bool:
-    """Tells whether a step that was traced has collectives whose shape follows the batch.
-
-    TensorFlow's collectives keep the shape that they had first in a call of a traced function
-    ("Shape mismatch in the collective instance"), so such steps run one a call.
-    """
-    return _NOTE in vars(strategy)
 
 
 def sum_gradients(
@@ -97,7 +47,7 @@ def sum_gradients(
     sums = _sum_dense(strategy, [gradients[place] for place in dense], how, kept)
     summed = dict(zip(dense, sums, strict=True))
     if rows:
-        _note_changing_shapes(strategy)  # as many rows as the batch has tokens
+        note_changing_shapes(strategy)  # as many rows as the batch has tokens
         summed |= zip(
             rows, _sum_rows(strategy, [gradients[place] for place in rows]), strict=True
         )

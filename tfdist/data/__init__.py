@@ -7,12 +7,12 @@ Read in this order; each file imports from those above it only:
 
 1. rows.py: how rows are counted and cut, of dense, ragged and sparse tensors alike.
 2. shapes.py: which shapes batches are given.
-3. same_data.py: whether all workers read the same data, in the same order.
-4. arrays.py: which rows of arrays a traced loop gathers itself.
-5. largest_batch.py: how large the largest batch is.
-6. py_batches.py: in which order the batches of a `PyDataset` come.
-7. adapters.py: how what `fit` accepts becomes such a stream.
-8. one_length.py: how ragged batches get one length.
+3. order.py: in which order examples and batches come.
+4. same_data.py: whether all workers read the same data, in the same order.
+5. arrays.py: which rows of arrays a traced loop gathers itself.
+6. source.py: what a stream of global batches is.
+7. tf_data.py: how a `tf.data.Dataset` is read by all workers.
+8. adapters.py: how what `fit` accepts becomes such a stream.
 9. lengths.py: to which length a batch is padded.
 10. padding.py: how every batch gets one shape.
 11. padding_check.py: whether a model can tell a padded batch from one that is not.

@@ -15,13 +15,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist.communication.agreement import Agreement
 from tfdist.communication.share import Share, bounds
+from tfdist.communication.workers import Agreement
 from tfdist.data import rows
-from tfdist.data.adapters import Source, refuse_batch_size
+from tfdist.data.adapters import refuse_batch_size
+from tfdist.data.rows import unconverted
+from tfdist.data.source import Source
 
 _UNKNOWN, _INFINITE = -1, -2
-_plain = tf.autograph.experimental.do_not_convert
 
 
 def alone(share: Share) -> Share:
@@ -95,7 +96,7 @@ def padded(source: Source, first_pass: int, start: int) -> tf.data.Dataset:
         filled = tf.cond(size > 0, lambda: parts, lambda: _unpacked(last, parts_spec))
         return _packed(_first_rows(filled)), (size, filled)
 
-    return stream.concatenate(empty).scan(_packed(blank), _plain(fill))
+    return stream.concatenate(empty).scan(_packed(blank), unconverted(fill))
 
 
 def sizes_of_replicas(strategy: tf.distribute.Strategy, share: Share, own_size: Any) -> tf.Tensor:
@@ -114,7 +115,7 @@ def sizes_of_replicas(strategy: tf.distribute.Strategy, share: Share, own_size: 
         mine = tf.reshape(tf.cast(stop - start, tf.int64), [1])
         return context.all_gather(mine, axis=0)
 
-    gathered = strategy.run(_plain(on_replica))
+    gathered = strategy.run(unconverted(on_replica))
     return tf.cast(strategy.experimental_local_results(gathered)[0], tf.int32)
 
 

@@ -14,8 +14,8 @@ import keras
 import tensorflow as tf
 
 from tfdist.compat import tf_internals
-from tfdist.data.adapters import Source
 from tfdist.data.arrays import Cursor
+from tfdist.data.source import Source
 
 _LOG = logging.getLogger("tfdist")
 

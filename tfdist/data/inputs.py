@@ -8,16 +8,16 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist.communication.agreement import Agreement
 from tfdist.communication.share import Share
-from tfdist.communication.workers import Exchange
+from tfdist.communication.workers import Agreement, Exchange
 from tfdist.compat import keras_internals, tf_internals
 from tfdist.data import already_sharded as already_sharded_lib
-from tfdist.data import one_length, same_data
-from tfdist.data.adapters import Source, make_source
+from tfdist.data import lengths, same_data
+from tfdist.data.adapters import make_source
 from tfdist.data.feed import Feed, limited
 from tfdist.data.padding import pad, refuse_own_share
 from tfdist.data.shapes import Shapes
+from tfdist.data.source import Source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Inputs:
             same_data.require(facts, self.exchange)
         _refuse_no_end(source, steps)
         if shapes.buckets:
-            spec = one_length.opened(source.spec, self.model)
+            spec = lengths.opened(source.spec, self.model)
             source = dataclasses.replace(source, spec=spec)
         if shapes.are_static:
             source = pad(source, self.share, shapes.buckets)

@@ -16,10 +16,9 @@ import tensorflow as tf
 
 from tfdist.communication.share import Share
 from tfdist.data import lengths as lengths_lib
-from tfdist.data.adapters import Source
+from tfdist.data.rows import unconverted
 from tfdist.data.shapes import Padding
-
-_plain = tf.autograph.experimental.do_not_convert
+from tfdist.data.source import Source
 
 
 def pad(source: Source, share: Share, buckets: tuple[int, ...] = ()) -> Source:
@@ -65,7 +64,7 @@ def pad(source: Source, share: Share, buckets: tuple[int, ...] = ()) -> Source:
         return (global_size, parts, *rest)
 
     def stream(first_pass: int, start: int) -> tf.data.Dataset:
-        batches = source.stream(first_pass, start).map(_plain(padded))
+        batches = source.stream(first_pass, start).map(unconverted(padded))
         return batches.prefetch(tf.data.AUTOTUNE)
 
     is_needed = not is_full or lengths is not None

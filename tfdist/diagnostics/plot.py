@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from tfdist.diagnostics import speed as speed_lib
+from tfdist.diagnostics import scaling_laws
 from tfdist.diagnostics.forecast import Forecast
 
 _PARTS = ("compute", "input", "communication", "host")
@@ -80,10 +80,10 @@ def _fit(
 ) -> tuple[str, list[float]]:
     """Returns the law that is about this kind of scaling, and the speed-ups that it gives."""
     if is_strong:
-        law = speed_lib.amdahl(list(measured), list(measured.values()))
+        law = scaling_laws.amdahl(list(measured), list(measured.values()))
         return "Amdahl", [law.secs(1) / law.secs(n) for n in counts]
     speed_ups = [n * measured[1] / secs for n, secs in measured.items()]
-    share = speed_lib.gustafson(list(measured), speed_ups)
+    share = scaling_laws.gustafson(list(measured), speed_ups)
     return "Gustafson", [n - share * (n - 1) for n in counts]
 
 

@@ -13,4 +13,5 @@ Read in this order; each file imports from those above it only:
 6. activity_losses.py: what activity regularizers add.
 7. batch_norm.py: how a BatchNormalization sees the rows of all replicas.
 8. randomness.py: what a replica draws.
+9. tracing.py: how a replica's function means the global batch while it is traced.
 """

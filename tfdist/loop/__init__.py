@@ -11,6 +11,6 @@ Read in this order; each file imports from those above it only:
 4. outputs.py: how the outputs of all batches come back, in input order.
 5. branches.py: how a step sees full shapes, where lengths are padded.
 6. listeners.py: who listens to single batches.
-7. pace.py: how many steps a call runs, where nobody fixed it.
+7. pacing.py: how many steps the next call of the loop runs.
 8. programs.py: which traced functions a model needs, and for how long they hold.
 """

@@ -10,65 +10,15 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from tfdist.communication.agreement import Agreement
-from tfdist.compat import keras_internals
-from tfdist.data.feed import Feed
 from tfdist.loop import agreed_end
-from tfdist.loop.listeners import batches_between_events
-from tfdist.loop.pace import Stopwatch
 from tfdist.loop.while_loop import next_where
 
 #: `loop(iterator, num_batches)`: how many batches there were; their outputs, in one part or more.
 OutputLoop = Callable[[Any, int], tuple[int, list[Any]]]
 Step = Callable[[Any], Any]
 Agree = Callable[[tf.Tensor], tf.Tensor]
-
-
-def predicted(
-    model: keras.Model, feed: Feed, events: Any, loop: OutputLoop, *, agreement: Agreement | None
-) -> Any:
-    """Runs a model over one epoch of a feed, with the events of Keras's `predict`.
-
-    Args:
-        model: The model.
-        feed: Its inputs.
-        events: The callbacks.
-        loop: Runs so many batches.
-        agreement: Between the workers that predict together, or None where each is alone.
-
-    Returns:
-        NumPy arrays (or ragged or sparse tensors) of the model's output structure, with the rows of
-        all batches.
-
-    Raises:
-        ValueError: There was no batch.
-    """
-    plan = batches_between_events(model, events, phase="predict")
-    plan = plan.agreed(agreement) if agreement else plan
-    model.stop_predicting = False
-    events.on_predict_begin()
-    planned, done, ended, outputs = feed.begin_epoch(), 0, False, []
-    while not ended and not model.stop_predicting and (planned is None or done < planned):
-        wanted = plan.steps if planned is None else min(plan.steps, planned - done)
-        events.on_predict_batch_begin(done)
-        with Stopwatch() as watch:
-            ran, parts = loop(feed.iterator, wanted)
-        ended = ran < wanted
-        if ran == 0:
-            break
-        outputs += parts
-        logs = {"outputs": _joined(parts)} if plan.is_watched else None
-        events.on_predict_batch_end(done + (plan.event_steps or ran) - 1, logs)
-        done += ran
-        plan.steps = plan.after(ran, watch.secs, done=done)
-    feed.end_epoch(done, ended=ended and not model.stop_predicting)
-    events.on_predict_end()
-    if not outputs:
-        raise ValueError("The data held no batch to predict on. Give at least one example.")
-    return keras.tree.map_structure(_to_numpy, _joined(outputs))
 
 
 def make_output_loop(
@@ -160,15 +110,3 @@ def _parts_of(leaf: Any) -> tf.TensorArray:
     return tf.TensorArray(
         leaf.dtype, size=0, dynamic_size=True, infer_shape=False, element_shape=shape
     )
-
-
-def _joined(batches: list[Any]) -> Any:
-    return keras.tree.map_structure(
-        lambda *values: keras_internals.concat_batches(list(values)), *batches
-    )
-
-
-def _to_numpy(value: Any) -> Any:
-    if isinstance(value, (tf.RaggedTensor, tf.SparseTensor)):
-        return value
-    return np.asarray(value)

@@ -14,15 +14,15 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist.communication import reduction
+from tfdist.communication import collectives
 from tfdist.communication.compression import EXACT, Reduction
 from tfdist.communication.share import share_of
 from tfdist.compat import keras_internals
 from tfdist.data import already_sharded, padding_check, shapes
-from tfdist.data.adapters import Source
 from tfdist.data.errors import told_plainly
 from tfdist.data.same_data import Witness
 from tfdist.data.shapes import Padding
+from tfdist.data.source import Source
 from tfdist.global_batch import padded_rows
 from tfdist.loop import agreed_end, branches
 from tfdist.loop.outputs import OutputLoop, make_output_loop
@@ -37,6 +37,7 @@ from tfdist.loop.while_loop import (
 )
 from tfdist.step import accumulation, local_steps, rules, update
 from tfdist.step.finite import FiniteWatch
+from tfdist.step.logs import LastLogs
 from tfdist.step.replicas import Batch
 from tfdist.step.rounds import Rounds
 
@@ -88,7 +89,7 @@ class Programs:
         self.witness = Witness(is_needed=self._share.has_others)
         self._made: dict[Any, Any] = {}
         self._compiled: tuple[Any, ...] = ()
-        self._returned: dict[str, rules.LastLogs] = {}
+        self._returned: dict[str, LastLogs] = {}
 
     def train(self, way: Way = Way()) -> Loop:
         """Returns the traced loop over training steps."""
@@ -201,7 +202,7 @@ class Programs:
     ) -> Loop:
         if way.padding is not None and way.padding.is_needed:
             padded_rows.refuse_own_rules(self._model, phase, self._replica_step)
-        returned = self._returned.setdefault(phase, rules.LastLogs())
+        returned = self._returned.setdefault(phase, LastLogs())
         one_step = rule(self._model, self._strategy, returned, *args)
         if undoing is not None:
             one_step = undoing(self._model, self._strategy, one_step)
@@ -224,7 +225,7 @@ class Programs:
         return told_plainly()(loop)
 
     def _changes_shapes(self) -> bool:
-        return reduction.changes_shapes(self._strategy)
+        return collectives.changes_shapes(self._strategy)
 
     def _sizes_of(self, own_size: tf.Tensor) -> tf.Tensor:
         return already_sharded.sizes_of_replicas(self._strategy, self._share, own_size)

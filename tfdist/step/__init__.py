@@ -10,10 +10,11 @@ Read in this order; each file imports from those above it only:
 3. jit_compile.py: how XLA compiles a replica's part that needs sums over the replicas.
 4. tpu_step.py: a step that every replica runs as one program.
 5. error_feedback.py: what happens to the rounding error of a gradient.
-6. update.py: one update.
-7. finite.py: whether every gradient is finite, and what is done where one is not.
-8. rounds.py: which sums are taken once in several steps.
-9. accumulation.py: accumulated gradients: one reduction an update.
-10. local_steps.py: replicas that train apart for some steps, and then average their weights.
-11. rules.py: which rule trains this model.
+6. logs.py: what a step reports besides the metrics.
+7. update.py: one update.
+8. finite.py: whether every gradient is finite, and what is done where one is not.
+9. rounds.py: which sums are taken once in several steps.
+10. accumulation.py: accumulated gradients: one reduction an update.
+11. local_steps.py: replicas that train apart for some steps, and then average their weights.
+12. rules.py: which rule trains this model.
 """

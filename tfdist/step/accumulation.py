@@ -25,6 +25,7 @@ from tfdist.compat import keras_internals, tf_internals
 from tfdist.global_batch import position as position_lib
 from tfdist.step import error_feedback, replicas, update
 from tfdist.step import variables as variables_lib
+from tfdist.step.logs import sum_shares
 from tfdist.step.replicas import Batch
 
 
@@ -97,7 +98,7 @@ class Accumulation:
         is_used = [gradient is not None for gradient in gradients]
         is_last = tf.equal((self._steps.value + 1) % self.size, 0)
         tf.cond(is_last, lambda: self._update(is_used), lambda: self._pass_by(is_used))
-        return update.sum_shares(self._strategy, logs)
+        return sum_shares(self._strategy, logs)
 
     def end(self) -> None:
         """Gives every replica the sum of an open round."""

@@ -27,14 +27,16 @@ import keras
 import tensorflow as tf
 
 from tfdist.communication import reduction
-from tfdist.communication.agreement import Agreement
 from tfdist.communication.compression import EXACT, Reduction
 from tfdist.communication.share import is_tpu
+from tfdist.communication.workers import Agreement
 from tfdist.compat import keras_internals, replacing, tf_internals
 from tfdist.compat.untraced import plain_variable
 from tfdist.global_batch import position as position_lib
+from tfdist.global_batch import tracing
 from tfdist.step import replicas, update
 from tfdist.step import variables as variables_lib
+from tfdist.step.logs import sum_shares
 from tfdist.step.replicas import Batch
 
 _OUTER, _GIVEN = "outer_optimizer", "_tfdist_given_outer_optimizer"
@@ -83,7 +85,7 @@ class LocalSteps:
         def on_replica(data: Any) -> tuple[tf.Tensor, dict[str, Any]]:
             gradients, logs = backward(data)
             place = position_lib.current()
-            rows = replicas.num_rows(data) if place is None else place.local_size
+            rows = tracing.num_rows(data) if place is None else place.local_size
             if place is not None:
                 share = [v if v is None else place.fraction(v.dtype) for v in gradients]
                 whole = [v if v is None else tf.where(v > 0, 1 / v, 0) for v in share]
@@ -100,7 +102,7 @@ class LocalSteps:
             counter.assign_add(count)
         self._done.assign_add(1)
         tf.cond(self._done >= self.size, self._average, lambda: tf.constant(False))
-        return update.sum_shares(strategy, logs)
+        return sum_shares(strategy, logs)
 
     def end(self) -> None:
         """Ends an open round."""

@@ -1,27 +1,24 @@
 """How does a function run on every replica's rows of a global batch, and how do rows come back?
 
 `run` hands each replica its rows and its `Position`, and puts the meaning of the global batch in
-force while the function is traced. Everything in here is called in cross-replica context, except
-`place_of` and `counted`, which a replica calls.
+force while the function is traced (global_batch/tracing.py). Everything in here is called in
+cross-replica context, except `place_of`, which a replica calls.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from tfdist.communication import reduction, share
-from tfdist.communication.collectives import Collectives
-from tfdist.compat import keras_internals, replacing
+from tfdist.communication.collectives import Collectives, for_replica
 from tfdist.data.shapes import Padding
-from tfdist.global_batch import activity_losses, batch_norm, losses_metrics, padded_rows, randomness
 from tfdist.global_batch import position as position_lib
 from tfdist.global_batch.position import Position, Steps
+from tfdist.global_batch.tracing import whole_batch_semantics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,21 +80,6 @@ def run(
         return strategy.run(plain(placed), args=(reduction.per_replica(strategy, batch.parts),))
 
 
-@contextlib.contextmanager
-def whole_batch_semantics(*, reduces_losses: bool) -> Iterator[None]:
-    """Gives Keras's draws, losses and metrics the meaning of the global batch while tracing."""
-    functions = randomness.keyed_draws(keras_internals.random_functions())
-    functions |= batch_norm.global_moments()
-    if reduces_losses:
-        functions |= losses_metrics.global_reductions()
-        functions |= padded_rows.functions()
-    with replacing.replaced(functions), contextlib.ExitStack() as stack:
-        if reduces_losses:
-            weigh = losses_metrics.sum_of_rows
-            stack.enter_context(activity_losses.weighed_sums(weigh))
-        yield
-
-
 def place_of(
     global_size: Any,
     sizes: Any = None,
@@ -112,7 +94,7 @@ def place_of(
         padding: As in `Batch`.
         collectives: The replica's, where no strategy knows them.
     """
-    collectives = collectives or reduction.for_replica()
+    collectives = collectives or for_replica()
     replica = collectives.replica_id
     if padding is not None and not padding.is_needed:  # known while tracing, so that it stays so
         own = tf.constant(padding.rows)
@@ -148,59 +130,3 @@ def without_padding(value: Any, batch: Batch, num_replicas: int) -> Any:
     is_real = tf.reshape(is_real, [-1])
     each = tf.shape(value)[0] // (batch.padding.rows * num_replicas)
     return tf.boolean_mask(value, tf.repeat(is_real, each))
-
-
-def num_rows(data: Any) -> tf.Tensor:
-    """Returns the rows of the first tensor in a structure, as an int32 scalar."""
-    first = next(leaf for leaf in keras.tree.flatten(data) if leaf is not None)
-    if isinstance(first, tf.RaggedTensor):
-        return tf.cast(first.nrows(), tf.int32)
-    # A fixed size stays visible to whoever looks at it while tracing.
-    return tf.shape(first)[0] if first.shape[0] is None else tf.constant(first.shape[0])
-
-
-def undoing_filler(model: keras.Model, replica_fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Wraps a function that cannot cut the row of an empty replica: it is undone in the metrics.
-
-    XLA wants every shape fixed, and a model's own `train_step` sees its batch before anybody else.
-    The row's gradients need no undoing: they count with the weight 0.
-    """
-
-    def wrapped(data: Any) -> Any:
-        place = position_lib.current()
-        if place is None or place.keeps_filler or place.padded_rows is not None:
-            return replica_fn(data)
-        states = [variable.value for variable in model.metrics_variables]
-        before = [tf.identity(state) for state in states]
-        with position_lib.at(dataclasses.replace(place, keeps_filler=True)):
-            result = replica_fn(data)
-        for state, old in zip(states, before, strict=True):
-            state.assign(tf.where(place.local_size > 0, state, old))
-        return result
-
-    return wrapped
-
-
-def counted(structure: Any) -> Any:
-    """Cuts the row that an empty replica computes on, and that must not count."""
-    place = position_lib.current()
-    if place is None or place.keeps_filler or place.padded_rows is not None:
-        return structure
-
-    def cut(value: Any) -> Any:
-        if value is None or len(value.shape) == 0:
-            return value
-        kept = _first_rows(value, place.local_size)
-        mask = getattr(value, "_keras_mask", None)
-        if mask is not None:
-            kept._keras_mask = mask[: place.local_size]
-        return kept
-
-    return keras.tree.map_structure(cut, structure)
-
-
-def _first_rows(value: Any, count: Any) -> Any:
-    if not isinstance(value, tf.SparseTensor):
-        return value[:count]
-    shape = tf.concat([[tf.cast(count, tf.int64)], value.dense_shape[1:]], 0)
-    return tf.sparse.slice(value, tf.zeros_like(shape), shape)

@@ -1,10 +1,11 @@
-"""What do replicas sum once in several steps, and where may such a round of steps end?
+"""Which sums are taken once in several steps, and what is such a round of steps?
 
 Two things travel once a round instead of once a step: gradients that an optimizer accumulates
 (accumulation.py), and weights that each replica has trained by itself (local_steps.py). Between two
 calls of the traced loop no round is open, so that whoever looks there (a checkpoint, a callback, a
-validation) finds what he would find without rounds: a call that ends in the midst of a round ends
-the round as well. So calls end where rounds do, where nobody asked for another end.
+validation) finds the same state as without rounds: a call that ends in the midst of a round ends
+the round as well. Calls therefore end with a round, where nobody asked for another end
+(loop/pacing.py).
 """
 
 from __future__ import annotations
@@ -37,27 +38,3 @@ class Rounds(Protocol):
 
     def begun(self) -> int:
         """Gives the steps of the present round that are done, between two calls."""
-
-
-def end_near(steps: int, *, begun: int, size: int) -> int:
-    """Returns how many steps end a round, about as many as `steps`.
-
-    Args:
-        steps: Steps that are wished for; 1 or more.
-        begun: Steps of the present round that are done; whole rounds may be counted too.
-        size: Steps of a round.
-
-    >>> [end_near(steps, begun=2, size=3) for steps in (1, 3, 8)]
-    [1, 1, 7]
-    """
-    begun %= size
-    return max(1, (begun + steps) // size) * size - begun
-
-
-def end_from(steps: int, *, begun: int, size: int) -> int:
-    """Returns the least number of steps, `steps` or more, that ends a round; see `end_near`.
-
-    >>> [end_from(steps, begun=2, size=3) for steps in (1, 3, 8)]
-    [1, 4, 10]
-    """
-    return -(-(begun + steps) // size) * size - begun

@@ -22,32 +22,15 @@ import tensorflow as tf
 from tfdist.communication import share
 from tfdist.communication.compression import EXACT, Reduction
 from tfdist.compat import keras_internals, replacing
-from tfdist.compat.untraced import plain_variable
 from tfdist.global_batch import position as position_lib
-from tfdist.step import replicas, update
+from tfdist.global_batch import tracing
+from tfdist.step import update
 from tfdist.step.finite import FiniteWatch
+from tfdist.step.logs import LastLogs, extra_logs
 from tfdist.step.replicas import Batch
 from tfdist.step.rounds import Rounds
 
 Rule = Callable[[Batch], None]
-
-
-class LastLogs:
-    """What a step returned last: for logs that are not results of the model's metrics."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, tf.Variable] = {}
-
-    def keep(self, logs: dict[str, Any]) -> None:
-        """Stores scalars from inside a traced step."""
-        for name, value in logs.items():
-            if name not in self._values:
-                self._values[name] = plain_variable(value.dtype)
-            self._values[name].assign(value)
-
-    def read(self) -> dict[str, tf.Tensor]:
-        """Returns the values of the last step that ran."""
-        return {name: value.read_value() for name, value in self._values.items()}
 
 
 def train_rule(
@@ -139,7 +122,7 @@ def _own_step(
     if model.jit_compile and not model.run_eagerly and not is_tpu:
         run_one = tf.function(run_one, autograph=False, jit_compile=True)
     with _reducing_optimizers(how):
-        logs.keep(update.run_and_sum(strategy, replicas.undoing_filler(model, run_one), batch))
+        logs.keep(update.run_and_sum(strategy, tracing.undoing_filler(model, run_one), batch))
 
 
 def _own_on_replica(
@@ -154,7 +137,7 @@ def _own_on_replica(
                 f"{own.__qualname__} returned {returned!r}. Return a dict of name to value, as "
                 "`{m.name: m.result() for m in self.metrics}`."
             )
-        return update.extra_logs(model, returned)
+        return extra_logs(model, returned)
 
     return on_replica
 

@@ -14,8 +14,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist.communication import compression, reduction, share
-from tfdist.communication.collectives import Collectives
+from tfdist.communication import compression, share
+from tfdist.communication.collectives import Collectives, for_replica
 from tfdist.communication.compression import EXACT, Reduction
 from tfdist.compat import tf_internals
 from tfdist.global_batch import position as position_lib
@@ -136,4 +136,4 @@ def _all_rows(slices: tf.IndexedSlices, collectives: Collectives) -> tf.IndexedS
 
 def _collectives() -> Collectives:
     place = position_lib.current()
-    return reduction.for_replica() if place is None else place.collectives
+    return for_replica() if place is None else place.collectives

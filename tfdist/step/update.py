@@ -23,14 +23,13 @@ from tfdist.communication import reduction, share
 from tfdist.communication.compression import EXACT, Reduction
 from tfdist.compat import keras_internals, tf_internals
 from tfdist.compat.untraced import outside_of_steps
-from tfdist.global_batch import losses_metrics, padded_timesteps
+from tfdist.global_batch import losses_metrics, padded_timesteps, tracing
 from tfdist.global_batch import position as position_lib
 from tfdist.step import error_feedback, replicas, tpu_step
 from tfdist.step.jit_compile import compiled
+from tfdist.step.logs import Logs, extra_logs, sum_shares
 from tfdist.step.replicas import Batch
 from tfdist.step.tpu_step import Apply
-
-Logs = dict[str, Any]
 
 
 def train_step(
@@ -103,7 +102,7 @@ def predict_step(model: keras.Model, strategy: tf.distribute.Strategy, batch: Ba
 
     Where the batch has `sizes` of its own, a worker gets the outputs for its own rows alone.
     """
-    outputs = replicas.run(strategy, lambda d: replicas.counted(model.predict_step(d)), batch)
+    outputs = replicas.run(strategy, lambda d: tracing.counted(model.predict_step(d)), batch)
 
     # A TPU should not be asked to cut rows whose number it does not know.
     on_host = tf.device("/CPU:0") if share.is_tpu(strategy) else contextlib.nullcontext()
@@ -185,51 +184,6 @@ def apply_on_replica(
     )
 
 
-def extra_logs(model: keras.Model, returned: Any) -> Logs:
-    """Returns the replica's shares of those logs that are not results of the model's metrics."""
-    if not isinstance(returned, dict):
-        return {}
-    results, flat = model.get_metrics_result(), _flat(returned)
-    extra = {name: tf.convert_to_tensor(flat[name]) for name in flat if name not in results}
-    for name, value in extra.items():
-        _refuse_local_result(model, name, value)
-    return {name: losses_metrics.mean_of_rows(value) for name, value in extra.items()}
-
-
-def _flat(logs: Logs) -> Logs:
-    flat: Logs = {}
-    for name, value in logs.items():
-        flat |= _flat(value) if isinstance(value, dict) else {name: value}
-    return flat
-
-
-def _refuse_local_result(model: keras.Model, name: str, value: tf.Tensor) -> None:
-    """Raises where a log is made from a metric's result, which in a step is a replica's own."""
-    if position_lib.current() is None or tf.executing_eagerly():
-        return
-    states = {id(v.value.handle): v.path for v in model.metrics_variables}
-    captured = {id(inner): states.get(id(outer)) for outer, inner in value.graph.captures}
-    seen, found = set(), [value]
-    while found:
-        tensor = found.pop()
-        if captured.get(id(tensor)):
-            raise ValueError(
-                f"The log {name!r} is computed from the metric state {captured[id(tensor)]!r}, "
-                "which inside a step holds one replica's part only. Return the metric's result "
-                "itself, or make a metric of the log."
-            )
-        if id(tensor.op) not in seen:
-            seen.add(id(tensor.op))
-            found += tensor.op.inputs
-
-
-def sum_shares(strategy: tf.distribute.Strategy, shares: Logs) -> Logs:
-    """Sums the replicas' shares of each log, in cross-replica context."""
-    if strategy.num_replicas_in_sync == 1:
-        return shares
-    return {n: strategy.reduce(tf.distribute.ReduceOp.SUM, v, axis=None) for n, v in shares.items()}
-
-
 def _observe(model: keras.Model, data: Any, *, training: bool) -> tuple[Any, Logs]:
     """Computes the loss of a replica's rows; adds it and the rows to the model's metrics."""
 
@@ -239,7 +193,7 @@ def _observe(model: keras.Model, data: Any, *, training: bool) -> tuple[Any, Log
     observe: Callable[[Any], tuple[Any, Logs]] = once
     if any(keras_internals.overrides(model, name) for name in ("compute_loss", "compute_metrics")):
         # What people write themselves may be NaN for no rows, in its value or its gradient.
-        observe = replicas.undoing_filler(model, once)
+        observe = tracing.undoing_filler(model, once)
     return observe(data)
 
 
@@ -247,7 +201,7 @@ def _loss_and_metrics(model: keras.Model, data: Any, *, training: bool) -> tuple
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     y_pred = keras_internals.call(model, x, training=training)
     padded_timesteps.masked(keras.tree.flatten(y_pred))
-    x, y, y_pred, sample_weight = replicas.counted((x, y, y_pred, sample_weight))
+    x, y, y_pred, sample_weight = tracing.counted((x, y, y_pred, sample_weight))
     loss = keras_internals.compute_loss(
         model, x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training
     )
@@ -262,7 +216,7 @@ def _loss_and_metrics(model: keras.Model, data: Any, *, training: bool) -> tuple
 def _rows_that_count(x: Any) -> Any:
     place = position_lib.current()
     is_padded = place is not None and place.padded_rows is not None
-    return place.local_size if place is not None and is_padded else replicas.num_rows(x)
+    return place.local_size if place is not None and is_padded else tracing.num_rows(x)
 
 
 def _backward(model: keras.Model, data: Any) -> tuple[list[Any], Logs]:
@@ -287,7 +241,7 @@ def backward_of(model: keras.Model) -> Callable[[Any], tuple[list[Any], Logs]]:
     if not model.jit_compile or model.run_eagerly:
         return backward
     _refuse_collectives(model)
-    return replicas.undoing_filler(model, compiled(backward))
+    return tracing.undoing_filler(model, compiled(backward))
 
 
 def _refuse_collectives(model: keras.Model) -> None:

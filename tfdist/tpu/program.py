@@ -16,7 +16,7 @@ import tensorflow as tf
 from tfdist.communication.collectives import xla_collectives
 from tfdist.compat import keras_internals
 from tfdist.data import shapes
-from tfdist.global_batch import position
+from tfdist.global_batch import position, tracing
 from tfdist.step import replicas, rules, tpu_step
 from tfdist.tpu.scopes import Origins, recorded
 
@@ -117,7 +117,7 @@ def train(model: keras.Model, data: Any, place: position.Position | None) -> Any
     whole = rules.whole_step(model)
     if place is None:
         return whole(data)
-    with replicas.whole_batch_semantics(reduces_losses=True), position.at(place):
+    with tracing.whole_batch_semantics(reduces_losses=True), position.at(place):
         return tpu_step.sum_shares(whole(data))
 
 

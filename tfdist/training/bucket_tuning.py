@@ -10,8 +10,8 @@ from typing import Any
 import tensorflow as tf
 
 from tfdist.checkpoint.run import Run
-from tfdist.communication.agreement import Agreement
 from tfdist.communication.compression import EXACT, Reduction
+from tfdist.communication.workers import Agreement
 from tfdist.training.profiling import sum_secs
 
 _LOG = logging.getLogger("tfdist")

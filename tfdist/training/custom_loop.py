@@ -31,18 +31,18 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist.communication.agreement import Agreement
+from tfdist.communication.collectives import for_replica
 from tfdist.communication.compression import Reduction, parse_reduction
 from tfdist.communication.presence import Presence
-from tfdist.communication.reduction import for_replica, per_replica
+from tfdist.communication.reduction import per_replica
 from tfdist.communication.share import share_of
-from tfdist.communication.workers import Exchange
+from tfdist.communication.workers import Agreement, Exchange
 from tfdist.compat import keras_internals, replacing, tf_internals
-from tfdist.data import adapters
+from tfdist.data import tf_data
 from tfdist.global_batch import position as position_lib
-from tfdist.global_batch import randomness
+from tfdist.global_batch import randomness, tracing
 from tfdist.global_batch.position import Position
-from tfdist.step import replicas, update
+from tfdist.step import update
 
 _plain = tf.autograph.experimental.do_not_convert
 
@@ -188,7 +188,7 @@ def distribute_dataset(
         ValueError: The dataset is not batched.
     """
     share = share_of(strategy)
-    source = adapters.dataset_source(dataset, share=share, fill_empty=False)
+    source = tf_data.dataset_source(dataset, share=share, fill_empty=False)
     agreement = Agreement(strategy, has_others=share.has_others)
     presence = Presence(strategy, agreement, Exchange(strategy, share))
     with presence.run():
@@ -203,7 +203,7 @@ def _place(batch: Any) -> Position:
     if place is not None:
         return place
     collectives = for_replica()
-    local = replicas.num_rows(batch)
+    local = tracing.num_rows(batch)
     if collectives.num_replicas == 1:
         return Position(global_size=local, local_size=local, offset=0, collectives=collectives)
     numbers = tf.range(collectives.num_replicas)

@@ -2,19 +2,21 @@
 
 A variable's number changes with any one of its elements: 2x**2 + x is another one for every integer
 x modulo 2**64, and what two changed elements add to the sum does not cancel out but by chance.
+`Fingerprint` compares the replicas' numbers, `Comparison` those of the workers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
+from tfdist.communication.workers import Agreement
 from tfdist.compat import tf_internals
-from tfdist.step import variables as variables_lib
-from tfdist.step.variables import Entry
+from tfdist.step.variables import Entry, entries_of, value_of
 
 
 class Fingerprint:
@@ -86,7 +88,7 @@ def number_of(value: tf.Tensor) -> tf.Tensor:
 
 def _numbers_of(entries: Sequence[Entry], strategy: tf.distribute.Strategy) -> Any:
     """Returns a function that gives one row a replica, one number a variable."""
-    variables = [variables_lib.value_of(entry.variable) for entry in entries]
+    variables = [value_of(entry.variable) for entry in entries]
 
     def on_replica() -> tf.Tensor:
         row = tf.stack([number_of(variable.read_value()) for variable in variables])
@@ -99,3 +101,50 @@ def _numbers_of(entries: Sequence[Entry], strategy: tf.distribute.Strategy) -> A
         return strategy.experimental_local_results(rows)[0]
 
     return gathered
+
+
+class Comparison:
+    """Compares a model's variables over the workers, by a number of each, see fingerprints.py.
+
+    Args:
+        model: The model.
+        strategy: The strategy that it was made under.
+        agreement: Between the workers, who make the same calls in the same order.
+    """
+
+    def __init__(
+        self, model: keras.Model, strategy: tf.distribute.Strategy, agreement: Agreement
+    ) -> None:
+        self._model, self._strategy, self._agreement = model, strategy, agreement
+        self._entries: list[Entry] = []
+        self._numbers: Callable[[], tf.Tensor] | None = None
+
+    def parted(self) -> list[Entry]:
+        """Returns the variables that are not the same on all workers.
+
+        Those that each replica has a value of its own of are left out.
+        """
+        entries = [e for e in entries_of(self._model) if not e.per_replica]
+        if not entries:
+            return []
+        if self._numbers is None or _variables(entries) != _variables(self._entries):
+            self._entries, self._numbers = entries, self._traced(entries)
+        with tf_internals.default_replica_mode():
+            own = self._numbers().numpy()
+        rows = self._agreement.gather(*own.tolist())
+        return [entry for entry, found in zip(entries, rows.T, strict=True) if len(set(found)) > 1]
+
+    def local(self, entry: Entry) -> tf.Variable:
+        """Returns the variable's component on this worker's first replica."""
+        return self._strategy.experimental_local_results(value_of(entry.variable))[0]
+
+    def _traced(self, entries: list[Entry]) -> Callable[[], tf.Tensor]:
+        components = [self.local(entry) for entry in entries]
+        return tf.function(
+            lambda: tf.stack([number_of(c.read_value()) for c in components]), autograph=False
+        )
+
+
+def _variables(entries: list[Entry]) -> list[int]:
+    # Those of a trace are kept with their entries, so that no other one can have their ids.
+    return [id(entry.variable) for entry in entries]

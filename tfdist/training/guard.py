@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdist.checkpoint.interval import parse_every
-from tfdist.communication.agreement import Agreement
+from tfdist.communication.workers import Agreement
 from tfdist.compat import keras_internals
 from tfdist.step import variables
 from tfdist.step.finite import FiniteWatch

@@ -23,7 +23,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfdist.communication import reduction, share
+from tfdist.communication import collectives, reduction, share
 from tfdist.communication.compression import EXACT, Reduction
 from tfdist.compat import tf_internals
 from tfdist.loop.waits import Waits
@@ -230,7 +230,7 @@ def sum_secs(
 
     def summing(values: Any, how: Reduction) -> Callable[[Any], Any]:
         def in_program(values: Any) -> Any:
-            return tpu_step.sum_gradients(values, reduction.for_replica(), how)
+            return tpu_step.sum_gradients(values, collectives.for_replica(), how)
 
         def summed(values: Any) -> Any:
             if not share.is_tpu(strategy):

@@ -1,30 +1,25 @@
 """What do callbacks need where several workers run them?
 
-Every worker runs every callback: some of what they read is a collective (saving a model reads
-sums that are kept apart by replica), and what they decide has to be the same everywhere. Two
-things are seen to here. Files are written by the chief alone: the others' callbacks write to a
-folder of their own that is thrown away (`files_of_chief_alone`). And what a callback did to the
-learning rate or the weights on one worker only does not stay there: after each event of an epoch
-the workers compare, and the chief's values hold (`SharedEvents`).
+Every worker runs every callback, and what they decide has to be the same everywhere: what a
+callback did to the learning rate or the weights on one worker only does not stay there. After each
+event of an epoch the workers compare, and the chief's values hold (`SharedEvents`). Files are
+written by the chief alone (callback_files.py).
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfdist.communication.agreement import Agreement
-from tfdist.communication.workers import Exchange
+from tfdist.communication.workers import Agreement, Exchange
 from tfdist.compat import tf_internals
 from tfdist.loop import listeners
-from tfdist.training.parted import Comparison
+from tfdist.training.callback_files import refuse_unable
+from tfdist.training.fingerprints import Comparison
 
 _LOG = logging.getLogger("tfdist")
 _OF_EPOCHS = (
@@ -32,86 +27,6 @@ _OF_EPOCHS = (
     "on_train_end",
 )
 _OF_BATCHES = ("on_train_batch_begin", "on_train_batch_end")
-
-
-# ---- files -----------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def files_of_chief_alone(callbacks: Any, *, is_chief: bool) -> Iterator[None]:
-    """Lets Keras's own callbacks write nothing that stays, on a worker that is not the chief.
-
-    They run all the same, into a temporary folder: what they read to write it may be a collective.
-
-    Args:
-        callbacks: As given to `fit`.
-        is_chief: Whether this worker is the chief, for which nothing changes.
-
-    Raises:
-        ValueError: A callback cannot be told where to write.
-    """
-    with contextlib.ExitStack() as stack:
-        for callback in [] if is_chief else _flat(callbacks):
-            for name, value in _redirected(callback, stack).items():
-                stack.callback(_put_back, callback, name, vars(callback).get(name, _ABSENT))
-                setattr(callback, name, value)
-        yield
-
-
-def refuse_unable(callbacks: Any) -> None:
-    """Raises a ValueError for a callback of Keras's that cannot run on several workers."""
-    for callback in _flat(callbacks):
-        if type(callback).__name__ == "OrbaxCheckpoint":
-            raise ValueError(
-                "keras.callbacks.OrbaxCheckpoint opens its folder when it is made, on every worker "
-                "at once. On several workers use keras.callbacks.ModelCheckpoint, or "
-                "tfdist.fit(..., checkpoint_dir=...)."
-            )
-
-
-_ABSENT = object()
-# The attribute that says where Keras's own callbacks write.
-_PLACES = {
-    keras.callbacks.ModelCheckpoint: "filepath",
-    keras.callbacks.BackupAndRestore: "backup_dir",
-    keras.callbacks.CSVLogger: "filename",
-    keras.callbacks.TensorBoard: "log_dir",
-}
-
-
-def _redirected(callback: Any, stack: contextlib.ExitStack) -> dict[str, Any]:
-    """Returns the attributes to replace, by name."""
-    if isinstance(callback, keras.callbacks.RemoteMonitor):
-        return {"on_epoch_end": lambda epoch, logs=None: None}
-    place = next((_PLACES[kind] for kind in _PLACES if isinstance(callback, kind)), None)
-    if place is None:
-        return {}
-    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tfdist-"))
-    real = getattr(callback, place)
-    private = os.path.join(folder, os.path.basename(os.path.normpath(real)))
-    paths = {name: value for name, value in vars(callback).items() if _is_under(value, real)}
-    redirected = {name: private + value[len(real) :] for name, value in paths.items()}
-    return redirected | ({"verbose": 0} if hasattr(callback, "verbose") else {})
-
-
-def _is_under(value: Any, path: str) -> bool:
-    return isinstance(value, str) and (value == path or value.startswith(path.rstrip("/") + "/"))
-
-
-def _put_back(callback: Any, name: str, value: Any) -> None:
-    if value is _ABSENT:
-        delattr(callback, name)
-    else:
-        setattr(callback, name, value)
-
-
-def _flat(callbacks: Any) -> Sequence[Any]:
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        return callbacks.callbacks
-    return keras.tree.flatten(callbacks) if callbacks else []
-
-
-# ---- what callbacks did to the run -----------------------------------------------------------
 
 
 def events_of(

@@ -23,26 +23,24 @@ import keras
 import tensorflow as tf
 
 from tfdist.checkpoint.run import Run
-from tfdist.communication.agreement import Agreement
 from tfdist.communication.compression import Reduction, parse_reduction
 from tfdist.communication.link_check import check_links
 from tfdist.communication.presence import Presence
 from tfdist.communication.share import is_tpu, share_of
-from tfdist.communication.workers import Exchange
+from tfdist.communication.workers import Agreement, Exchange
 from tfdist.compat import keras_internals
 from tfdist.data.feed import limited
 from tfdist.data.inputs import Inputs
 from tfdist.data.shapes import Shapes, parse_shapes
 from tfdist.global_batch import batch_norm
-from tfdist.loop.outputs import predicted
 from tfdist.loop.programs import Programs, Way
 from tfdist.step import error_feedback
 from tfdist.step import local_steps as local_steps_lib
 from tfdist.strategy import factory
-from tfdist.training import bucket_tuning, profiling, shared_events
-from tfdist.training.epochs import Epochs, Training
+from tfdist.training import bucket_tuning, callback_files, profiling, shared_events
+from tfdist.training.epochs import Epochs, Training, predicted
+from tfdist.training.fingerprints import Comparison
 from tfdist.training.guard import Guard, parse_on_nan
-from tfdist.training.parted import Comparison
 from tfdist.training.profiling import Profiler
 
 _P = ParamSpec("_P")
@@ -187,7 +185,7 @@ class Trainer:
                 reduction=how, local_steps=local_steps, outer_optimizer=outer_optimizer,
                 is_timed=profiler is not None,
             )
-            with shared_events.files_of_chief_alone(callbacks, is_chief=self.is_chief):
+            with callback_files.files_of_chief_alone(callbacks, is_chief=self.is_chief):
                 events = self._events(
                     callbacks, add_history=True, verbose=verbose, epochs=epochs,
                     steps=feed.num_batches,
@@ -227,7 +225,7 @@ class Trainer:
         )
         self._build(feed.source.spec)
         self._programs.followed(feed.source)
-        with shared_events.files_of_chief_alone(callbacks, is_chief=self.is_chief):
+        with callback_files.files_of_chief_alone(callbacks, is_chief=self.is_chief):
             events = self._events(callbacks, verbose=verbose, epochs=1, steps=feed.num_batches)
             logs = self._epochs.evaluate(feed, events)
         return logs if return_dict else keras_internals.flat_results(self.model, logs)
@@ -253,7 +251,7 @@ class Trainer:
         way = Way(is_share=already_sharded, padding=feed.source.padding)
         followed = self._programs.followed(feed.source, predicts=True)
         loop = self._presence.ticking(self._programs.predict(way, followed))
-        with shared_events.files_of_chief_alone(callbacks, is_chief=self.is_chief):
+        with callback_files.files_of_chief_alone(callbacks, is_chief=self.is_chief):
             events = self._events(
                 callbacks, verbose=verbose, epochs=1, steps=feed.num_batches, is_alone=True
             )

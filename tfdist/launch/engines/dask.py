@@ -11,10 +11,10 @@ import contextlib
 from typing import Any
 
 from tfdist.cluster.ports import own_address
+from tfdist.launch.engine import import_package
 from tfdist.launch.engines import agent
 from tfdist.launch.engines.remote import RemoteGang
 from tfdist.launch.job import Job
-from tfdist.launch.packages import import_package
 
 
 def place(job: Job, *, is_restart: bool) -> RemoteGang:

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from tfdist.cluster.ports import own_address
+from tfdist.launch.engine import import_package
 from tfdist.launch.engines import agent
 from tfdist.launch.engines.remote import RemoteGang
 from tfdist.launch.job import Job, count_cores, inherited_environ
-from tfdist.launch.packages import import_package
 
 _OWN_CLUSTER = {
     # Without it Ray gives a node on loopback this host's outer address instead.

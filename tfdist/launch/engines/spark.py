@@ -17,10 +17,10 @@ import uuid
 from typing import Any
 
 from tfdist.cluster.ports import own_address
+from tfdist.launch.engine import import_package
 from tfdist.launch.engines import agent
 from tfdist.launch.engines.remote import RemoteGang
 from tfdist.launch.job import Job, count_cores, inherited_environ
-from tfdist.launch.packages import import_package
 
 
 def place(job: Job, *, is_restart: bool) -> RemoteGang:
