@@ -47,7 +47,7 @@ test-all: test $(READY),test,$(ENGINES)
 	$(MAKE) test-colab
 
 test-colab: $(COLAB_VENV)/.ready
-	$(COLAB_VENV)/bin/python -m pytest tests/test_parity.py tests/test_parity_workers.py \
+	$(COLAB_VENV)/bin/python -m pytest tests/house/test_parity.py tests/house/test_parity_workers.py \
 		-m "not slow" $(ARGS)
 
 parity: $(READY),test

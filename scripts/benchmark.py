@@ -41,8 +41,8 @@ import benchmark_steps
 from absl import app, flags
 from documents import replace_table, table_of
 
-from tfdist import report
-from tfdist.forecast import Forecast
+from tfdist.diagnostics import speed
+from tfdist.diagnostics.forecast import Forecast
 
 _PEERS = ("torch-ddp", "orbit")
 
@@ -63,7 +63,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "A JSON file to write, besides wha
 _WRITE = flags.DEFINE_bool("write", False, "Whether to put what was found in the README's table.")
 _PLOT = flags.DEFINE_string("plot", None, "PNG of suite scaling: FILE_weak.png, FILE_strong.png.")
 
-Result = report.Ratio | report.Cost | Forecast
+Result = speed.Ratio | speed.Cost | Forecast
 
 
 def suites() -> dict[str, Callable[[], list[Any]]]:
@@ -84,15 +84,15 @@ def suites() -> dict[str, Callable[[], list[Any]]]:
     }
 
 
-def row(result: report.Ratio | report.Cost) -> str:
+def row(result: speed.Ratio | speed.Cost) -> str:
     """Returns a line of the README's table."""
-    least = "" if isinstance(result, report.Ratio) else " at most"
+    least = "" if isinstance(result, speed.Ratio) else " at most"
     aim = "" if result.target is None else f"{result.target:g}{least}"
     spread = f"{result.low:.2f} to {result.high:.2f}"
     return f"| {result.name} | {result.median:.2f} | {spread} | {aim} |"
 
 
-def write(ratios: list[report.Ratio | report.Cost]) -> None:
+def write(ratios: list[speed.Ratio | speed.Cost]) -> None:
     """Puts ratios into the README's table, each in the place of the one of its name."""
     readme = pathlib.Path(__file__).resolve().parent.parent / "README.md"
     lines = dict.fromkeys(table_of(readme, "benchmark table")[2:], "")
@@ -132,7 +132,7 @@ def main(argv: list[str]) -> None:
     if _WRITE.value:
         write([result for result in results if not isinstance(result, Forecast)])
     if _OUTPUT.value:
-        kinds = {"ratios": report.Ratio, "costs": report.Cost, "forecasts": Forecast}
+        kinds = {"ratios": speed.Ratio, "costs": speed.Cost, "forecasts": Forecast}
         found = {"machine": machine()} | {
             name: [dataclasses.asdict(result) for result in results if isinstance(result, kind)]
             for name, kind in kinds.items()

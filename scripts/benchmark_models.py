@@ -6,7 +6,7 @@ import os
 import pathlib
 from typing import Any
 
-from tfdist import cluster
+from tfdist.cluster import contract
 
 
 def cnn() -> list[Any]:
@@ -60,6 +60,6 @@ def pin_to_core() -> None:
     if not hasattr(os, "sched_setaffinity"):
         return
     cores = sorted(os.sched_getaffinity(0))
-    core = cores[int(os.environ[cluster.LOCAL_RANK]) % len(cores)]
+    core = cores[int(os.environ[contract.LOCAL_RANK]) % len(cores)]
     for thread in pathlib.Path("/proc/self/task").iterdir():
         os.sched_setaffinity(int(thread.name), {core})

@@ -10,7 +10,8 @@ from typing import Any
 
 import benchmark_models
 
-from tfdist import launch, report
+from tfdist import launch
+from tfdist.diagnostics import speed
 
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2"}
 _STEPS = 12
@@ -77,13 +78,13 @@ def time_input(rounds: int) -> list[tuple[float, float]]:
     return found
 
 
-def suite_input(rounds: int) -> list[report.Ratio]:
+def suite_input(rounds: int) -> list[speed.Ratio]:
     """Tells how much of a pipeline that is as slow as the step hides behind the step.
 
     1 means all that can, 0.5 nothing.
     """
     [pairs] = launch.run(time_input, workers=1, args=(rounds,), env=_QUIET)
-    ratio = report.ratio_of("input as slow as the step: all hidden / fit", pairs, target=0.97)
+    ratio = speed.ratio_of("input as slow as the step: all hidden / fit", pairs, target=0.97)
     print(ratio, flush=True)
     return [ratio]
 
@@ -97,7 +98,7 @@ def peak_of_training(kind: str) -> int:
     import tensorflow as tf
 
     import tfdist
-    from tfdist import memory_limit
+    from tfdist.diagnostics import memory_limit
 
     model = benchmark_models.compiled(benchmark_models.mlp())
     x, y = benchmark_models.zeros(model, 512 * _STEPS)
@@ -121,7 +122,7 @@ def peak_of_training(kind: str) -> int:
     return memory_limit.peak_resident_bytes()
 
 
-def suite_memory(rounds: int) -> list[report.Ratio]:
+def suite_memory(rounds: int) -> list[speed.Ratio]:
     """Compares the peak of memory of `fit` with that of a hand-written loop; bytes, not seconds.
 
     A round is two processes that compute for a minute on a busy machine, and bytes hardly vary, so
@@ -132,7 +133,7 @@ def suite_memory(rounds: int) -> list[report.Ratio]:
         return float(launch.run(peak_of_training, workers=1, args=(kind,), env=_QUIET)[0])
 
     pairs = [(run("fit"), run("raw")) for _ in range(min(rounds, _PROCESSES))]
-    ratio = report.ratio_of("memory at the peak: raw loop / fit", pairs, target=0.98)
+    ratio = speed.ratio_of("memory at the peak: raw loop / fit", pairs, target=0.98)
     print(ratio, flush=True)
     print(f"  {ratio.theirs_secs / 1e6:.0f} MB by hand, {ratio.ours_secs / 1e6:.0f} MB by fit")
     return [ratio]

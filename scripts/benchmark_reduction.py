@@ -19,7 +19,8 @@ from typing import Any
 
 import benchmark_peers
 
-from tfdist import launch, report
+from tfdist import launch
+from tfdist.diagnostics import speed
 
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2"}
 _STEPS = 12
@@ -135,7 +136,7 @@ def _of_workers(kind: str, workers: int, rounds: int, wire: str | None = None) -
     return Step(max(value.secs for value in values), max(value.received for value in values))
 
 
-def suite_reduction(rounds: int, *, torch: str = "") -> list[report.Ratio]:
+def suite_reduction(rounds: int, *, torch: str = "") -> list[speed.Ratio]:
     """Compares steps that move 84 MB of gradients over two workers with others.
 
     Args:
@@ -154,14 +155,14 @@ def suite_reduction(rounds: int, *, torch: str = "") -> list[report.Ratio]:
         kinds["torch DDP"] = lambda: _of_torch(python, rounds)
     turns = [{name: work() for name, work in kinds.items()} for _ in range(_TURNS)]
     for name in kinds:
-        low, median, high = report.quartiles([1000 * turn[name].secs for turn in turns])
+        low, median, high = speed.quartiles([1000 * turn[name].secs for turn in turns])
         size = statistics.median(turn[name].received for turn in turns)
         bytes_of = "" if name == "torch DDP" else f", {size / 1e6:.2f} MB received"
         print(f"  {name}: {median:.0f} ms a step ({low:.0f} to {high:.0f}){bytes_of}")
 
-    def ratio(name: str, ours: str, theirs: str, target: float | None = None) -> report.Ratio:
+    def ratio(name: str, ours: str, theirs: str, target: float | None = None) -> speed.Ratio:
         pairs = [(turn[ours].secs, turn[theirs].secs) for turn in turns]
-        return _said(report.ratio_of(name, pairs, target=target))
+        return _said(speed.ratio_of(name, pairs, target=target))
 
     ratios = [
         ratio("MLP of 21 M parameters: efficiency of 2 workers", "float32", "alone"),
@@ -177,7 +178,7 @@ def suite_reduction(rounds: int, *, torch: str = "") -> list[report.Ratio]:
     return ratios
 
 
-def _of_bytes(turns: list[dict[str, Step]]) -> list[report.Ratio]:
+def _of_bytes(turns: list[dict[str, Step]]) -> list[speed.Ratio]:
     """Compares the bytes of the embedding's gradient: on the wire, and as they can be counted."""
     names = ("embedding", "dense embedding")
     pairs = [(turn[names[0]].received, turn[names[1]].received) for turn in turns]
@@ -186,12 +187,12 @@ def _of_bytes(turns: list[dict[str, Step]]) -> list[report.Ratio]:
     counted = 64 * (_TOUCHED // 64) * (4 * _WIDTH + 4)
     counts = [(turn[names[0]].received, float(counted)) for turn in turns]
     return [
-        _said(report.ratio_of("embedding of 1 M rows: bytes sent as rows / densely", pairs)),
-        _said(report.ratio_of("embedding of 1 M rows: bytes of its touched rows / sent", counts)),
+        _said(speed.ratio_of("embedding of 1 M rows: bytes sent as rows / densely", pairs)),
+        _said(speed.ratio_of("embedding of 1 M rows: bytes of its touched rows / sent", counts)),
     ]
 
 
-def _said(ratio: report.Ratio) -> report.Ratio:
+def _said(ratio: speed.Ratio) -> speed.Ratio:
     print(ratio, flush=True)
     return ratio
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import benchmark_models
 
-from tfdist import launch, report
-from tfdist.forecast import Forecast, fit_link
-from tfdist.split import Split
+from tfdist import launch
+from tfdist.diagnostics import speed
+from tfdist.diagnostics.forecast import Forecast, fit_link
+from tfdist.training.time_split import Split
 
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2"}
 _STEPS = 16
@@ -120,13 +121,13 @@ def _replicas(device: str, rounds: int) -> float:
     return float(found["secs"])
 
 
-def suite_scaling(rounds: int, plot: str | None) -> list[report.Ratio | Forecast]:
+def suite_scaling(rounds: int, plot: str | None) -> list[speed.Ratio | Forecast]:
     """Compares a CNN on two workers of one core with one such worker, and predicts more.
 
     Weak scaling keeps a worker's batch, strong scaling keeps the global one. And two replicas of
     one process against one, on the same cores with the same global batch: what replicas cost.
     """
-    found: list[report.Ratio | Forecast] = []
+    found: list[speed.Ratio | Forecast] = []
     runs: list[Any] = [
         (
             _pinned(1, _BATCH, rounds, has_passes=True),
@@ -174,7 +175,7 @@ def _forecast(
         print(f"  {workers:,} workers, predicted: {1000 * forecast.secs(workers):.1f} ms a step, "
               f"efficiency {forecast.efficiency(workers):.2f}")
     if plot:
-        from tfdist.plot import plot_scaling
+        from tfdist.diagnostics.plot import plot_scaling
 
         path = plot.removesuffix(".png") + ("_strong.png" if is_strong else "_weak.png")
         plot_scaling(forecast, path)
@@ -186,7 +187,7 @@ def _secs(split: Split) -> float:
     return split.secs
 
 
-def _ratio(name: str, pairs: list[tuple[float, float]], **options: Any) -> report.Ratio:
-    ratio = report.ratio_of(name, pairs, **options)
+def _ratio(name: str, pairs: list[tuple[float, float]], **options: Any) -> speed.Ratio:
+    ratio = speed.ratio_of(name, pairs, **options)
     print(ratio, flush=True)
     return ratio

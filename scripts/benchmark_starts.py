@@ -12,7 +12,8 @@ import tempfile
 import time
 from collections.abc import Callable
 
-from tfdist import launch, report
+from tfdist import launch
+from tfdist.diagnostics import speed
 from tfdist.launch.job import ENGINES
 
 # Run in fresh processes. Names are what imports: `import tfdist` alone brings in next to nothing.
@@ -28,7 +29,7 @@ print(time.perf_counter() - start)
 _TRAINING = ("get_strategy", "fit", "evaluate", "predict")
 
 
-def suite_import(rounds: int) -> list[report.Cost]:
+def suite_import(rounds: int) -> list[speed.Cost]:
     """Measures what importing tfdist takes where TensorFlow and Keras are there already."""
     names = {
         "import of tfdist to train, after TensorFlow and Keras, s": repr(_TRAINING),
@@ -41,7 +42,7 @@ def suite_import(rounds: int) -> list[report.Cost]:
             if number:  # the first one reads files that are in no cache yet
                 secs[name].append(found)
     targets = dict.fromkeys(names, None) | {next(iter(names)): 0.1}
-    costs = [report.cost_of(name, secs[name], target=targets[name]) for name in names]
+    costs = [speed.cost_of(name, secs[name], target=targets[name]) for name in names]
     for cost in costs:
         print(cost, flush=True)
     return costs
@@ -58,7 +59,7 @@ def _secs_of_import(names: str) -> float:
     return float(done.stdout)
 
 
-def suite_checkpoint(rounds: int) -> list[report.Ratio]:
+def suite_checkpoint(rounds: int) -> list[speed.Ratio]:
     """Measures what saving a model of 100 MB, with its optimizer, costs."""
     import keras
     import numpy as np
@@ -81,15 +82,15 @@ def suite_checkpoint(rounds: int) -> list[report.Ratio]:
             checkpointer.wait()
             wholes.append(time.perf_counter() - start)
         checkpointer.close()
-    wait, whole = report.quartiles(waits), report.quartiles(wholes)
+    wait, whole = speed.quartiles(waits), speed.quartiles(wholes)
     print(f"checkpoint of {size / 1e6:.0f} MB: training waits {1000 * wait[1]:.0f} ms "
           f"({1000 * wait[0]:.0f} to {1000 * wait[2]:.0f}), whole {whole[1]:.2f} s "
           f"({whole[0]:.2f} to {whole[2]:.2f})")
-    return [report.Ratio("checkpoint: whole / wait", whole[1] / wait[1], whole[0] / wait[2],
+    return [speed.Ratio("checkpoint: whole / wait", whole[1] / wait[1], whole[0] / wait[2],
                          whole[2] / wait[0], wait[1], whole[1])]
 
 
-def suite_engines(rounds: int) -> list[report.Ratio]:
+def suite_engines(rounds: int) -> list[speed.Ratio]:
     """Measures what an engine's start costs over that of the engine local."""
 
     def job(engine: str) -> Callable[[], object]:
@@ -102,7 +103,7 @@ def suite_engines(rounds: int) -> list[report.Ratio]:
         except (ImportError, RuntimeError, ValueError) as error:
             print(f"{engine}: not here ({str(error).splitlines()[0][:120]})")
             continue
-        ratio = report.compare(
+        ratio = speed.compare(
             f"start of {engine} / local", job(engine), job("local"), rounds=min(3, rounds)
         )
         print(ratio, flush=True)

@@ -13,7 +13,8 @@ from typing import Any
 
 import benchmark_peers
 
-from tfdist import launch, report
+from tfdist import launch
+from tfdist.diagnostics import speed
 
 _BATCH = 32
 
@@ -97,7 +98,7 @@ def raw_loop(
     return epoch
 
 
-def suite_step(steps: int, rounds: int, *, orbit: str = "") -> list[report.Ratio]:
+def suite_step(steps: int, rounds: int, *, orbit: str = "") -> list[speed.Ratio]:
     """Compares small steps on one device, where everything but arithmetic shows.
 
     Args:
@@ -110,8 +111,8 @@ def suite_step(steps: int, rounds: int, *, orbit: str = "") -> list[report.Ratio
     x, y = small_data(steps)
     ours, theirs = small_model(), small_model()
 
-    def compare(name: str, mine: Any, other: Any, target: float) -> report.Ratio:
-        return _said(report.compare(name, mine, other, rounds=rounds, target=target))
+    def compare(name: str, mine: Any, other: Any, target: float) -> speed.Ratio:
+        return _said(speed.compare(name, mine, other, rounds=rounds, target=target))
 
     def fit(**options: Any) -> Callable[[], object]:
         return lambda: tfdist.fit(ours, x, y, batch_size=_BATCH, **options)
@@ -153,18 +154,18 @@ def suite_step(steps: int, rounds: int, *, orbit: str = "") -> list[report.Ratio
     return ratios
 
 
-def _first_steps() -> report.Ratio:
+def _first_steps() -> speed.Ratio:
     """Compares tracing and compiling: the first step of a new model."""
     import tfdist
 
     x, y = small_data(1)
-    return report.compare(
+    return speed.compare(
         "first step / keras", lambda: tfdist.fit(small_model(), x, y, verbose=0),
         lambda: small_model().fit(x, y, verbose=0), rounds=5, target=1.0,
     )
 
 
-def compare_replicas(steps: int, rounds: int) -> report.Ratio:
+def compare_replicas(steps: int, rounds: int) -> speed.Ratio:
     """Compares `fit` on two replicas, in a process whose TensorFlow has not started yet."""
     import tfdist
 
@@ -173,18 +174,18 @@ def compare_replicas(steps: int, rounds: int) -> report.Ratio:
         ours, theirs = small_model(), small_model()
     x, y = small_data(steps)
     given = {"batch_size": _BATCH, "verbose": 0}
-    return report.compare(
+    return speed.compare(
         "fit / keras fit, 2 replicas", lambda: tfdist.fit(ours, x, y, **given),
         lambda: theirs.fit(x, y, **given), rounds=rounds, target=3.0,
     )
 
 
-def suite_replicas(steps: int, rounds: int) -> list[report.Ratio]:
+def suite_replicas(steps: int, rounds: int) -> list[speed.Ratio]:
     """Compares small steps on two replicas of one process."""
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "2"}
     return [_said(launch.run(compare_replicas, workers=1, args=(steps, rounds), env=quiet)[0])]
 
 
-def _said(ratio: report.Ratio) -> report.Ratio:
+def _said(ratio: speed.Ratio) -> speed.Ratio:
     print(ratio, flush=True)
     return ratio

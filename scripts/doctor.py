@@ -19,9 +19,9 @@ from collections.abc import Mapping
 
 from absl import app, flags
 
-from tfdist.cluster import Cluster, detect_cluster
-from tfdist.meeting import find_place
-from tfdist.tf_config import TRAINING_TYPES
+from tfdist.cluster.detection import Cluster, detect_cluster
+from tfdist.cluster.meeting import find_place
+from tfdist.cluster.tf_config import TRAINING_TYPES
 from tfdist.tpu import doctor
 
 _ENVIRON = flags.DEFINE_string(

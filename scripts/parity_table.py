@@ -65,7 +65,7 @@ def read_results(path: pathlib.Path) -> Verdicts:
 
 
 def read_junit(path: str) -> Verdicts:
-    """Returns what a run of tests/test_parity*.py found: a row that passed there is right."""
+    """Returns what a run of tests/house/test_parity*.py found: a row that passed there is right."""
     found: Verdicts = {}
     for test in xml.etree.ElementTree.parse(path).iter("testcase"):
         name = re.fullmatch(r"test_row\[(.*)-([^-]*)\]", test.get("name", ""))

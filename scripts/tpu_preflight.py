@@ -16,9 +16,9 @@ from typing import Any
 
 import keras
 from absl import app, flags
+from named_functions import function_of
 
 import tfdist
-from tfdist.target import function_of
 
 _TARGET = flags.DEFINE_string("target", None, "module:function that returns a compiled model.")
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x4", "A kind of TPU and the shape of a slice.")

@@ -19,7 +19,8 @@ import tensorflow as tf
 from absl import app, flags
 
 import tfdist
-from tfdist import data
+from tfdist.communication.share import share_of
+from tfdist.data.order import epoch_order, worker_examples
 
 _DEVICE = flags.DEFINE_string(
     "device", "auto", "What each worker trains on: cpu, 4xcpu, gpu, gpu:0,3, tpu, ... or auto."
@@ -107,9 +108,9 @@ def main(argv: list[str]) -> None:
 
 def report_share(strategy: tf.distribute.Strategy, num_examples: int) -> None:
     """Prints how many examples of an epoch are this worker's; all workers' add up to the set."""
-    share = data.share_of(strategy)
-    order = data.epoch_order(num_examples, seed=_SEED.value, epoch=0)
-    mine = data.worker_examples(order, batch_size=_GLOBAL_BATCH_SIZE.value, share=share)
+    share = share_of(strategy)
+    order = epoch_order(num_examples, seed=_SEED.value, epoch=0)
+    mine = worker_examples(order, batch_size=_GLOBAL_BATCH_SIZE.value, share=share)
     print(f"examples={len(mine)} of {num_examples} are this worker's in each epoch")
 
 

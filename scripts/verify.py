@@ -15,9 +15,9 @@ from typing import Any
 
 import keras
 from absl import app, flags
+from named_functions import function_of
 
 import tfdist
-from tfdist.target import function_of
 
 _TARGET = flags.DEFINE_string("target", None, "module:function that returns (build_fn, x, y).")
 _DEVICE = flags.DEFINE_string("device", "2xcpu", "What each worker trains on, distributed.")

@@ -179,6 +179,6 @@ def _living_children() -> dict[int, str]:
 def _no_strategy_of_another_test():
     """A strategy of several replicas makes `fit` outside a scope an error: in its own test only."""
     yield
-    made = sys.modules.get("tfdist.strategy")
+    made = sys.modules.get("tfdist.strategy.factory")
     if made is not None:
         made._made.clear()

@@ -22,42 +22,25 @@ Glossary, with one meaning everywhere:
 - global batch: the examples of one step, over all replicas of all workers; `batch_size` counts it.
 - per-replica batch: one replica's share of the global batch; it may be smaller than the others'.
 
-Read in this order, which is the order in which things happen; each file imports from those above
-it only:
+Read in this order, in which things are built on each other; each folder imports from those above it
+only, and says itself in which order to read its files:
 
-1. tf_config.py, hostlists.py, environments.py, cluster.py: who am I, and who are the others?
-2. messages.py, facts.py, roll_call.py, rendezvous.py, meeting.py, peers.py, progress.py,
-   side_channel.py, heartbeat.py: is everybody there, and alike, alive and at work?
-3. launch/: how are the workers started and ended?
-4. keras_compat.py, outside.py: which private names does all the rest lean on, and what has to be
-   done as if no step were traced?
-5. devices.py, plan.py, tpu_system.py, exposure.py, bring_up.py, strategy.py: which strategy, and
-   why that one?
-6. position.py, rows.py, arrays.py, py_batches.py, same_data.py, largest_batch.py, data.py, ends.py,
-   data_errors.py, feed.py: which examples are in which batch of which replica?
-7. agreement.py, exchange.py, presence.py, own_share.py, lengths.py, one_length.py, padding.py,
-   inputs.py: what do the workers tell each other?
-8. state.py, randomness.py, wire.py, error_feedback.py, collectives.py, reduction.py, lookups.py,
-   tensor_notes.py, weights_of_steps.py, weights_of_rows.py, whole_batch.py, losses_metrics.py,
-   activity_losses.py, batch_statistics.py, replicas.py, compiled.py, one_program.py, step.py: which
-   variables are there, and what is one update of them?
-9. finite.py, custom.py: what if an update is no number, or the user's own?
-10. branches.py, length_check.py, pace.py, loop.py, rounds.py, accumulation.py, local_steps.py,
-    rules.py, waits.py, listeners.py, prediction.py, programs.py: how are many steps run, by which
-    rule, and how many at a time?
-11. streams.py, plain.py, callback_state.py: what is a run?
-12. claim.py, manifest.py, saved.py, checkpoint.py, identity.py, every.py, preemption.py, resume.py:
-    how does it go on after a stop?
-13. link_check.py, fingerprint.py, guard.py: does hardware, or a NaN, spoil it?
-14. split.py, profiling.py, tuning.py, parted.py, callbacks.py, epochs.py, trainer.py, fitting.py:
-    epochs, validation and callbacks, as in Keras, and where their time goes.
-15. recording.py, verification.py, report.py, forecast.py, plot.py: does it all agree with one
-    device, how fast is it, and how fast would it be on more workers?
-16. datasets/, parquet.py, target.py, testing.py: data to try it on, data of an engine, a function
-    that a flag names, workers to test with.
-17. batch_search.py, memory_limit.py, batch_size.py, liveness.py, memory.py: how large a batch
-    trains here, and how much memory does it take?
-18. tpu/: will it train on a TPU that is not there?
+1. cluster/: who are the workers, and are they all there, alike and alive?
+2. launch/: how are workers started and ended?
+3. compat/: which private names of Keras and TensorFlow does all the rest lean on?
+4. strategy/: which strategy do I train on, and why that one?
+5. communication/: which replicas and workers are there, and what do they tell each other?
+6. data/: which examples are in which batch of which replica?
+7. global_batch/: what do losses, metrics, layers and draws mean where a replica sees only its rows?
+8. step/: what is one update of the weights?
+9. loop/: how are many steps run inside one traced function, and how many at a time?
+10. checkpoint/: what is a run, and how does it go on after a stop?
+11. training/: how do epochs, validation and callbacks go by, and what is looked at meanwhile?
+12. diagnostics/: does it agree with one device, how fast is it, and how large may it be?
+13. tpu/: will it train on a TPU that is not there?
+
+Beside them stand testing.py (workers to test with), parquet.py (data of an engine) and datasets/
+(data to try it on).
 
 Importing tfdist does nothing else: TensorFlow is imported when a name that needs it is first used.
 """
@@ -69,21 +52,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tfdist import datasets, launch, parquet, testing, tpu
-    from tfdist.batch_size import find_batch_size
-    from tfdist.checkpoint import Checkpointer
-    from tfdist.cluster import Cluster, detect_cluster
-    from tfdist.custom import (
+    from tfdist.checkpoint.checkpointer import Checkpointer
+    from tfdist.cluster.detection import Cluster, detect_cluster
+    from tfdist.communication.compression import Reduction
+    from tfdist.diagnostics.batch_size import find_batch_size
+    from tfdist.diagnostics.memory_estimate import estimate_memory
+    from tfdist.diagnostics.verification import verify
+    from tfdist.strategy.factory import describe, get_strategy
+    from tfdist.training.custom_loop import (
         apply_gradients,
         average_loss,
         distribute_dataset,
         make_train_step,
     )
-    from tfdist.fitting import evaluate, fit, predict
-    from tfdist.memory import estimate_memory
-    from tfdist.strategy import describe, get_strategy
-    from tfdist.trainer import Trainer
-    from tfdist.verification import verify
-    from tfdist.wire import Reduction
+    from tfdist.training.fitting import evaluate, fit, predict
+    from tfdist.training.trainer import Trainer
 
 __version__ = "0.1.0"
 
@@ -113,23 +96,23 @@ __all__ = [
 ]
 
 _MODULE_OF_NAME = {
-    "Checkpointer": "tfdist.checkpoint",
-    "Cluster": "tfdist.cluster",
-    "Reduction": "tfdist.wire",
-    "Trainer": "tfdist.trainer",
-    "apply_gradients": "tfdist.custom",
-    "average_loss": "tfdist.custom",
-    "describe": "tfdist.strategy",
-    "detect_cluster": "tfdist.cluster",
-    "distribute_dataset": "tfdist.custom",
-    "estimate_memory": "tfdist.memory",
-    "evaluate": "tfdist.fitting",
-    "find_batch_size": "tfdist.batch_size",
-    "fit": "tfdist.fitting",
-    "get_strategy": "tfdist.strategy",
-    "make_train_step": "tfdist.custom",
-    "predict": "tfdist.fitting",
-    "verify": "tfdist.verification",
+    "Checkpointer": "tfdist.checkpoint.checkpointer",
+    "Cluster": "tfdist.cluster.detection",
+    "Reduction": "tfdist.communication.compression",
+    "Trainer": "tfdist.training.trainer",
+    "apply_gradients": "tfdist.training.custom_loop",
+    "average_loss": "tfdist.training.custom_loop",
+    "describe": "tfdist.strategy.factory",
+    "detect_cluster": "tfdist.cluster.detection",
+    "distribute_dataset": "tfdist.training.custom_loop",
+    "estimate_memory": "tfdist.diagnostics.memory_estimate",
+    "evaluate": "tfdist.training.fitting",
+    "find_batch_size": "tfdist.diagnostics.batch_size",
+    "fit": "tfdist.training.fitting",
+    "get_strategy": "tfdist.strategy.factory",
+    "make_train_step": "tfdist.training.custom_loop",
+    "predict": "tfdist.training.fitting",
+    "verify": "tfdist.diagnostics.verification",
 }
 
 _SUBMODULES = ("datasets", "launch", "parquet", "testing", "tpu")

@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from tfdist.cluster import detect_cluster
-from tfdist.position import bounds
+from tfdist.cluster.detection import detect_cluster
+from tfdist.communication.share import bounds
 
 
 def read_share(

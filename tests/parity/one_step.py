@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from parity import worlds
-from tfdist import position, replicas
+from tfdist.communication import share
+from tfdist.step import replicas
 
 
 def parts_of(rows: Any, num_replicas: int, *, fill_empty: bool = False) -> tuple[Any, ...]:
@@ -24,7 +25,7 @@ def parts_of(rows: Any, num_replicas: int, *, fill_empty: bool = False) -> tuple
     size = len(keras.tree.flatten(rows)[0])
     parts = []
     for replica in range(num_replicas):
-        start, stop = position.bounds(size, replica, num_replicas)
+        start, stop = share.bounds(size, replica, num_replicas)
         if fill_empty and start == stop:
             start, stop = size - 1, size
         parts.append(keras.tree.map_structure(lambda a, s=slice(start, stop): a[s], rows))

@@ -9,12 +9,10 @@ Synopsis (the same for a program: `python -m tfdist.launch --workers=2 script.py
 
 Read in this order: job.py (what is asked for), supervise.py (attempts and restarts), attempt.py
 (one attempt: place, exchange addresses, wait, end), engine.py (those four steps, as each engine has
-them), local.py, processes.py and guardian.py (workers on this machine), output.py (their lines),
-child.py (what runs first inside a worker), call.py (functions and values between processes),
-failures.py (who failed first, and how it is told), stalls.py (does each worker make steps?),
-stop.py (signals to the launcher). Engines that reach other hosts: wire.py, agent.py and remote.py
-(one agent a worker, and what it and the launcher say to each other), starter.py with mpi.py and
-slurm.py, packages.py with ray.py, dask.py and spark.py. And render.py: jobs without a launcher.
+them), engines/ (the engines), processes.py and guardian.py (workers on this machine), output.py
+(their lines), child.py (what runs first inside a worker), call.py (functions and values between
+processes), failures.py (who failed first, and how it is told), watch.py (what is known of the
+workers), stop.py (signals to the launcher). And render.py: jobs without a launcher.
 """
 
 from __future__ import annotations

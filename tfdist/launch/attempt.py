@@ -3,151 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import os
 import queue
 import signal
 import time
 
-from tfdist.facts import name_workers
-from tfdist.launch import failures
+from tfdist.cluster.roll_call import RollCall
+from tfdist.cluster.wording import name_workers
 from tfdist.launch.engine import Gang, load_engine
-from tfdist.launch.failures import Failure, Outcome
+from tfdist.launch.failures import Outcome
 from tfdist.launch.job import Job, make_environ
-from tfdist.launch.stalls import StallWatch
 from tfdist.launch.stop import StopRequest
-from tfdist.roll_call import RollCall
+from tfdist.launch.watch import TIMEOUT_EXIT_CODE, Ended, Event, RollCalled, StallWatch, Watch
 
 SETTLE_SECS = 0.3  # after a failure: an earlier one may come to light late
-LAST_WORDS_SECS = 3.0  # from an exception's escape to the end of its process
 _TICK_SECS = 0.1
 _POLL_SECS = 0.02
-TIMEOUT_EXIT_CODE = 124  # as the command `timeout` has it
-
-
-@dataclasses.dataclass(frozen=True)
-class Ended:
-    """A worker has ended."""
-
-    rank: int
-    exit_code: int
-    at: float  # seconds since the epoch
-
-
-@dataclasses.dataclass(frozen=True)
-class RollCalled:
-    """The roll call has ended, well or not."""
-
-
-Event = Ended | RollCalled
-
-
-class Watch:
-    """What is known of the workers of one attempt while it runs."""
-
-    def __init__(self, job: Job, roll_call: RollCall, run_dir: str) -> None:
-        self._job = job
-        self._roll_call = roll_call
-        self.run_dir = run_dir
-        self._exits: dict[int, Ended] = {}
-        self._deserters: set[int] = set()  # ended well before they had joined
-        self._escapes: dict[int, Failure] = {}  # exceptions that workers have written down
-        self.problem = ""
-        self.problem_code = 1
-        self.was_stopped = False
-
-    def take(self, event: Event) -> None:
-        """Learns what has happened."""
-        if isinstance(event, Ended):
-            self._exits[event.rank] = event
-            if event.exit_code == 0 and event.rank not in self._roll_call.present:
-                self._deserters.add(event.rank)
-        else:
-            try:
-                self._roll_call.result(timeout_secs=0)
-            except RuntimeError as error:
-                self.problem = self.problem or str(error)
-
-    def take_stop(self, number: int) -> None:
-        """Learns that the launcher was told to stop, and the workers with it."""
-        self.problem = f"stopped by {signal.Signals(number).name}"
-        self.problem_code = 128 + number
-        self.was_stopped = True
-
-    def take_timeout(self, timeout_secs: float | None) -> None:
-        """Learns that the time of the job is over."""
-        self.problem = (
-            f"timeout_secs={timeout_secs!r} is over and {name_workers(self.running())} still ran"
-            " (stacks in the output); allow more time if that was no hang"
-        )
-        self.problem_code = TIMEOUT_EXIT_CODE
-
-    def take_stall(self, ranks: list[int], stall_secs: float | None) -> None:
-        """Learns that workers have made no step for too long."""
-        self.problem = (
-            f"no step for stall_secs={stall_secs!r}: {name_workers(ranks)} held up the others"
-            " (stacks in the output); allow more time if that was no hang"
-        )
-        self.problem_code = TIMEOUT_EXIT_CODE
-
-    def look(self) -> None:
-        """Reads what the workers have written down."""
-        for rank in range(self._job.workers):
-            if rank not in self._escapes:
-                found = failures.read_failure(self.run_dir, rank)
-                self._escapes |= {rank: found} if found else {}
-
-    @property
-    def is_over(self) -> bool:
-        """Whether there is nothing more to wait for."""
-        if self.problem or self._deserters or len(self._exits) == self._job.workers:
-            return True
-        # A process whose exception has escaped may wait for its peers for ever before it ends.
-        silent = [f.at for rank, f in self._escapes.items() if rank not in self._exits]
-        left = [e.at for e in self._exits.values() if e.exit_code == failures.PREEMPTED]
-        return any(e.exit_code not in (0, failures.PREEMPTED) for e in self._exits.values()) or any(
-            time.time() - at > LAST_WORDS_SECS for at in silent + left
-        )
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether some worker has failed so far."""
-        return bool(self.problem or self._failures())
-
-    def _failures(self) -> tuple[Failure, ...]:
-        found = dict(self._escapes)
-        for rank, ended in self._exits.items():
-            if rank in self._deserters:
-                cause = "it ended with exit code 0 before it had joined the roll call"
-                found[rank] = Failure(rank, ended.at, 1, cause)
-            elif self.was_stopped and ended.exit_code == -signal.SIGTERM:
-                continue  # as it was told
-            elif ended.exit_code != 0 and rank not in found:
-                found[rank] = failures.find_failure(rank, at=ended.at, exit_code=ended.exit_code)
-        well = [(ended.rank, ended.at) for ended in self._exits.values() if ended.exit_code == 0]
-        return failures.blame_deserters(failures.order(found.values()), well)
-
-    def running(self) -> list[int]:
-        """Ranks of the workers that have not ended."""
-        return [rank for rank in range(self._job.workers) if rank not in self._exits]
-
-    def outcome(self) -> Outcome:
-        """Sums up."""
-        found = self._failures()
-        was_preempted = bool(found) and found[0].exit_code == failures.PREEMPTED
-        code = found[0].exit_code if found else 0
-        if self.problem and not was_preempted:
-            code = self.problem_code
-        return Outcome(
-            failures=found,
-            problem=self.problem,
-            exit_code=failures.shell_exit_code(code),
-            was_started=self._roll_call.is_complete,
-            any_finished=any(e.exit_code == 0 for e in self._exits.values()),
-            was_stopped=self.was_stopped,
-            run_dir=self.run_dir,
-        )
 
 
 def run_attempt(

@@ -6,21 +6,24 @@ its name, everything else by cloudpickle.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import importlib
+import io
 import os
 import pickle
 import sys
 import tempfile
+import types
 from collections.abc import Callable
 from typing import Any
 
-from tfdist import cluster
-from tfdist.launch import pickling
+from tfdist.cluster import contract
 from tfdist.launch.job import Job
 
 # Their pickles are the same everywhere and need no cloudpickle, whose import takes its time.
 _PLAIN_TYPES = (type(None), bool, int, float, str, bytes)
+_NO_NAME = "<dynamic-code>"  # what cloudpickle 3.1.3 puts in the place of a file's name
 
 
 # ------------------------------------------------------------------------------ the caller's side
@@ -39,7 +42,7 @@ def run_function(
     """
     from tfdist.launch import failures, supervise
 
-    if cluster.RUN_DIR in os.environ:
+    if contract.RUN_DIR in os.environ:
         raise RuntimeError(
             "launch.run was called inside a worker of another job. Put the call under"
             " `if __name__ == '__main__':`, so that a worker which imports the file does not"
@@ -70,7 +73,7 @@ def pack(fn: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> bytes:
         packed = pickle.dumps(content)
     else:
         try:
-            packed = pickling.dumps(content)
+            packed = dumps(content)
         except Exception as error:
             raise ValueError(
                 f"fn={fn!r} or its arguments cannot be sent to the workers ({error}). Give what"
@@ -121,7 +124,7 @@ def answer(path: str, *, run_dir: str, rank: int) -> None:
     value = fn(*args, **kwargs)
     try:
         is_plain = type(value) in _PLAIN_TYPES
-        data = pickle.dumps(value) if is_plain else pickling.dumps(value)
+        data = pickle.dumps(value) if is_plain else dumps(value)
     except Exception as error:
         raise RuntimeError(
             f"The function returned a {type(value).__name__}, which cannot be sent back"
@@ -159,3 +162,26 @@ def _write(path: str, data: bytes) -> None:
     with open(path + ".part", "wb") as file:
         file.write(data)
     os.replace(path + ".part", path)
+
+
+def dumps(value: Any) -> bytes:
+    """Pickles a value; functions and classes of `__main__`, closures and lambdas too.
+
+    Their code keeps the names of its files, without which a traceback has no lines to show, and
+    AutoGraph no source to convert.
+    """
+    import cloudpickle  # takes its time, and not everybody needs it
+
+    known = cloudpickle.Pickler.dispatch_table
+
+    def reduce_code(code: types.CodeType) -> tuple[Any, ...]:
+        make, given, *rest = known[types.CodeType](code)
+        named = tuple(code.co_filename if part == _NO_NAME else part for part in given)
+        return (make, named, *rest)
+
+    class NamingPickler(cloudpickle.Pickler):  # type: ignore[misc]  # a table of the class alone
+        dispatch_table = collections.ChainMap({types.CodeType: reduce_code}, known)
+
+    file = io.BytesIO()
+    NamingPickler(file).dump(value)
+    return file.getvalue()

@@ -23,8 +23,9 @@ from collections.abc import Callable, Sequence
 from importlib.machinery import SourceFileLoader
 from typing import NoReturn
 
-from tfdist import cluster, facts, rendezvous
-from tfdist.launch import failures, job
+from tfdist.cluster import announcement, contract, detection, roll_call_client
+from tfdist.cluster.contract import write_failure
+from tfdist.launch import job
 
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
@@ -47,7 +48,7 @@ def main() -> None:
 
 def _end_with_launcher() -> None:
     """Lets the system kill this process when the launcher dies, however it dies."""
-    launcher = os.environ.get(cluster.LAUNCHER_PID)
+    launcher = os.environ.get(contract.LAUNCHER_PID)
     if launcher is None:
         return
     if sys.platform == "linux":
@@ -62,20 +63,20 @@ def _join_roll_call(kind: str, target: str, arguments: Sequence[str]) -> None:
     """Meets the others, and writes into this process's environment what they have told."""
     environ = os.environ
     script = target if kind == "script" and os.path.isfile(target) else None
-    addresses = rendezvous.join(
-        environ[cluster.RENDEZVOUS],
-        rank=int(environ[cluster.RANK]),
-        size=int(environ[cluster.SIZE]),
-        secret=environ[cluster.SECRET].encode(),
-        host=environ[cluster.HOST],
+    addresses = roll_call_client.join(
+        environ[contract.RENDEZVOUS],
+        rank=int(environ[contract.RANK]),
+        size=int(environ[contract.SIZE]),
+        secret=environ[contract.SECRET].encode(),
+        host=environ[contract.HOST],
         facts={
-            **facts.gather_facts(script=script, flags=arguments),
-            "threads": environ[cluster.THREADS],
+            **announcement.gather_facts(script=script, flags=arguments),
+            "threads": environ[contract.THREADS],
         },
-        timeout_secs=float(environ[cluster.ROLL_CALL_SECS]),
+        timeout_secs=float(environ[contract.ROLL_CALL_SECS]),
     )
-    environ[cluster.ADDRESSES] = ",".join(addresses)
-    place = cluster.detect_cluster(environ)
+    environ[contract.ADDRESSES] = ",".join(addresses)
+    place = detection.detect_cluster(environ)
     if place is not None and place.size > 1:
         environ["TF_CONFIG"] = json.dumps(place.to_tf_config())
 
@@ -110,7 +111,7 @@ def _run_module(name: str, arguments: Sequence[str]) -> None:
 def _run_function(path: str, arguments: Sequence[str]) -> None:
     from tfdist.launch import call
 
-    call.answer(path, run_dir=os.environ[cluster.RUN_DIR], rank=int(os.environ[cluster.RANK]))
+    call.answer(path, run_dir=os.environ[contract.RUN_DIR], rank=int(os.environ[contract.RANK]))
 
 
 _RUN: dict[str, Callable[[str, Sequence[str]], None]] = {
@@ -141,9 +142,9 @@ def _exit_code(error: SystemExit) -> int:
 
 
 def _write_failure(text: str, *, exit_code: int) -> None:
-    failures.write_failure(
-        os.environ[cluster.RUN_DIR],
-        rank=int(os.environ[cluster.RANK]),
+    write_failure(
+        os.environ[contract.RUN_DIR],
+        rank=int(os.environ[contract.RANK]),
         at=time.time(),
         exit_code=exit_code,
         traceback=text,

@@ -16,7 +16,7 @@ from __future__ import annotations
 import importlib
 import signal
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from tfdist.launch.job import Job
 
@@ -80,4 +80,22 @@ class Engine(Protocol):
 
 def load_engine(name: str) -> Engine:
     """Imports an engine's module."""
-    return cast(Engine, importlib.import_module(f"tfdist.launch.{name}"))
+    return cast(Engine, importlib.import_module(f"tfdist.launch.engines.{name}"))
+
+
+def import_package(name: str, *, engine: str, extra: str) -> Any:
+    """Imports a package.
+
+    Raises:
+        ImportError: It is not installed; the message names the extra that brings it.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != name.partition(".")[0]:
+            raise
+        raise ImportError(
+            f"engine={engine!r} needs the package {name!r}, which is not installed. Install it with"
+            f" the extra {extra!r}: pip install 'tfdist[{extra}]'.",
+            name=name,
+        ) from error

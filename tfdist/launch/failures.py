@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import signal
 from collections.abc import Iterable, Sequence
 
-# Exit codes of a worker, from the BSD list that sysexits.h has.
-PREEMPTED = 75  # EX_TEMPFAIL: it was told to leave, and has saved; the same command goes on
-PEER_LOST = 69  # EX_UNAVAILABLE: another worker has gone, or is silent
+from tfdist.cluster.contract import PEER_LOST, PREEMPTED, failure_path
 
 # A killed process is seen to have ended only when the system has cleared it away, and its peers may
 # have noticed before. An abort is no such sign: TensorFlow itself aborts where a peer is lost.
 _CLEARING_SECS = 1.0
-_LONGEST_TRACEBACK = 20_000  # characters; the end says more than the beginning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,21 +52,10 @@ class Outcome:
         return bool(self.failures) and self.failures[0].exit_code == PREEMPTED
 
 
-def write_failure(run_dir: str, *, rank: int, at: float, exit_code: int, traceback: str) -> None:
-    """Writes down, inside a worker, that an exception has escaped."""
-    text = json.dumps(
-        {"at": at, "exit_code": exit_code, "traceback": traceback[-_LONGEST_TRACEBACK:]}
-    )
-    path = _path(run_dir, rank)
-    with open(path + ".part", "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(path + ".part", path)  # whoever reads it finds the whole of it or nothing
-
-
 def read_failure(run_dir: str, rank: int) -> Failure | None:
     """Reads what a worker has written down; None where no exception has escaped."""
     try:
-        with open(_path(run_dir, rank), encoding="utf-8") as file:
+        with open(failure_path(run_dir, rank), encoding="utf-8") as file:
             record = json.load(file)
     except FileNotFoundError:
         return None
@@ -177,7 +162,3 @@ def report(outcome: Outcome, *, earlier: Sequence[Outcome] = ()) -> str:
         for number, attempt in enumerate(earlier, start=1)
     ]
     return "\n".join(lines)
-
-
-def _path(run_dir: str, rank: int) -> str:
-    return os.path.join(run_dir, f"failure_{rank}.json")

@@ -7,7 +7,7 @@ import os
 import site
 from collections.abc import Mapping
 
-from tfdist import cluster, environments
+from tfdist.cluster import contract, environments
 
 # Each is a module of this package; engine.py says what is in it.
 ENGINES = ("local", "mpi", "slurm", "ray", "dask", "spark")
@@ -91,17 +91,17 @@ def make_environ(
         "TF_NUM_INTRAOP_THREADS": threads,
         "TF_NUM_INTEROP_THREADS": threads,
         "OMP_NUM_THREADS": threads,
-        cluster.THREADS: threads,
-        cluster.RANK: str(rank),
-        cluster.SIZE: str(job.workers),
-        cluster.LOCAL_RANK: str(local_rank),
-        cluster.LOCAL_SIZE: str(local_size),
-        cluster.RENDEZVOUS: rendezvous,
-        cluster.SECRET: secret,
-        cluster.ROLL_CALL_SECS: str(job.roll_call_secs),
-        cluster.HOST: host,
-        cluster.RUN_DIR: run_dir,
-        cluster.RESTART_COUNT: str(restart_count),
+        contract.THREADS: threads,
+        contract.RANK: str(rank),
+        contract.SIZE: str(job.workers),
+        contract.LOCAL_RANK: str(local_rank),
+        contract.LOCAL_SIZE: str(local_size),
+        contract.RENDEZVOUS: rendezvous,
+        contract.SECRET: secret,
+        contract.ROLL_CALL_SECS: str(job.roll_call_secs),
+        contract.HOST: host,
+        contract.RUN_DIR: run_dir,
+        contract.RESTART_COUNT: str(restart_count),
         TRACEBACKS: "0" if job.log_dir is None else "1",
     }
     return environ | dict(job.env)
@@ -114,7 +114,7 @@ def inherited_environ() -> dict[str, str]:
         name: value
         for name, value in os.environ.items()
         if name not in foreign
-        and (name == cluster.HEARTBEAT_SECS or not name.startswith("TFDIST_"))
+        and (name == contract.HEARTBEAT_SECS or not name.startswith("TFDIST_"))
     }
     # A set of names has to have one order on all workers, or they would meet in different calls.
     environ.setdefault("PYTHONHASHSEED", "0")
@@ -127,7 +127,7 @@ def forwarded_environ() -> dict[str, str]:
     return {
         name: value
         for name, value in inherited_environ().items()
-        if name == cluster.HEARTBEAT_SECS
+        if name == contract.HEARTBEAT_SECS
         or (name.startswith(_FORWARDED) and name not in ("TF_CONFIG",))
     }
 
@@ -158,7 +158,8 @@ def _python_path(inherited: str) -> str:
 
     A site-packages folder is found anyway, and would hide the standard library if it came first.
     """
-    root = os.path.dirname(os.path.dirname(os.path.abspath(cluster.__file__)))
+    package = os.path.dirname(os.path.dirname(os.path.abspath(contract.__file__)))
+    root = os.path.dirname(package)
     paths = inherited.split(os.pathsep) if inherited else []
     if root in (*site.getsitepackages(), site.getusersitepackages(), *paths):
         return inherited

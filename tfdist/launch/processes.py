@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any, Protocol
 
-from tfdist import cluster
+from tfdist.cluster import contract
 from tfdist.launch import guardian
 from tfdist.launch.engine import OnEnd
 from tfdist.launch.output import say
@@ -62,7 +62,7 @@ class Processes:
         index = len(self._workers)
         worker = subprocess.Popen(
             [sys.executable, "-m", "tfdist.launch.child", *command],
-            env={**environ, cluster.LAUNCHER_PID: str(os.getpid())},
+            env={**environ, contract.LAUNCHER_PID: str(os.getpid())},
             cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

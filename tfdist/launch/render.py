@@ -22,8 +22,8 @@ import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tfdist import cluster
-from tfdist.launch.failures import PREEMPTED
+from tfdist.cluster import contract
+from tfdist.cluster.contract import NUM_WORKERS, PREEMPTED
 
 ROLL_CALL_PORT = 9900  # in Kubernetes, at worker 0
 SAVE_SECS = 60  # between the notice and the end, for the workers to save
@@ -212,12 +212,12 @@ def _container(request: Request) -> dict[str, Any]:
         "env": [
             *_env(
                 {
-                    cluster.NUM_WORKERS: str(request.workers),
-                    cluster.RENDEZVOUS: f"{request.name}-0.{request.name}:{ROLL_CALL_PORT}",
+                    NUM_WORKERS: str(request.workers),
+                    contract.RENDEZVOUS: f"{request.name}-0.{request.name}:{ROLL_CALL_PORT}",
                 }
             ),
             {
-                "name": cluster.SECRET,
+                "name": contract.SECRET,
                 "valueFrom": {"secretKeyRef": {"name": request.name, "key": "secret"}},
             },
         ],
@@ -258,7 +258,7 @@ def sagemaker(request: Request) -> dict[str, Any]:
         "instance_type": request.machine,
         "container_entry_point": request.command,
         "max_run": request.secs,
-        "environment": {cluster.ROLL_CALL_SECS: "600"},
+        "environment": {contract.ROLL_CALL_SECS: "600"},
     }
 
 

@@ -13,7 +13,7 @@ from tfdist.launch.output import say
 from tfdist.launch.stop import StopRequest
 
 # A port is free when a worker chooses it, and may be taken when it is bound: by TensorFlow, which
-# says the first of these, or by peers.py before it.
+# says the first of these, or by cluster/peers.py before it.
 PORT_ATTEMPTS = 3
 _PORT_TAKEN = ("Could not start gRPC server", "cannot listen at its address")
 LONGEST_BACKOFF_SECS = 60.0

@@ -3,7 +3,7 @@
     python -I compiler.py REQUEST.json ANSWER.json
 
 Nothing of tfdist or TensorFlow is imported here, and what is imported of jax are private names of
-the one release that environment.py pins. A request holds `topology`, and with it either nothing
+the one release that compiler_environment.py pins. A request holds `topology`, and with it nothing
 more (the answer says what such a TPU is) or `program`, `num_replicas` and `fast`.
 """
 

@@ -20,7 +20,7 @@ import pathlib
 import sys
 from collections.abc import Mapping
 
-from tfdist.devices import count_tpu_chips, find_tpu
+from tfdist.strategy.devices import count_tpu_chips, find_tpu
 
 # What the extra `tpu` installs.
 TENSORFLOW_TPU = "2.20.0"

@@ -21,10 +21,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist import keras_compat
+from tfdist.compat import keras_internals
 from tfdist.tpu import example
+from tfdist.tpu.limits import DROPPED_OPERATIONS, RULE_OF_OPERATION, RULES
 from tfdist.tpu.program import Program, make_program, refuse
-from tfdist.tpu.rules import DROPPED_OPERATIONS, RULE_OF_OPERATION, RULES
 from tfdist.tpu.scopes import Origins, is_users
 
 _LANES, _SUBLANES = 128, 8
@@ -36,7 +36,7 @@ class Finding:
     """Something in a training step that a TPU cannot do, or does badly.
 
     Attributes:
-        rule: Name of the rule; one of tfdist.tpu.rules.RULES.
+        rule: Name of the rule; one of tfdist.tpu.limits.RULES.
         where: The layer, metric, input or operation that it is about.
         what: The operations or sizes in it.
     """
@@ -167,7 +167,7 @@ def _of_sizes(model: keras.Model, specs: Any) -> Iterator[Finding]:
     rows = keras.tree.flatten(specs)[0].shape[0]
     if rows % _SUBLANES:
         yield Finding("pads_badly", "the batch", f"{rows} rows a replica")
-    for layer in keras_compat.flat_layers(model):
+    for layer in keras_internals.flat_layers(model):
         if hasattr(layer, "layers"):
             continue  # its layers come by themselves
         for variable in layer.trainable_weights:

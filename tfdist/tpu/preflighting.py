@@ -19,10 +19,10 @@ from typing import Any
 
 import keras
 
-from tfdist.batch_search import largest
+from tfdist.diagnostics.batch_search import largest
 from tfdist.tpu import example
-from tfdist.tpu.compiling import compile_for, describe_topology
-from tfdist.tpu.environment import compiler_python
+from tfdist.tpu.compiler_environment import compiler_python
+from tfdist.tpu.compiler_process import compile_for, describe_topology
 from tfdist.tpu.program import Program, make_program, refuse
 from tfdist.tpu.report import Collective, Report
 from tfdist.tpu.scopes import Origins

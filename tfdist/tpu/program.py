@@ -13,8 +13,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist import keras_compat, one_program, position, replicas, rules
-from tfdist.collectives import xla_collectives
+from tfdist.communication.collectives import xla_collectives
+from tfdist.compat import keras_internals
+from tfdist.data import shapes
+from tfdist.global_batch import position, tracing
+from tfdist.step import replicas, rules, tpu_step
 from tfdist.tpu.scopes import Origins, recorded
 
 
@@ -42,8 +45,8 @@ class Program:
 
 def refuse(model: keras.Model) -> None:
     """Raises a ValueError where a model is not compiled, or not made for one device."""
-    keras_compat.assert_compiled(model, "preflight")
-    strategy = keras_compat.made_under(model)
+    keras_internals.assert_compiled(model, "preflight")
+    strategy = keras_internals.made_under(model)
     if strategy is not None and strategy.num_replicas_in_sync > 1:
         raise ValueError(
             f"The model {model.name!r} was made under a strategy of"
@@ -71,7 +74,7 @@ def make_program(
     def one_step(data: Any) -> Any:
         if num_replicas == 1:
             return train(model, data, None)
-        full = position.Padding(rows, is_needed=False)
+        full = shapes.Padding(rows, is_needed=False)
         collectives = xla_collectives(num_replicas)
         place = replicas.place_of(rows * num_replicas, padding=full, collectives=collectives)
         return train(model, data, place)
@@ -85,7 +88,7 @@ def make_program(
         return one_step(data) if steps == 1 else _in_a_loop(one_step, data, steps)
 
     traced = tf.function(of_leaves, autograph=False, jit_compile=True)
-    keras_compat.symbolic_build(model, batch)
+    keras_internals.symbolic_build(model, batch)
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     with recorded(model, origins):
@@ -114,8 +117,8 @@ def train(model: keras.Model, data: Any, place: position.Position | None) -> Any
     whole = rules.whole_step(model)
     if place is None:
         return whole(data)
-    with replicas.whole_batch_semantics(reduces_losses=True), position.at(place):
-        return one_program.sum_shares(whole(data))
+    with tracing.whole_batch_semantics(reduces_losses=True), position.at(place):
+        return tpu_step.sum_shares(whole(data))
 
 
 def _in_a_loop(one_step: Callable[[Any], Any], batches: Any, steps: int) -> Any:

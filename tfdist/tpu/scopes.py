@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist import keras_compat
+from tfdist.compat import keras_internals
 
 # Where messages of TensorFlow and XLA carry names of operations.
 _NAMED = (r"\{\{node ([^}\s]+)\}\}", r'op_name="([^"]+)"', r'loc\("([^"]+)"')
@@ -92,7 +92,7 @@ def recorded(model: keras.Model, origins: Origins) -> Iterator[None]:
         model: A compiled model whose metrics exist.
         origins: What takes it down.
     """
-    layers = [layer for layer in keras_compat.flat_layers(model) if layer is not model]
+    layers = [layer for layer in keras_internals.flat_layers(model) if layer is not model]
     with contextlib.ExitStack() as stack:
         for layer in layers:
             _shadow(stack, layer, "call", _noting(origins, _named(layer), scope=None))

@@ -1,0 +1,95 @@
+"""Is the same run known again, and another one told from it?"""
+
+from __future__ import annotations
+
+import json
+
+import keras
+import pytest
+
+from tfdist.checkpoint import same_run
+from tfdist.communication.share import Share
+
+
+def _model(**compile_options) -> keras.Model:
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(3, kernel_regularizer="l2"),
+            keras.layers.Dropout(0.5),
+        ]
+    )
+    model.compile(**{"optimizer": "adam", "loss": "mse", "metrics": ["mae"], **compile_options})
+    return model
+
+
+def test_the_same_model_made_twice_is_the_same():
+    first, second = same_run.of_model(_model()), same_run.of_model(_model())
+    assert first == second
+    assert same_run.differences(first, json.loads(json.dumps(second))) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "place"),
+    [
+        (lambda: {"optimizer": keras.optimizers.Adam(beta_1=0.5)}, "optimizer.config.beta_1: 0.9"),
+        (lambda: {"loss": "mae"}, "loss: 'mse' in the checkpoint, 'mae' here"),
+        (lambda: {"metrics": ["mse"]}, "metrics[0]: 'mae' in the checkpoint, 'mse' here"),
+        (
+            lambda: {
+                "optimizer": keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.1, 9))
+            },
+            "optimizer.config.learning_rate: 'absent' in the checkpoint",
+        ),
+    ],
+    ids=["optimizer", "loss", "metrics", "schedule"],
+)
+def test_other_models_are_told_apart(options, place):
+    other = same_run.of_model(_model(**options()))
+    found = same_run.differences(same_run.of_model(_model()), other)
+    assert len(found) == 1
+    assert found[0].startswith(place)
+
+
+def test_a_number_as_learning_rate_is_no_difference():
+    models = [_model(optimizer=keras.optimizers.Adam(rate)) for rate in (0.1, 0.2)]
+    assert same_run.of_model(models[0]) == same_run.of_model(models[1])
+    assert [round(same_run.learning_rate(model), 6) for model in models] == [0.1, 0.2]
+
+
+def test_a_schedule_has_no_present_learning_rate():
+    schedule = keras.optimizers.schedules.CosineDecay(0.1, 9)
+    assert same_run.learning_rate(_model(optimizer=keras.optimizers.SGD(schedule))) is None
+
+
+def test_a_model_that_does_not_tell_its_configuration():
+    class Quiet(keras.Model):
+        def get_config(self):
+            raise KeyError("nothing to tell")
+
+    described = same_run.of_model(Quiet())
+    assert described["class"].endswith("Quiet")
+    assert described["config"] is None
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "found"),
+    [
+        ({"a": 1}, {"a": 1}, []),
+        ({"a": 1}, {}, ["a: 1 in the checkpoint, 'absent' here"]),
+        ({}, {"a": {"b": 1}}, ["a: 'absent' in the checkpoint, {'b': 1} here"]),
+        ([1, 2], [1, 3], ["[1]: 2 in the checkpoint, 3 here"]),
+        ([1], [1, 2], ["value: [1] in the checkpoint, [1, 2] here"]),
+        ("x" * 99, "", [f"value: '{'x' * 76}... in the checkpoint, '' here"]),
+    ],
+)
+def test_differences(before, now, found):
+    assert same_run.differences(before, now) == found
+
+
+@pytest.mark.parametrize(("variable", "threads"), [("3", 3), ("", None), ("many", None)])
+def test_world(monkeypatch, variable, threads):
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", variable)
+    world = same_run.of_world(Share(first_replica=2, local_replicas=2, num_replicas=6))
+    assert (world["workers"], world["replicas"]) == (3, 6)
+    assert world["threads"] == threads if threads else world["threads"] >= 1

@@ -1,0 +1,97 @@
+"""Is the time on more workers what the ring's formula says, and is its error told?"""
+
+from __future__ import annotations
+
+import pytest
+
+from tfdist.diagnostics.forecast import Forecast, Link, fit_link
+from tfdist.training.time_split import Split
+
+_ALONE = Split(input_secs=0.01, compute_secs=0.08, communication_secs=0.0, host_secs=0.01)
+_LINK = Link(bytes_per_sec=1e9, latency_secs=1e-4)
+
+
+def test_ring_all_reduce():
+    assert _LINK.all_reduce_secs(1, 10**9) == 0.0
+    assert _LINK.all_reduce_secs(2, 10**9) == pytest.approx(1.0 + 2e-4)
+    assert _LINK.all_reduce_secs(4, 10**9, packs=10) == pytest.approx(1.5 + 6e-3)
+
+
+def test_bucket_keeps_latency_small():
+    size = _LINK.bucket_bytes(8, latency_share=0.1)
+    latency = 2 * 7 * _LINK.latency_secs
+    assert latency <= 0.1 * _LINK.all_reduce_secs(8, size)
+    assert size % 2**20 == 0
+    assert latency > 0.1 * _LINK.all_reduce_secs(8, size - 2**20)
+
+
+@pytest.mark.parametrize("latency", [0.0, 3e-4])
+def test_fit_link_finds_the_link(latency):
+    link = Link(2e9, latency)
+    points = [(n, b, link.all_reduce_secs(n, b)) for n in (1, 2, 4) for b in (10**6, 10**8)]
+    found = fit_link(points)
+    assert found.bytes_per_sec == pytest.approx(2e9)
+    assert found.latency_secs == pytest.approx(latency, abs=1e-9)
+
+
+def test_fit_link_of_one_size_has_no_latency():
+    found = fit_link([(2, 10**6, 0.001)])
+    assert (found.bytes_per_sec, found.latency_secs) == (pytest.approx(1e9), 0.0)
+
+
+def test_fit_link_never_goes_below_zero():
+    assert fit_link([(2, 10**6, 0.0001), (2, 10**8, 0.1)]).latency_secs == 0.0
+
+
+@pytest.mark.parametrize("points", [[], [(1, 100, 1.0)], [(2, 100, 0.0)]])
+def test_fit_link_needs_several_workers(points):
+    with pytest.raises(ValueError, match="hold no all-reduce over several workers"):
+        fit_link(points)
+
+
+@pytest.mark.parametrize(("bandwidth", "latency"), [(0.0, 0.0), (1.0, -1.0)])
+def test_no_link(bandwidth, latency):
+    with pytest.raises(ValueError, match="is no link"):
+        Link(bandwidth, latency)
+
+
+def test_weak_scaling():
+    found = Forecast(_ALONE, num_bytes=10**8, link=_LINK)
+    assert found.secs(1) == pytest.approx(0.1)
+    assert found.secs(2) == pytest.approx(0.1 + 0.1 + 2e-4)
+    assert found.speed_up(2) == pytest.approx(2 * 0.1 / 0.2002)
+    assert found.efficiency(2) == pytest.approx(0.1 / 0.2002)
+
+
+def test_strong_scaling():
+    found = Forecast(_ALONE, num_bytes=10**8, link=_LINK, is_strong=True)
+    assert found.secs(2) == pytest.approx(0.045 + 0.01 + 0.1 + 2e-4)
+    assert found.speed_up(2) == pytest.approx(0.1 / 0.1552)
+
+
+def test_most_workers():
+    found = Forecast(_ALONE, num_bytes=10**7, link=_LINK)
+    most = found.most_workers(efficiency=0.8)
+    assert 1 < most < 1024
+    assert found.efficiency(most) >= 0.8 > found.efficiency(most + 1)
+    assert Forecast(_ALONE, num_bytes=0, link=Link(1e9)).most_workers() == 1024
+
+
+def test_errors_at_measured_points():
+    found = Forecast(_ALONE, num_bytes=10**8, link=_LINK, measured={2: 0.2002 / 1.25, 1: 0.1})
+    assert found.errors == pytest.approx({1: 0.0, 2: 0.25})
+    assert found.worst_error == pytest.approx(0.25)
+    assert Forecast(_ALONE, num_bytes=1, link=_LINK).worst_error is None
+
+
+def test_advice_says_how_sure_it_is():
+    lines = Forecast(_ALONE, num_bytes=10**8, link=_LINK, measured={1: 0.1}).advice(2)
+    assert "Summing gradients takes 50 %" in lines[0]
+    assert "at least 80 % up to 1; the prediction is wrong by 0 % at most of the 1" in lines[-1]
+    unsure = Forecast(_ALONE, num_bytes=0, link=_LINK).advice(2)
+    assert "not checked on any" in unsure[-1]
+
+
+def test_no_workers():
+    with pytest.raises(ValueError, match="workers=0 must be 1 or more"):
+        Forecast(_ALONE, num_bytes=1, link=_LINK).secs(0)

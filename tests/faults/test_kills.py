@@ -1,0 +1,50 @@
+"""Does a run that is disturbed, again and again, end with the bits of one that was not?"""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+_CHAOS = pathlib.Path(__file__).parents[2] / "scripts" / "chaos.py"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("how", "workers", "kills"),
+    [
+        pytest.param(("kill", "term", "stop"), 2, 3, id="two workers"),
+        pytest.param(("disk", "truncate", "kill"), 2, 3, id="two workers, damaged files"),
+        pytest.param(("kill", "term", "stop", "disk", "truncate"), 1, 5, id="one worker"),
+    ],
+)
+def test_disturbed_workers_end_with_the_bits_of_undisturbed_ones(how, workers, kills):
+    flags = [f"--how={','.join(how)}", f"--kills={kills}", f"--workers={workers}", "--epochs=3"]
+    done = subprocess.run(
+        [sys.executable, str(_CHAOS), *flags, f"--seed={workers}"],
+        cwd=_CHAOS.parent.parent,
+        env=None,
+        capture_output=True,
+        text=True,
+        timeout=580,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert f"kills: {kills}, " in done.stdout
+    assert "yes  weights and optimizer equal bit for bit" in done.stdout
+    assert "yes  each epoch used each example once" in done.stdout
+    if "truncate" in how:
+        assert "was cut to" in done.stdout
+        assert "is damaged: " in done.stderr
+
+
+def test_unknown_disturbance_is_refused():
+    done = subprocess.run(
+        [sys.executable, str(_CHAOS), "--how=quake"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )
+    assert done.returncode == 1
+    assert "flag --how=['quake']: must be of ['kill', 'term'" in done.stderr

@@ -1,0 +1,93 @@
+"""Do the guards around every test really catch what they are for?"""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+_TESTS = pathlib.Path(__file__).parents[1]
+
+_GUARDED = {
+    "a variable of workers is left set": (
+        "import os\ndef test(): os.environ['TF_CONFIG'] = '{}'\ndef test_next(): pass",
+        "the test left these variables changed: {'TF_CONFIG': '{}'}",
+    ),
+    "a process is left running": (
+        "import subprocess\ndef test(): subprocess.Popen(['sleep', '77'])\ndef test_next(): pass",
+        "'sleep 77'",
+    ),
+    "a process of a process is left running": (
+        "import subprocess\ndef test(): subprocess.run(['sh', '-c', 'sleep 78 & exit'])\n"
+        "def test_next(): pass",
+        "'sleep 78'",
+    ),
+    "TensorFlow starts before it is split": (
+        "def test():\n    import tensorflow as tf\n    tf.constant(1)\ndef test_next(): pass",
+        "let it use `logical_cpus`",
+    ),
+}
+
+_FREE = """
+import os, subprocess, time
+import pytest
+
+def test_other_variables_are_restored():
+    os.environ["SOME_VARIABLE"] = "1"
+
+def test_they_were():
+    assert "SOME_VARIABLE" not in os.environ
+
+def test_monkeypatch_leaves_nothing(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", "{}")
+
+def test_none_comes_in_from_outside():
+    assert "SLURM_PROCID" not in os.environ
+
+def test_process_that_ended():
+    subprocess.run(["true"])
+
+def test_process_that_ends_soon():
+    subprocess.Popen(["sleep", "0.3"])
+
+def test_settings_of_keras(logical_cpus):
+    import keras
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+
+def test_they_are_restored_too(logical_cpus):
+    import keras, tensorflow as tf
+    assert keras.config.floatx() == "float32"
+    assert keras.config.dtype_policy().name == "float32"
+    assert len(tf.config.list_logical_devices("CPU")) == logical_cpus == 4
+"""
+
+
+def _pytest(folder: pathlib.Path, code: str) -> subprocess.CompletedProcess[str]:
+    shutil.copy(_TESTS / "conftest.py", folder)
+    (folder / "test_sample.py").write_text(code)
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(("code", "message"), _GUARDED.values(), ids=_GUARDED)
+def test_guard_fails_the_test(code, message, tmp_path):
+    done = _pytest(tmp_path, code)
+    assert done.returncode == 1
+    assert message in done.stdout
+    assert "2 passed, 1 error" in done.stdout or "1 passed, 1 error" in done.stdout
+
+
+def test_what_is_allowed_passes(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    done = _pytest(tmp_path, _FREE)
+    assert "8 passed" in done.stdout, done.stdout

@@ -1,0 +1,258 @@
+"""Does the parity table notice when a line of the arithmetic is wrong?
+
+Each mutation is made in a copy of the package, and the row that guards the line has to fail. A line
+that is no longer there fails as well: its mutation is to be written anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import shutil
+
+import pytest
+from parity import apart, worker
+
+import tfdist
+
+_PACKAGE = pathlib.Path(tfdist.__file__).parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutation:
+    """A fault: what is replaced in which file, and the row that sees it.
+
+    Attributes:
+        file: Of the package.
+        old: Text that stands in it once.
+        new: What stands there instead.
+        row: Name of a row of the parity table.
+        replicas: Of one process, on which the row is run.
+    """
+
+    file: str
+    old: str
+    new: str
+    row: str
+    replicas: int = 2
+
+
+MUTATIONS = {
+    "the reduction is doubled": Mutation(
+        "step/update.py",
+        "summed = reduction.sum_gradients(strategy, gradients, how, residuals=residuals)",
+        "summed = [2 * g for g in reduction.sum_gradients(strategy, gradients, how)]",
+        "SGD with momentum",
+    ),
+    "gradients are clipped before the reduction": Mutation(
+        "step/update.py",
+        "return tape.gradient(scaled, variables), logs",
+        "return [tf.clip_by_norm(g, 0.05) for g in tape.gradient(scaled, variables)], logs",
+        "SGD clipnorm",
+    ),
+    "rows of an embedding become dense": Mutation(
+        "communication/reduction.py",
+        "return strategy.experimental_local_results(value)[0]",
+        "return tf.convert_to_tensor(strategy.experimental_local_results(value)[0])",
+        "Adam clipnorm, embedding",
+    ),
+    "a mean of means": Mutation(
+        "global_batch/losses_metrics.py",
+        "return loss * place.fraction(loss.dtype)",
+        "return loss / place.collectives.num_replicas",
+        "uneven last batch",
+    ),
+    "the filler row counts": Mutation(
+        "global_batch/tracing.py",
+        "kept = _first_rows(value, place.local_size)",
+        "kept = value",
+        "last batch of one, Adam with clipping",
+    ),
+    "a sum is weighted like a mean": Mutation(
+        "global_batch/losses_metrics.py",
+        "return value if place is None else value / _safe(place.fraction(value.dtype))",
+        "return value",
+        "reduction sum, sample weights",
+    ),
+    "sample weights are summed over one replica": Mutation(
+        "global_batch/losses_metrics.py",
+        "divisor = place.collectives.sum(_of_counted_rows(weight, place))",
+        "divisor = weight",
+        "reduction mean_with_sample_weight, sample weights",
+    ),
+    "valid steps are counted on one replica": Mutation(
+        "global_batch/losses_metrics.py",
+        "valid = place.collectives.sum(_of_counted_rows(ops.sum(mask), place))",
+        "valid = ops.sum(mask)",
+        "reduction sum_over_batch_size, mask",
+    ),
+    "rows that pad a batch count": Mutation(
+        "global_batch/padded_rows.py",
+        "return tf.where(counts, value, tf.zeros((), value.dtype))",
+        "return value",
+        "static: binary metrics, weighted and not",
+    ),
+    "steps that pad a batch count": Mutation(
+        "global_batch/padded_timesteps.py",
+        "return tf.where(counted, value, tf.zeros((), value.dtype))",
+        "return value",
+        "lengths: metrics that look at no mask",
+    ),
+    "steps that pad a batch weigh the others": Mutation(
+        "global_batch/padded_timesteps.py",
+        "return mean * (tf.cast(steps.padded, mean.dtype) / tf.cast(steps.counted, mean.dtype))",
+        "return mean",
+        "lengths: one class a word",
+    ),
+    "outputs stay as long as they were padded": Mutation(
+        "loop/branches.py",
+        "slice(None) if number is None else slice(own[number])",
+        "slice(None)",
+        "lengths: one class a word",
+    ),
+    "a batch is padded with a word": Mutation(
+        "data/lengths.py",
+        "tf.zeros((), value.dtype)",
+        "tf.ones((), value.dtype)",
+        "lengths: masked mean",
+    ),
+    "the reported loss is a mean of means": Mutation(
+        "global_batch/losses_metrics.py",
+        "tracker.update_state(loss, sample_weight=local_size)",
+        "tracker.update_state(loss)",
+        "uneven last batch",
+    ),
+    "a scalar counts once a replica": Mutation(
+        "global_batch/losses_metrics.py",
+        "return _of_counted_rows(values, place) * fraction, fraction",
+        "return values, None",
+        "compute_loss updates a Mean by a scalar",
+    ),
+    "a scalar loss is one of each replica": Mutation(
+        "global_batch/losses_metrics.py",
+        "        **whole_batch.functions(),\n",
+        "",
+        "loss function that is no mean of rows",
+    ),
+    "all replicas draw the same": Mutation(
+        "global_batch/tracing.py",
+        "functions = randomness.keyed_draws(keras_internals.random_functions())",
+        "functions = {}",
+        "Dropout",
+    ),
+    "losses of replicas mix": Mutation(
+        "compat/replacing.py",
+        'for attribute, make in (("_losses", list), ("_loss_ids", set)):',
+        "for attribute, make in ():",
+        "add_loss with synchronized BatchNormalization",
+    ),
+    "the filler row is normalized with": Mutation(
+        "global_batch/batch_norm.py",
+        "x = x[: tf.where(place.local_size > 0, tf.shape(x)[0], 0)]",
+        "x = x[:]",
+        "synchronized BatchNormalization, batches smaller than four replicas",
+        replicas=4,
+    ),
+    "a compiled step counts its own replica alone": Mutation(
+        "step/jit_compile.py",
+        "[place.collectives.sum(v) for v in _summands(replica_fn, data, place)]",
+        "_summands(replica_fn, data, place)",
+        "jit_compile, masked mean",
+    ),
+    "an own step's gradients are summed as they are": Mutation(
+        "step/rules.py",
+        "grads = [g if g is None else update.scaled(g, place.fraction(g.dtype)) for g in grads]",
+        "grads = list(grads)",
+        "train_step of its own",
+    ),
+    "what was accumulated before counts once a replica": Mutation(
+        "step/accumulation.py",
+        "                    if number > 0:\n",
+        "                    if number < 0:\n",
+        "accumulation of 3 steps",
+    ),
+    "accumulated gradients are not taken out before the update": Mutation(
+        "step/accumulation.py",
+        "        self._assign(self._nothing())  #",
+        "        #",
+        "accumulation of 2 steps",
+    ),
+    "logits are lost where rows are cut": Mutation(
+        "compat/tensor_notes.py",
+        "made._keras_logits = of_rows(logits)",
+        "pass",
+        "outputs that saturate",
+    ),
+    "the operation behind an output is lost where rows are cut": Mutation(
+        "compat/tensor_notes.py",
+        "made = _ACTIVATIONS[kind](of_rows(value.op.inputs[0]))",
+        "made = of_rows(value)",
+        "outputs that saturate",
+    ),
+    "logits are not gathered with the rows of a whole batch": Mutation(
+        "global_batch/whole_batch.py",
+        "return tensor_notes.with_notes(lambda rows: all_rows(rows, place), value)",
+        "return all_rows(value, place)",
+        "outputs that saturate",
+    ),
+    "a draw of fixed size is taken for one of rows": Mutation(
+        "step/replicas.py",
+        "            data = rows.opened(data)\n",
+        "            pass\n",
+        "draws of the size of weights, batches of fixed size",
+    ),
+    "a draw of as many rows as the batch is fixed to is the same everywhere": Mutation(
+        "global_batch/randomness.py",
+        "first, local = dims[0], place.padded_rows or place.fixed_rows",
+        "first, local = dims[0], place.padded_rows",
+        "Dropout of a loss of its own, batches of fixed size",
+    ),
+    "what is looked up once for a batch is there once a replica": Mutation(
+        "step/lookups.py",
+        "return count is None and _reaches(indices, sources)",
+        "return True",
+        "positions, Adam",
+    ),
+    "an open number of positions is taken for rows": Mutation(
+        "step/lookups.py",
+        'if operation.type == "Rank" or _is_other_dimension(operation):',
+        'if operation.type == "Rank":',
+        "positions of sentences of open length",
+    ),
+    "the last rows go to another replica": Mutation(
+        "communication/share.py",
+        "return (replica * global_size + num_replicas - 1) // num_replicas",
+        "return replica * (global_size // num_replicas)",
+        "uneven last batch",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_the_table_notices(name, tmp_path):
+    mutation = MUTATIONS[name]
+    file = _copied_to(tmp_path) / mutation.file
+    code = file.read_text()
+    assert code.count(mutation.old) == 1, "the line is no longer there: write its mutation anew"
+    file.write_text(code.replace(mutation.old, mutation.new))
+    assert _verdict(mutation.row, mutation.replicas, tmp_path) != "right"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_a_copy_without_a_mutation_is_right(replicas, tmp_path):
+    _copied_to(tmp_path)
+    assert _verdict("uneven last batch", replicas, tmp_path) == "right"
+
+
+def _copied_to(folder):
+    return shutil.copytree(
+        _PACKAGE, folder / "tfdist", ignore=shutil.ignore_patterns("__pycache__")
+    )
+
+
+def _verdict(row, replicas, packages):
+    return apart.call(worker.judge, row, str(packages), replicas=replicas, timeout_secs=150)

@@ -1,0 +1,81 @@
+"""Is it seen which rows of a gradient come of the batch? What an update makes of it: the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfdist.communication import collectives
+from tfdist.communication.reduction import Lookups, joined
+from tfdist.global_batch import position
+from tfdist.step import lookups
+
+_TABLE = np.arange(16.0).reshape(8, 2)
+_OF_BATCH, _SHARED, _BOTH = "of the batch", "shared", "both"
+
+
+def _range(size: Any) -> Any:
+    return tf.range(size)
+
+
+# What is looked up, given words of shape (rows, 4); and what that is of batches of open and of
+# fixed size.
+_INDICES: dict[str, tuple[Callable[[Any], list[Any]], str, str]] = {
+    "words": (lambda x: [x], _OF_BATCH, _OF_BATCH),
+    "positions": (lambda x: [_range(4)], _SHARED, _SHARED),
+    "positions of all steps": (lambda x: [_range(tf.shape(x)[1])], _SHARED, _SHARED),
+    "the last dimension": (lambda x: [_range(tf.shape(x)[-1])], _SHARED, _SHARED),
+    "a number a row": (lambda x: [_range(tf.shape(x)[0])], _OF_BATCH, _SHARED),
+    "a constant a row": (lambda x: [tf.zeros_like(x[:, 0])], _OF_BATCH, _OF_BATCH),
+    "positions a row": (lambda x: [tf.tile(_range(4), tf.shape(x)[:1])], _OF_BATCH, _OF_BATCH),
+    "one row": (lambda x: [tf.constant([3])], _SHARED, _SHARED),
+    "words and positions": (lambda x: [x, _range(4)], _BOTH, _BOTH),
+}
+
+
+def _kind(gradient: Any) -> str:
+    if not isinstance(gradient, Lookups):
+        return _OF_BATCH
+    return _SHARED if gradient.of_batch is None else _BOTH
+
+
+def _seen(
+    look_up: Callable[[Any], list[Any]], rows: int | None, table: Any
+) -> tuple[list[str], Any]:
+    found: list[Any] = []
+    replica = collectives.Collectives(2, 0, None, None, None)
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([rows, 4], tf.int32)])
+    def run(x: Any) -> Any:
+        place = position.Position(8, 4, 0, replica, fixed_rows=rows, inputs=(x,))
+        with tf.GradientTape() as tape, position.at(place):
+            values = [tf.gather(table, indices) for indices in look_up(x)]
+            loss = tf.add_n([tf.reduce_sum(value) for value in values])
+        gradient = tape.gradient(loss, table)
+        with position.at(place):
+            [apart] = lookups.taken_apart([gradient])
+        found.append(_kind(apart))
+        return tf.convert_to_tensor(gradient), tf.convert_to_tensor(joined(apart))
+
+    return found, run(tf.constant(np.arange(16).reshape(4, 4) % 8, tf.int32))
+
+
+@pytest.mark.parametrize("name", _INDICES)
+@pytest.mark.parametrize("rows", [None, 4])
+def test_kinds(name: str, rows: int | None) -> None:
+    look_up, of_open, of_fixed = _INDICES[name]
+    [kind], (whole, again) = _seen(look_up, rows, tf.Variable(_TABLE))
+    assert kind == (of_open if rows is None else of_fixed)
+    np.testing.assert_allclose(again, whole)  # nothing is lost, whatever stands where
+
+
+def test_one_replica_is_left_alone() -> None:
+    place = position.Position(4, 4, 0, collectives.alone())
+    gradient = tf.IndexedSlices(tf.ones([1, 2]), tf.constant([0]), tf.constant([8, 2]))
+    with position.at(place):
+        assert lookups.taken_apart([gradient, None])[0] is gradient
+    assert lookups.taken_apart([gradient])[0] is gradient

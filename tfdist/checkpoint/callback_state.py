@@ -1,0 +1,160 @@
+"""What have the callbacks learnt since training began?
+
+A callback that has `get_state()` and `set_state(state)` says so itself. Of any other, its state is
+each attribute with a plain value (numbers, texts, arrays, and lists, tuples, sets and dicts of
+such) that is not what it was after `on_train_begin`: `EarlyStopping.best` and its weights, the
+`History`, counters of people's own callbacks. Configuration never changes, so it is always that of
+the callback that is there now.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfdist.checkpoint import plain_values
+
+_LOG = logging.getLogger("tfdist")
+_OF_THE_RUN = ("_model", "params", "validation_data")  # set on every callback by Keras
+_OWN, _SIZE = "own state", "file size"  # no attribute has a name with a space
+
+
+class CallbackState:
+    """Takes and gives back the state of a run's callbacks.
+
+    Args:
+        callbacks: The callbacks of the run, in their order.
+    """
+
+    def __init__(self, callbacks: Sequence[Any]) -> None:
+        self._callbacks = dict(_named(callbacks))
+        self._begun: dict[str, dict[str, Any]] = {}
+        self._told: set[str] = set()
+
+    def prepare(self, saved: Mapping[str, Any]) -> None:
+        """Keeps callbacks from wiping in `on_train_begin` what they wrote before the stop.
+
+        Args:
+            saved: What `take` returned, decoded.
+        """
+        for name, callback in self._callbacks.items():
+            size = saved.get(name, {}).get(_SIZE)
+            if size and os.path.exists(callback.filename):
+                # Rows that came after the checkpoint will come again.
+                os.truncate(callback.filename, min(size, os.path.getsize(callback.filename)))
+                callback.append = True
+
+    def begin(self) -> None:
+        """Takes note of how the callbacks are after `on_train_begin`."""
+        self._begun = {
+            name: {key: _look(value, name, key) for key, value in _attributes(callback)}
+            for name, callback in self._callbacks.items()
+        }
+
+    def take(self, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+        """Returns the state of all callbacks by name, as `plain_values.encode` gives it.
+
+        Args:
+            arrays: Takes up copies of the arrays that belong to it.
+
+        Raises:
+            ValueError: What a callback's `get_state` gave has no plain form.
+        """
+        return {
+            name: self._own_state(name, callback, arrays)
+            if hasattr(callback, "get_state") and hasattr(callback, "set_state")
+            else self._changes(name, callback, arrays)
+            for name, callback in self._callbacks.items()
+        }
+
+    def give(self, saved: Mapping[str, Any]) -> None:
+        """Gives the callbacks the state that `take` returned, decoded, after `on_train_begin`."""
+        for name, callback in self._callbacks.items():
+            state = dict(saved.get(name, {}))
+            state.pop(_SIZE, None)
+            if name not in saved:
+                _LOG.warning("The checkpoint does not know the callback %s; it begins now.", name)
+            elif _OWN in state:
+                callback.set_state(state[_OWN])
+            else:
+                vars(callback).update(state)
+        for name in sorted(saved.keys() - self._callbacks.keys()):
+            _LOG.warning("The checkpoint knows a callback %s, which is not given now.", name)
+
+    def _own_state(self, name: str, callback: Any, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+        state = callback.get_state()
+        try:
+            return {_OWN: plain_values.encode(state, arrays, prefix=f"callbacks/{name}")}
+        except TypeError as error:
+            raise ValueError(
+                f"{name}.get_state() returned {state!r}, which cannot be saved: {error}. Return "
+                "numbers, texts, arrays, or lists, tuples, sets and dicts of such."
+            ) from error
+
+    def _changes(self, name: str, callback: Any, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+        state, lost = {}, []
+        for key, value in _attributes(callback):
+            look = _look(value, name, key)
+            if _is_same(self._begun.get(name, {}).get(key), look):
+                continue
+            if isinstance(look, _Look):
+                state[key] = look.value
+                arrays.update(look.arrays)
+            else:
+                lost.append(key)
+        if lost and name not in self._told and not type(callback).__module__.startswith("keras."):
+            self._told.add(name)
+            _LOG.warning(
+                "What %s keeps in %s cannot be saved, and begins anew after a stop. Give the class "
+                "get_state() and set_state(state) with plain values.", name, ", ".join(sorted(lost))
+            )
+        if isinstance(callback, keras.callbacks.CSVLogger) and os.path.exists(callback.filename):
+            state[_SIZE] = os.path.getsize(callback.filename)
+        return state
+
+
+@dataclasses.dataclass(frozen=True)
+class _Look:
+    """What a plain value can be told by later, when it may have been changed in place."""
+
+    value: Any
+    arrays: dict[str, np.ndarray]
+
+
+def _look(value: Any, name: str, key: str) -> Any:
+    arrays: dict[str, np.ndarray] = {}
+    try:
+        return _Look(plain_values.encode(value, arrays, prefix=f"callbacks/{name}/{key}"), arrays)
+    except TypeError:
+        return value  # of an object we know only whether it is another one
+
+
+def _is_same(before: Any, now: Any) -> bool:
+    if not (isinstance(before, _Look) and isinstance(now, _Look)):
+        return before is now
+    return json.dumps(before.value) == json.dumps(now.value) and all(
+        a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+        for a, b in zip(before.arrays.values(), now.arrays.values(), strict=True)
+    )
+
+
+def _named(callbacks: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    """Names callbacks by class and number, whatever else is among them."""
+    seen: dict[str, int] = {}
+    for callback in callbacks:
+        if isinstance(callback, keras.callbacks.ProgbarLogger):
+            continue  # the chief alone has one, and it shows what is there now
+        kind = type(callback).__qualname__
+        seen[kind] = seen.get(kind, 0) + 1
+        yield (kind if seen[kind] == 1 else f"{kind} {seen[kind]}"), callback
+
+
+def _attributes(callback: Any) -> Iterator[tuple[str, Any]]:
+    return ((key, value) for key, value in vars(callback).items() if key not in _OF_THE_RUN)

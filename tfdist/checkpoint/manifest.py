@@ -1,0 +1,201 @@
+"""Is a checkpoint on disk whole?  Folders that appear at once or not at all, with checksums.
+
+Synopsis:
+
+    >>> import pathlib, tempfile
+    >>> root = pathlib.Path(tempfile.mkdtemp())
+    >>> folder = publish(root, lambda place: (place / "a").write_bytes(b"b") and None, step=5)
+    >>> folder.name, read_manifest(folder)["step"]
+    ('000001-step-5', 5)
+    >>> (folder / "a").write_bytes(b"c")
+    1
+    >>> read_manifest(folder)
+    Traceback (most recent call last):
+    ValueError: the content of a is not what was written
+
+A checkpoint is a folder of files and a `manifest.json`, which holds what was known when it was
+written, and size and SHA-256 of each file. Nothing here knows what the files mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from tfdist.cluster.wording import shorten
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+_NAME = re.compile(r"(\d{6,})-step-(\d+)")
+_WRITING, _REMOVING = ".writing-", ".removing-"
+
+
+def publish(
+    root: pathlib.Path,
+    write: Callable[[pathlib.Path], None],
+    *,
+    step: int,
+    facts: Mapping[str, Any] | None = None,
+) -> pathlib.Path:
+    """Writes a checkpoint that is there as a whole, and for good, or not at all.
+
+    Args:
+        root: The folder of all checkpoints.
+        write: Writes the files, no folders, into the folder that it is given.
+        step: Updates that the run has made; a part of the name.
+        facts: What else the manifest is to hold; has to fit into JSON.
+
+    Returns:
+        The new folder, the newest in `root`.
+
+    Raises:
+        OSError: It could not be written. What was there before is as it was.
+    """
+    serial = 1 + max((_serial(folder) for folder in list_checkpoints(root)), default=0)
+    final = root / f"{serial:06d}-step-{step}"
+    temporary = root / f"{_WRITING}{final.name}-{os.getpid()}"
+    try:
+        temporary.mkdir()
+        write(temporary)
+        files = {path.name: _seal(path) for path in sorted(temporary.iterdir())}
+        body = {"format": FORMAT, "step": step, **(facts or {}), "files": files}
+        with open(temporary / MANIFEST, "w", encoding="utf-8") as file:
+            json.dump({**body, "checksum": _checksum(body)}, file, indent=1)
+            _flush(file)
+        _sync(temporary)
+        temporary.rename(final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _sync(root)
+    return final
+
+
+def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
+    """Reads a checkpoint's manifest, after every byte of its files was checked.
+
+    Raises:
+        ValueError: Something is not as it was written; the text says what, and begins in small.
+    """
+    try:
+        content = (folder / MANIFEST).read_bytes()
+    except OSError as error:
+        raise ValueError(f"{MANIFEST} cannot be read ({error.strerror})") from error
+    try:
+        body = json.loads(content)
+        checksum = body.pop("checksum")
+        is_as_written = checksum == _checksum(body)
+    except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        raise ValueError(f"{MANIFEST} is cut short or garbled ({len(content)} bytes)") from error
+    if not is_as_written:
+        raise ValueError(f"the content of {MANIFEST} is not what was written")
+    if body.get("format") != FORMAT:
+        found = shorten(body.get("format"))
+        raise ValueError(f"its format is {found}, and this tfdist reads {FORMAT} alone")
+    files = body.get("files")
+    if not isinstance(files, dict) or not all(_is_seal(*item) for item in files.items()):
+        raise ValueError(f"{MANIFEST} has no list of files with their sizes: {shorten(files)}")
+    for name, facts in files.items():
+        _check_file(folder / name, facts)
+    return body
+
+
+def peek(folder: pathlib.Path) -> dict[str, Any]:
+    """Reads a manifest without any check; an empty one where that cannot be done."""
+    try:
+        body = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def list_checkpoints(root: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the checkpoints in `root`, whole or damaged, the oldest first."""
+    if not root.is_dir():
+        return []
+    return sorted((path for path in root.iterdir() if _NAME.fullmatch(path.name)), key=_serial)
+
+
+def remove(folder: pathlib.Path) -> None:
+    """Removes a checkpoint so that no part of it can be taken for one, whenever we are stopped."""
+    hidden = folder.with_name(_REMOVING + folder.name)
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def remove_all_but(root: pathlib.Path, kept: Collection[pathlib.Path]) -> None:
+    """Removes the checkpoints in `root` that are not among `kept`."""
+    for folder in list_checkpoints(root):
+        if folder not in kept:
+            remove(folder)
+
+
+def remove_leftovers(root: pathlib.Path) -> None:
+    """Removes what a writer left that was stopped in its midst; no other may be writing."""
+    for path in list(root.iterdir()):
+        if path.name.startswith((_WRITING, _REMOVING)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _serial(folder: pathlib.Path) -> int:
+    match = _NAME.fullmatch(folder.name)
+    return int(match[1]) if match else 0
+
+
+def _seal(path: pathlib.Path) -> dict[str, Any]:
+    """Brings a file to the disk; returns how it can be told from any other."""
+    with open(path, "rb+") as file:
+        _flush(file)
+    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+
+
+def _is_seal(name: str, facts: Any) -> bool:
+    """Tells whether a file of the folder itself is told of as `_seal` does."""
+    is_plain = name not in ("", ".", "..") and not set(name) & set("/\\\0") and name.isprintable()
+    return is_plain and isinstance(facts, dict) and {"bytes", "sha256"} <= facts.keys()
+
+
+def _check_file(path: pathlib.Path, facts: Mapping[str, Any]) -> None:
+    try:
+        size = path.stat().st_size
+        if size != facts["bytes"]:
+            raise ValueError(f"{path.name} has {size} bytes instead of {facts['bytes']}")
+        if _sha256(path) != facts["sha256"]:
+            raise ValueError(f"the content of {path.name} is not what was written")
+    except OSError as error:
+        raise ValueError(f"{path.name} cannot be read ({error.strerror})") from error
+
+
+def _sha256(path: pathlib.Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _checksum(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _flush(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync(folder: pathlib.Path) -> None:
+    """Makes the names in a folder last."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

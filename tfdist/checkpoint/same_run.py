@@ -1,0 +1,115 @@
+"""Is this the run that the checkpoint is of?  What has to be the same, and what is better so.
+
+A run is its model, its loss and optimizer, its data and batches, and its seed: where one of them
+is another, going on would give a run that never was. The number of workers, replicas and threads,
+and the versions of the software, may change; the result is then equal to rounding.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfdist.communication.share import Share
+
+_ABSENT = "absent"
+# Names of single objects, and code as bytes, which knows the file that it came from.
+_NO_PART = ("name", "shared_object_id", "__lambda__", "code")
+
+
+def of_model(model: keras.Model) -> dict[str, Any]:
+    """Describes a model and how it is trained, as far as its classes tell, in plain values."""
+    described: dict[str, Any] = {"class": type(model).__qualname__}
+    described |= {"config": _config(model.get_config)}
+    if model.compiled:
+        compiled = _config(model.get_compile_config) or {}
+        names = ("optimizer", "loss", "loss_weights", "metrics", "weighted_metrics")
+        described |= {name: compiled.get(name) for name in names}
+    return described
+
+
+def learning_rate(model: keras.Model) -> float | None:
+    """Returns the present learning rate; None where a schedule says it, or nothing does."""
+    rate = getattr(model.optimizer, "learning_rate", None)
+    # A schedule's is a tensor, worked out for the present step.
+    return float(np.asarray(rate.value)) if isinstance(rate, keras.Variable) else None
+
+
+def of_world(share: Share) -> dict[str, Any]:
+    """Describes what the last bits of the results depend on."""
+    return {
+        "workers": share.num_replicas // share.local_replicas,
+        "replicas": share.num_replicas,
+        "threads": _num_threads(),
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+    }
+
+
+def differences(before: Any, now: Any, *, path: str = "") -> list[str]:
+    """Names the places in which two plain values differ, with both values.
+
+    >>> differences({"a": [1, {"b": 2}]}, {"a": [1, {"b": 3}]})
+    ['a[1].b: 2 in the checkpoint, 3 here']
+    """
+    return [
+        f"{where or 'value'}: {_short(old)} in the checkpoint, {_short(new)} here"
+        for where, old, new in _differing(before, now, path)
+    ]
+
+
+def _differing(before: Any, now: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in dict.fromkeys([*before, *now]):
+            inside = f"{path}.{key}" if path else str(key)
+            yield from _differing(before.get(key, _ABSENT), now.get(key, _ABSENT), inside)
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for index, (old, new) in enumerate(zip(before, now, strict=True)):
+            yield from _differing(old, new, f"{path}[{index}]")
+    elif before != now:
+        yield path, before, now
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _config(get: Any) -> Any:
+    """Returns a configuration in plain values, without what differs from process to process."""
+    try:
+        config = keras.saving.serialize_keras_object(get())
+    except Exception:  # people's own `get_config` may raise anything; the variables still tell
+        return None
+    plain = json.dumps(config, default=lambda value: type(value).__name__)
+    return _without_names(json.loads(plain))
+
+
+def _without_names(value: Any) -> Any:
+    if isinstance(value, dict):
+        # A schedule is a part of the run; a number is where the run's own variable began.
+        is_number = not isinstance(value.get("learning_rate"), dict)
+        left_out = (*_NO_PART, "learning_rate") if is_number else _NO_PART
+        return {key: _without_names(item) for key, item in value.items() if key not in left_out}
+    if isinstance(value, list):
+        return [_without_names(item) for item in value]
+    # What Keras names by itself is numbered through the process.
+    return re.sub(r"_\d+$", "", value) if isinstance(value, str) else value
+
+
+def _num_threads() -> int:
+    """Returns the threads among which TensorFlow divides one operation."""
+    set_here = tf.config.threading.get_intra_op_parallelism_threads()
+    set_outside = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
+    if set_here or set_outside.isdecimal():
+        return set_here or int(set_outside)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,24 @@
+"""Who are the workers, and are they all there, alike and alive?
+
+By the standard library alone: a worker finds its place in a moment, before TensorFlow is imported,
+and on hosts that have none.
+
+Read in this order; each file imports from those above it only:
+
+1. wording.py: how values and workers are named in messages.
+2. contract.py: what the launcher and its workers agree on: variables, exit codes, files.
+3. tf_config.py: what TF_CONFIG says.
+4. hostlists.py: which hosts the short form of Slurm names.
+5. environments.py: which place the variables of other launchers give this process.
+6. detection.py: who am I, and who are the others? The environment -> a `Cluster`.
+7. messages.py: how two of our processes talk.
+8. announcement.py: what a worker says of itself, and whether all are alike.
+9. ports.py: which address and port a worker uses, and who can reach it.
+10. roll_call.py: are all workers there? The server's side.
+11. roll_call_client.py: where are the others? A worker's side.
+12. meeting.py: how workers find each other whom somebody else has started.
+13. peers.py: whether the others listen, before TensorFlow waits for them.
+14. progress.py: how far a worker has come, told to the launcher.
+15. side_channel.py: how workers connect to each other besides TensorFlow.
+16. heartbeat.py: whether the other workers are alive.
+"""

@@ -1,0 +1,267 @@
+"""Are the other workers alive?  A connection of our own between them, served by a daemon thread.
+
+A collective whose peer has gone, or was stopped, waits for ever, and the main thread with it. So
+every worker sends a line to the chief each second, and the chief one to each worker, whatever the
+main threads do: a connection that closes is a dead peer, silence is a stopped or unreachable one.
+Whoever still is in a run that such a peer has not left well ends, with the peer's name.
+
+Synopsis (a world of one has no peers):
+
+    >>> with Heart({}, rank=0, silence_secs=5.0, on_loss=print) as heart:
+    ...     with heart.run():
+    ...         pass
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from tfdist.cluster import messages
+
+_BEAT_SECS = 1.0
+_TICK_SECS = 0.25
+_TELL_SECS = 1.0  # how long a worker waits until its last word is sent
+_FOREVER = 10**9
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """What a worker says of itself. Runs are numbered from 1, alike on all workers.
+
+    Attributes:
+        entered: The run that it is in, or was in last.
+        left: The last run that it has left well.
+        failed: The last run that it has left with an error.
+    """
+
+    entered: int = 0
+    left: int = 0
+    failed: int = 0
+
+    @property
+    def is_in_run(self) -> bool:
+        """Whether it is in a run now."""
+        return self.entered not in (self.left, self.failed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """A peer that cannot take part in the runs from `first` to `last` any more."""
+
+    rank: int
+    first: int
+    last: int
+    why: str
+
+    def concerns(self, state: State) -> bool:
+        """Tells whether a worker in this state waits for the peer in vain."""
+        return state.is_in_run and self.first <= state.entered <= self.last
+
+
+def _numbers(values: Any) -> list[int]:
+    if not all(type(value) is int for value in values):
+        raise ValueError(f"These are no whole numbers: {values!r}.")
+    return list(values)
+
+
+def _loss_of(entry: Any) -> Loss:
+    *numbers, why = entry
+    rank, first, last = _numbers(numbers)
+    return Loss(rank, first, last, str(why))
+
+
+class Peer:
+    """The other end of a connection."""
+
+    def __init__(self, rank: int, connection: socket.socket) -> None:
+        self.rank, self.connection = rank, connection
+        self.state = State()
+        self.reported: list[Loss] = []  # what it says of others
+        self.heard_at = time.monotonic()
+        self.failed_at = 0.0
+        self.is_closed = False
+        self._rest = b""
+        connection.setblocking(False)
+
+    def hear(self, *, now: float) -> None:
+        """Reads what has come."""
+        try:
+            while piece := self.connection.recv(65536):
+                *lines, self._rest = (self._rest + piece).split(b"\n")
+                for line in lines:
+                    self._take(messages.decode(line), now=now)
+                if len(self._rest) > messages.MAX_BYTES:
+                    break
+        except BlockingIOError:
+            return  # that was all for now
+        except (OSError, ValueError, TypeError, KeyError):
+            pass  # closed without a word, or no peer of ours any more
+        self.is_closed = True
+
+    def _take(self, message: Mapping[str, Any], *, now: float) -> None:
+        before, self.heard_at = self.state.failed, now
+        self.state = State(*_numbers(message["state"]))
+        if self.state.failed != before:
+            self.failed_at = now
+        self.reported = [_loss_of(entry) for entry in message["losses"]]
+
+    def tell(self, line: bytes) -> None:
+        """Sends a line; one that a stopped peer has no room for is left out."""
+        with contextlib.suppress(OSError):  # of a loss `hear` learns
+            self.connection.send(line)
+
+    def loss(self, silence_secs: float, *, now: float) -> Loss | None:
+        """Returns in which runs this peer is missed, or None."""
+        state = self.state
+        if self.is_closed:
+            return Loss(self.rank, state.left + 1, _FOREVER, "has ended")
+        if now - self.heard_at > silence_secs:
+            why = f"was not heard for {silence_secs:g} s: it is stopped, or cannot be reached"
+            return Loss(self.rank, state.left + 1, _FOREVER, why)
+        if state.failed and now - self.failed_at > silence_secs:
+            return Loss(self.rank, state.failed, state.failed, "has left with an error")
+        return None
+
+
+class Heart:
+    """This worker's part: tells its peers that it lives, and looks whether they do.
+
+    Args:
+        peers: Connections by rank: to all others on the chief, to the chief alone elsewhere.
+        rank: This worker's, over all workers.
+        silence_secs: Time without a line after which a peer counts as lost, in seconds.
+        on_loss: Called in the thread, once, when this worker waits for a peer in vain.
+    """
+
+    def __init__(
+        self,
+        peers: Mapping[int, socket.socket],
+        *,
+        rank: int,
+        silence_secs: float,
+        on_loss: Callable[[Loss], None],
+    ) -> None:
+        self._peers = {rank: Peer(rank, connection) for rank, connection in peers.items()}
+        self._rank, self._silence_secs, self._on_loss = rank, silence_secs, on_loss
+        self._state = State()
+        self._depth = 0
+        self._told, self._is_closing = threading.Event(), False
+        self._wake, self._woken = socket.socketpair()
+        self._woken.setblocking(False)
+        self._thread = threading.Thread(target=self._beat, name="tfdist-heartbeat", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Heart:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def run(self) -> Iterator[None]:
+        """Marks what all workers go through together; a run inside another one is a part of it."""
+        if self._depth:
+            yield
+            return
+        number, is_well = self._state.entered + 1, False
+        self._depth, self._state = 1, dataclasses.replace(self._state, entered=number)
+        try:
+            yield
+            is_well = True
+        except (SystemExit, GeneratorExit):
+            is_well = True  # it leaves, as all do; or a loop over the data was left
+            raise
+        finally:
+            self._leave(number, is_well=is_well)
+
+    def leave(self, *, is_well: bool) -> None:
+        """Ends the run that this worker is in, if any: its process ends."""
+        if self._depth:
+            self._leave(self._state.entered, is_well=is_well)
+
+    def _leave(self, number: int, *, is_well: bool) -> None:
+        if self._is_closing or not self._depth:
+            return  # it was left already
+        change = {"left": number} if is_well else {"failed": number}
+        self._depth, self._state = 0, dataclasses.replace(self._state, **change)
+        self._tell_now()
+
+    def await_loss(self) -> None:
+        """Waits, inside a run, until `on_loss` was called, or for as long as that may take.
+
+        For whoever learns from elsewhere that something between the workers has broken.
+        """
+        if self._depth:
+            # The thread ends with the loss that it has told.
+            self._thread.join(self._silence_secs + _BEAT_SECS + 2 * _TICK_SECS)
+
+    def close(self) -> None:
+        """Ends the thread and its connections."""
+        self._is_closing = True
+        self._tell_now()
+        self._thread.join()
+        for end in (self._wake, self._woken, *(peer.connection for peer in self._peers.values())):
+            end.close()
+
+    def _tell_now(self) -> None:
+        """Waits until the peers were sent the news: this process may end right afterwards."""
+        self._told.clear()
+        with contextlib.suppress(OSError):
+            self._wake.send(b"x")
+        self._told.wait(_TELL_SECS)
+
+    def _beat(self) -> None:
+        beaten_at = looked_at = float("-inf")
+        while True:
+            is_woken = self._listen(looked_at)
+            looked_at = time.monotonic()
+            found = (peer.loss(self._silence_secs, now=looked_at) for peer in self._peers.values())
+            losses = [loss for loss in found if loss]
+            concerning = self._concerning(losses)
+            if is_woken or concerning or looked_at - beaten_at >= _BEAT_SECS:
+                beaten_at = looked_at
+                self._tell(losses)
+            if is_woken:
+                self._told.set()
+            if self._is_closing:
+                return
+            if concerning:
+                self._on_loss(concerning)
+                return
+
+    def _listen(self, looked_at: float) -> bool:
+        """Reads what comes within a tick; tells whether the main thread has news to be sent."""
+        peers = [peer for peer in self._peers.values() if not peer.is_closed]
+        ends = [self._woken, *(peer.connection for peer in peers)]
+        ready, _, _ = select.select(ends, [], [], _TICK_SECS)
+        now = time.monotonic()
+        for peer in peers:
+            if now - looked_at > _BEAT_SECS + _TICK_SECS:
+                peer.heard_at = now  # it was us who slept: what they sent may be on its way
+            peer.hear(now=now)
+        if self._woken in ready:
+            self._woken.recv(4096)
+        return self._woken in ready
+
+    def _tell(self, losses: list[Loss]) -> None:
+        content = {
+            "state": dataclasses.astuple(self._state),
+            "losses": [dataclasses.astuple(loss) for loss in losses],
+        }
+        line = messages.encode(content)
+        for peer in self._peers.values():
+            peer.tell(line)
+
+    def _concerning(self, losses: list[Loss]) -> Loss | None:
+        """Returns a loss that makes this worker wait in vain; the chief's word comes first."""
+        reported = [loss for peer in self._peers.values() for loss in peer.reported]
+        others = [loss for loss in reported if loss.rank not in (self._rank, *self._peers)]
+        state = self._state
+        return next((loss for loss in others + losses if loss.concerns(state)), None)

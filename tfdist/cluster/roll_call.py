@@ -1,0 +1,280 @@
+"""Are all workers there?  The roll call's server: one thread, at one address, for one job.
+
+Junk, slow and oversized connections do not disturb it: who has not announced a worker in time and
+with the job's secret is dismissed, and learns nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tfdist.cluster import messages
+from tfdist.cluster.announcement import Announcement, find_differences, parse_announcement
+from tfdist.cluster.wording import name_workers
+
+PROTOCOL = 1
+HANDSHAKE_SECS = 10.0  # within this a connection has to announce its worker
+MAX_STRANGERS = 128  # connections that have not announced a worker yet
+ANSWER_SECS = 5.0  # how long the server waits for a worker to take its answer
+
+
+@dataclasses.dataclass
+class _Guest:
+    """A connection to the server."""
+
+    connection: socket.socket
+    nonce: str
+    deadline: float
+    received: bytes = b""
+    client_nonce: str = ""
+    announcement: Announcement | None = None
+
+
+class RollCall:
+    """A roll call, held in a thread until all are there, the time is over, or it is closed."""
+
+    def __init__(
+        self,
+        *,
+        size: int,
+        secret: bytes,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        timeout_secs: float = 60.0,
+        on_end: Callable[[], None] | None = None,
+    ) -> None:
+        """Opens the door.
+
+        Args:
+            size: Number of workers to wait for.
+            secret: What they have to know.
+            host: Interface to listen on.
+            port: Port to listen on; 0 chooses one.
+            timeout_secs: Longest wait, in seconds.
+            on_end: Called in the thread when `result` has something to say.
+
+        Raises:
+            RuntimeError: Nothing can listen there.
+        """
+        self.size = size
+        self._secret = secret
+        self._timeout_secs = timeout_secs
+        self._deadline = time.monotonic() + timeout_secs
+        self._on_end = on_end
+        self._guests: dict[socket.socket, _Guest] = {}
+        self._present: dict[int, _Guest] = {}
+        self._answer: dict[str, Any] | None = None
+        self._ended = threading.Event()
+        self._listener = _listen(host, port)
+        shown = f"[{host}]" if ":" in host else host
+        self.address = f"{shown}:{self._listener.getsockname()[1]}"
+        self._wake, self._woken = socket.socketpair()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._selector.register(self._woken, selectors.EVENT_READ)
+        self._thread = threading.Thread(target=self._serve, name="tfdist-roll-call", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> RollCall:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def present(self) -> tuple[int, ...]:
+        """Ranks that have joined and are still connected, or have got their answer."""
+        return tuple(sorted(self._present.copy()))  # the thread may add to it meanwhile
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all are there and alike; true before the first of them learns it."""
+        return self._answer is not None and "addresses" in self._answer
+
+    def result(self, *, timeout_secs: float | None = None) -> tuple[str, ...]:
+        """Waits for the end of the roll call.
+
+        Returns:
+            "host:port" of each worker, in rank order.
+
+        Raises:
+            RuntimeError: Somebody is missing or differs.
+        """
+        if not self._ended.wait(timeout_secs) or self._answer is None:
+            raise RuntimeError(
+                f"The roll call at {self.address} has no result: {self._missing()} not come so far."
+                " Wait for it, and look at the output of the missing."
+            )
+        if "error" in self._answer:
+            raise RuntimeError(str(self._answer["error"]))
+        return tuple(self._answer["addresses"])
+
+    def close(self) -> None:
+        """Ends the roll call; whoever still waits for an answer sees the connection close."""
+        with contextlib.suppress(OSError):
+            self._wake.send(b"x")
+        self._thread.join()
+
+    # ------------------------------------------------------------- what the thread does
+
+    def _serve(self) -> None:
+        try:
+            while self._answer is None and not self._step():
+                self._answer = self._decide()
+            self._send_answers()
+        finally:
+            self._selector.close()
+            for connection in (self._listener, self._wake, self._woken, *self._guests):
+                connection.close()
+            self._ended.set()
+        if self._answer is not None and self._on_end is not None:
+            self._on_end()
+
+    def _step(self) -> bool:
+        """Serves whoever has something to say; True where it was told to close."""
+        now = time.monotonic()
+        strangers = [guest for guest in self._guests.values() if guest.announcement is None]
+        for guest in strangers:
+            if now >= guest.deadline:
+                self._dismiss(guest)
+        until = min([self._deadline, *(guest.deadline for guest in strangers)])
+        for key, _ in self._selector.select(max(0.0, until - now)):
+            if key.fileobj is self._woken:
+                return True
+            if key.fileobj is self._listener:
+                self._admit()
+            elif key.fileobj in self._guests:  # it may have been dismissed a moment ago
+                self._hear(self._guests[key.fileobj])
+        return False
+
+    def _admit(self) -> None:
+        strangers = [guest for guest in self._guests.values() if guest.announcement is None]
+        if len(strangers) >= MAX_STRANGERS:
+            self._dismiss(strangers[0])  # the oldest: an honest worker takes no second
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
+            time.sleep(0.01)  # out of file descriptors, say: don't turn in a circle at full speed
+            return
+        guest = _Guest(connection, messages.make_nonce(), time.monotonic() + HANDSHAKE_SECS)
+        self._guests[connection] = guest
+        connection.setblocking(False)
+        self._selector.register(connection, selectors.EVENT_READ)
+        with contextlib.suppress(OSError):
+            connection.send(messages.encode({"tfdist": PROTOCOL, "nonce": guest.nonce}))
+
+    def _hear(self, guest: _Guest) -> None:
+        try:
+            piece = guest.connection.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            piece = b""
+        guest.received += piece
+        too_much = len(guest.received) > (0 if guest.announcement else messages.MAX_BYTES)
+        if not piece or too_much:
+            self._dismiss(guest)
+        elif guest.received.endswith(b"\n"):
+            self._meet(guest)
+
+    def _meet(self, guest: _Guest) -> None:
+        """Takes an announcement; a stranger without the secret learns nothing but that."""
+        try:
+            message = messages.decode(guest.received)
+            guest.client_nonce, body = (messages.text_of(message, key) for key in ("nonce", "body"))
+            mac = messages.text_of(message, "mac")
+            parts = ("worker", guest.nonce, guest.client_nonce, body)
+            if not messages.is_signed(self._secret, mac, *parts):
+                self._tell(guest, {"refused": "it does not know the secret of this job"})
+                return self._dismiss(guest)
+            announcement = parse_announcement(body)
+        except ValueError:
+            return self._dismiss(guest)
+        guest.received = b""
+        if refusal := self._refuse(announcement):
+            self._tell(guest, self._sign(guest, {"error": refusal}))
+            return self._dismiss(guest)
+        guest.announcement = announcement
+        self._present[announcement.rank] = guest
+        return None
+
+    def _refuse(self, announcement: Announcement) -> str:
+        rank, size = announcement.rank, announcement.size
+        if size != self.size or rank >= self.size:
+            return (
+                f"This worker says rank={rank} of size={size}, but the roll call is for"
+                f" size={self.size} workers; start all workers of a job with the same size."
+            )
+        other = self._present[rank].announcement if rank in self._present else None
+        if other is not None:
+            return (
+                f"rank={rank} has joined twice: from {other.address} and, as this worker, from"
+                f" {announcement.address}. Give each worker a rank of its own."
+            )
+        return ""
+
+    def _decide(self) -> dict[str, Any] | None:
+        """The answer for all, as soon as there is one."""
+        if len(self._present) == self.size:
+            announcements = [guest.announcement for _, guest in sorted(self._present.items())]
+            present = [announcement for announcement in announcements if announcement is not None]
+            if table := find_differences(present):
+                return {
+                    "error": "The workers of this job are not alike:\n"
+                    f"{table}\nStart all of them with the same program, flags and packages."
+                }
+            return {"addresses": [announcement.address for announcement in present]}
+        if time.monotonic() >= self._deadline:
+            return {
+                "error": f"Roll call at {self.address}: {self._missing()} not come within"
+                f" timeout_secs={self._timeout_secs:g} ({len(self._present)} of {self.size}"
+                " came). Look at the output of the missing, or allow them more time."
+            }
+        return None
+
+    def _missing(self) -> str:
+        missing = [rank for rank in range(self.size) if rank not in self._present]
+        return f"{name_workers(missing)} {'has' if len(missing) == 1 else 'have'}"
+
+    def _send_answers(self) -> None:
+        if self._answer is None:
+            return
+        for guest in self._present.values():
+            guest.connection.settimeout(ANSWER_SECS)
+            self._tell(guest, self._sign(guest, self._answer))
+
+    def _sign(self, guest: _Guest, answer: Mapping[str, Any]) -> dict[str, str]:
+        body = messages.encode(answer).decode("ascii")
+        mac = messages.sign(self._secret, "server", guest.nonce, guest.client_nonce, body)
+        return {"body": body, "mac": mac}
+
+    def _tell(self, guest: _Guest, message: Mapping[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # who has left meanwhile needs no answer
+            guest.connection.sendall(messages.encode(message))
+
+    def _dismiss(self, guest: _Guest) -> None:
+        self._selector.unregister(guest.connection)
+        guest.connection.close()
+        self._guests.pop(guest.connection, None)
+        if guest.announcement is not None:
+            self._present.pop(guest.announcement.rank, None)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=128)
+    except OSError as error:
+        raise RuntimeError(
+            f"The roll call cannot listen at host={host!r}, port={port!r} ({error}); name an"
+            " interface of this host and a free port (0 chooses one)."
+        ) from error
+    listener.setblocking(False)
+    return listener

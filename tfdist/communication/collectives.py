@@ -1,0 +1,154 @@
+"""What can a replica ask of the others?  To sum and to gather, whoever carries it.
+
+`Collectives` is what a step knows of the other replicas: those of a replica that has everything,
+those of XLA, inside of one program that all replicas run, or TensorFlow's own. `for_replica` makes
+them from the current replica context.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfdist.communication.share import is_tpu
+from tfdist.compat import tf_internals
+
+# XLA's all-reduce, as an operation of TensorFlow, takes no 64 bits.
+_SUMMED_AS = {tf.float64: tf.float32, tf.int64: tf.int32, tf.bool: tf.int32}
+_NOTE = "_tfdist_changes_shapes"
+
+
+@dataclasses.dataclass(frozen=True)
+class Collectives:
+    """What one replica can ask of all replicas of all workers.
+
+    Attributes:
+        num_replicas: Replicas of all workers together.
+        replica_id: Number of this replica among them; int or int32 scalar tensor.
+        sum: Tensor to the sum of all replicas' tensors, of the same shape and dtype. It has no
+            gradient.
+        linked_sum: As `sum`, with a gradient: the sum of all replicas' gradients.
+        gather: `gather(rows, offset, total)` puts this replica's rows, which begin at number
+            `offset`, among the `total` rows of all. It has no gradient.
+        is_one_program: Whether all replicas run one program, which has the update in it.
+    """
+
+    num_replicas: int
+    replica_id: Any
+    sum: Callable[[Any], Any]
+    linked_sum: Callable[[Any], Any]
+    gather: Callable[[Any, Any, Any], Any]
+    is_one_program: bool = False
+
+
+def alone() -> Collectives:
+    """Returns the collectives of a replica that has everything."""
+    return Collectives(
+        num_replicas=1,
+        replica_id=0,
+        sum=lambda value: value,
+        linked_sum=lambda value: value,
+        gather=lambda rows, offset, total: rows,
+    )
+
+
+def xla_collectives(num_replicas: int, replica_id: Any = None) -> Collectives:
+    """Returns the collectives of a replica in a program that XLA compiles for all of them.
+
+    Args:
+        num_replicas: Replicas that run the program.
+        replica_id: Number of the replica, where a strategy deals out the rows: by its own numbers,
+            which on a TPU need not be XLA's.
+    """
+    operations = xla_operations()
+    groups = np.arange(num_replicas, dtype=np.int32)[None]
+
+    @tf.custom_gradient
+    def linked_sum(value: Any) -> Any:
+        summed = operations.xla_all_reduce(
+            input=tf.cast(value, _SUMMED_AS.get(value.dtype, value.dtype)),
+            group_assignment=groups,
+            reduce_op="Add",
+            mode="CrossReplica",
+        )
+        return tf.cast(summed, value.dtype), linked_sum
+
+    return Collectives(
+        num_replicas=num_replicas,
+        replica_id=operations.xla_replica_id() if replica_id is None else replica_id,
+        sum=lambda value: linked_sum(tf.stop_gradient(tf.convert_to_tensor(value))),
+        linked_sum=lambda value: linked_sum(tf.convert_to_tensor(value)),
+        gather=lambda rows, offset, total: linked_sum(
+            padded(tf.stop_gradient(rows), offset, total)
+        ),
+        is_one_program=True,
+    )
+
+
+def padded(rows: tf.Tensor, offset: Any, total: Any) -> tf.Tensor:
+    """Returns `total` rows, zeros but for `rows`, which begin at number `offset`."""
+    rest = [[0, 0]] * (rows.shape.rank - 1)
+    # Rolled, since XLA pads by what is known while it compiles, and an offset is not.
+    return tf.roll(tf.pad(rows, [[0, total - tf.shape(rows)[0]], *rest]), offset, axis=0)
+
+
+def xla_operations() -> Any:
+    """Returns TensorFlow's module of XLA's operations, which it documents but does not export."""
+    name = "tensorflow.compiler.tf2xla.ops.gen_xla_ops"
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(
+            f"TensorFlow {tf.__version__} has no module {name!r}, which a program for several TPU"
+            " cores needs. Install TensorFlow 2.18 to 2.21."
+        ) from error
+
+
+def for_replica() -> Collectives:
+    """Returns the collectives of the replica whose function is being run or traced."""
+    context = tf.distribute.get_replica_context()
+    if context is None:
+        raise RuntimeError(
+            "There is no replica here: this was called in the strategy's scope. "
+            "Call it inside the function that `strategy.run` runs."
+        )
+    if context.num_replicas_in_sync == 1:
+        return alone()
+    if is_tpu(context.strategy):
+        return xla_collectives(context.num_replicas_in_sync, context.replica_id_in_sync_group)
+
+    def linked_sum(value: Any) -> Any:
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+    return Collectives(
+        num_replicas=context.num_replicas_in_sync,
+        replica_id=context.replica_id_in_sync_group,
+        # The gradient of an all-reduce is another one; a count needs none.
+        sum=lambda value: linked_sum(tf.stop_gradient(value)),
+        linked_sum=linked_sum,
+        gather=lambda rows, offset, total: _all_rows(context, tf.stop_gradient(rows)),
+    )
+
+
+def _all_rows(context: Any, rows: Any) -> Any:
+    note_changing_shapes(context.strategy)
+    return context.all_gather(rows, axis=0)
+
+
+def note_changing_shapes(strategy: tf.distribute.Strategy) -> None:
+    if not tf_internals.reduces_on_one_device(strategy):
+        vars(strategy)[_NOTE] = True
+
+
+def changes_shapes(strategy: tf.distribute.Strategy) -> bool:
+    """Tells whether a step that was traced has collectives whose shape follows the batch.
+
+    TensorFlow's collectives keep the shape that they had first in a call of a traced function
+    ("Shape mismatch in the collective instance"), so such steps run one a call.
+    """
+    return _NOTE in vars(strategy)

@@ -1,0 +1,95 @@
+"""Do the links between the replicas carry what they are given?  A short exchange of known content.
+
+Copies between consumer GPUs have been seen to change data without a word. So before the first
+step, where replicas are not all in one memory, each brings a vector that the others can compute:
+powers of two, one a replica, of which every sum is exact.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from tfdist.communication.share import Share
+from tfdist.compat import tf_internals
+
+_LENGTH = 2**16  # 256 KiB a replica: some links fail only in longer copies
+_POWERS, _FACTORS = 16, 7  # up to 256 replicas, all sums are below 2**24, and so exact in float32
+
+
+def check_links(strategy: tf.distribute.Strategy, share: Share) -> None:
+    """Checks the links of a strategy, once. Every worker has to call it.
+
+    Raises:
+        RuntimeError: Something arrived changed; the text names the replicas.
+    """
+    known = vars(strategy)
+    if known.get("_tfdist_has_checked_links") or not _has_links(strategy, share):
+        return
+    sums, rows = _exchanged(strategy)
+    if found := faults(sums, rows, first_replica=share.first_replica):
+        raise RuntimeError(
+            f"The links between the replicas change data: {'; '.join(found)}. Look for a faulty "
+            "device or cable; on GPUs, NCCL_P2P_DISABLE=1 keeps copies off the direct links."
+        )
+    known["_tfdist_has_checked_links"] = True
+
+
+def contribution(replica: int, length: int = _LENGTH) -> np.ndarray:
+    """Returns what a replica brings, float32 of shape `(length,)`.
+
+    >>> contribution(2, 9).tolist()
+    [4.0, 8.0, 12.0, 16.0, 20.0, 24.0, 28.0, 4.0, 8.0]
+    """
+    factors = 1 + np.arange(length) % _FACTORS
+    return (factors * 2.0 ** (replica % _POWERS)).astype(np.float32)
+
+
+def faults(sums: np.ndarray, rows: np.ndarray, *, first_replica: int) -> list[str]:
+    """Says what arrived changed; nothing where all is well.
+
+    Args:
+        sums: The sum over all replicas as it arrived at each of this worker's replicas.
+        rows: What all replicas brought, in their order, as it arrived at each of this worker's.
+        first_replica: Number of this worker's first replica.
+    """
+    expected = np.stack([contribution(r, rows.shape[2]) for r in range(rows.shape[1])])
+    found = []
+    for number, (total, brought) in enumerate(zip(sums, rows, strict=True), start=first_replica):
+        if count := int((total != expected.sum(axis=0)).sum()):
+            found.append(f"of the sum, {count} of {len(total)} are wrong on replica {number}")
+        for source in np.flatnonzero((brought != expected).any(axis=1)):
+            count = int((brought[source] != expected[source]).sum())
+            found.append(f"from replica {source} to {number}, {count} of {len(total)} are wrong")
+    return found
+
+
+def _has_links(strategy: tf.distribute.Strategy, share: Share) -> bool:
+    """Tells whether replicas have memories of their own."""
+    if share.num_replicas == 1:
+        return False
+    if share.has_others:
+        return True
+    return any("CPU" not in device for device in strategy.extended.worker_devices)
+
+
+def _exchanged(strategy: tf.distribute.Strategy) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the sum and the rows, as they arrive at each of this worker's replicas."""
+    pattern = tf.constant(contribution(0))
+
+    def on_replica() -> tuple[tf.Tensor, tf.Tensor]:
+        context = tf.distribute.get_replica_context()
+        replica = tf.cast(context.replica_id_in_sync_group % _POWERS, tf.float32)
+        own = pattern * tf.round(2.0**replica)
+        total = context.all_reduce(tf.distribute.ReduceOp.SUM, own)
+        return total, context.all_gather(own[tf.newaxis], axis=0)
+
+    @tf.function(autograph=False)
+    def exchange() -> tuple[tf.Tensor, tf.Tensor]:
+        per_replica = strategy.run(tf.autograph.experimental.do_not_convert(on_replica))
+        local = [strategy.experimental_local_results(value) for value in per_replica]
+        return tf.stack(local[0]), tf.stack(local[1])
+
+    with tf_internals.default_replica_mode():
+        sums, rows = exchange()
+    return sums.numpy(), rows.numpy()

@@ -1,0 +1,202 @@
+"""Is this worker at work, and are its peers?  What is seen of a run while it goes on.
+
+The launcher sees how far each worker has come (cluster/progress.py), and the workers of a strategy
+see of each other that they live (cluster/heartbeat.py): whoever waits for one that does not is
+ended here, with that one's name, and the exit code `contract.PEER_LOST`.
+
+A run is a call of `fit`, `evaluate` or `predict`, or a loop over `distribute_dataset`. Outside of
+runs nobody is ended: a peer that is gone may have done its part. Whoever begins the next run
+without it is ended then.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import json
+import logging
+import os
+import secrets
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import NoReturn, ParamSpec, TypeVar
+
+import tensorflow as tf
+
+from tfdist.cluster import contract, side_channel
+from tfdist.cluster.contract import PEER_LOST, write_failure
+from tfdist.cluster.heartbeat import Heart, Loss
+from tfdist.cluster.progress import Progress
+from tfdist.cluster.tf_config import TRAINING_TYPES
+from tfdist.cluster.wording import name_workers
+from tfdist.communication.workers import Agreement, Exchange
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_LOG = logging.getLogger("tfdist")
+_SILENCE_SECS = 5.0
+_LAST_WORDS_SECS = 1.0
+# What collectives end with where a peer has gone, by how its connection was closed.
+_OF_A_PEER = (
+    tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError,
+    tf.errors.InternalError, tf.errors.DeadlineExceededError,
+)
+
+
+class Presence:
+    """Shows this worker to the launcher and to the strategy's other workers, and them to it.
+
+    Args:
+        strategy: The strategy that the workers share.
+        agreement: Between the workers, who make the same calls in the same order.
+        exchange: Between the workers.
+    """
+
+    def __init__(
+        self, strategy: tf.distribute.Strategy, agreement: Agreement, exchange: Exchange
+    ) -> None:
+        self._progress = Progress()
+        self._strategy, self._agreement, self._exchange = strategy, agreement, exchange
+
+    def tick(self) -> None:
+        """Shows the launcher that something was begun or done."""
+        self._progress.tick()
+
+    def ticking(self, fn: Callable[_P, _T]) -> Callable[_P, _T]:
+        """Returns a function that shows the launcher the begin and the end of `fn`."""
+        return self._progress.ticking(fn)
+
+    @contextlib.contextmanager
+    def run(self, *, is_shared: bool = True) -> Iterator[None]:
+        """Marks a run.
+
+        Args:
+            is_shared: Whether the other workers take part in it.
+        """
+        heart = self._heart() if is_shared and self._exchange.has_others else None
+        with self._progress, heart.run() if heart else contextlib.nullcontext():
+            try:
+                yield
+            except _OF_A_PEER:
+                if heart:
+                    heart.await_loss()  # which names the peer: TensorFlow names no worker
+                raise
+
+    def _heart(self) -> Heart | None:
+        """Returns the strategy's heart, which beats from the first run to the process's end."""
+        known = vars(self._strategy)
+        if "_tfdist_heart" not in known:
+            known["_tfdist_heart"] = _make_heart(self._strategy, self._agreement, self._exchange)
+        return known["_tfdist_heart"]
+
+
+def _make_heart(
+    strategy: tf.distribute.Strategy, agreement: Agreement, exchange: Exchange
+) -> Heart | None:
+    """Connects the workers, who have to call it together; None where they cannot be, or may not."""
+    share = exchange.share
+    rank, size = (n // share.local_replicas for n in (share.first_replica, share.num_replicas))
+    addresses = _addresses(strategy)
+    secs = _silence_secs(os.environ)
+    host = addresses[0].rpartition(":")[0].strip("[]") if addresses else ""
+    listener, note = None, {"secs": secs, "port": 0, "secret": secrets.token_hex(32)}
+    if rank == 0 and secs and host:
+        with contextlib.suppress(OSError):  # port 0 then says that there is none
+            listener = side_channel.open_listener(host)
+            note["port"] = listener.getsockname()[1]
+    note = json.loads(exchange.from_chief(json.dumps(note).encode() if rank == 0 else b""))
+    if not note["secs"]:
+        return None
+    connections = _connected(listener, host, note, rank=rank, size=size)
+    # The chief counts those that came; every other worker, whether it reached the chief.
+    missing = [r for r in range(1, size) if r not in connections] if rank == 0 else []
+    is_complete = not missing if rank == 0 else 0 in connections
+    if not agreement.gather(int(is_complete))[:, 0].all():
+        for connection in connections.values():
+            connection.close()
+        _LOG.warning(
+            "The workers are not connected besides TensorFlow, so the loss of one may leave the "
+            "others waiting%s. Let TCP pass between them, or set %s=0 to do without.",
+            f" ({name_workers(missing)} did not reach {host}:{note['port']})" if missing else "",
+            contract.HEARTBEAT_SECS,
+        )
+        return None
+    on_loss = functools.partial(_end, addresses=addresses, rank=rank)
+    heart = Heart(connections, rank=rank, silence_secs=note["secs"], on_loss=on_loss)
+    atexit.register(_leave, heart)
+    return heart
+
+
+def _leave(heart: Heart) -> None:
+    """Ends a loop over the data that was neither finished nor closed: its process ends."""
+    error = getattr(sys, "last_value", None)
+    if isinstance(error, _OF_A_PEER):
+        heart.await_loss()
+    heart.leave(is_well=error is None)
+
+
+def _connected(
+    listener: socket.socket | None, host: str, note: Mapping[str, str], *, rank: int, size: int
+) -> dict[int, socket.socket]:
+    secret = note["secret"].encode()
+    if listener is not None:
+        with listener:
+            return side_channel.accept(listener, size=size, secret=secret)
+    if rank == 0 or not note["port"]:
+        return {}
+    try:
+        return {0: side_channel.connect(host, int(note["port"]), rank=rank, secret=secret)}
+    except OSError:
+        return {}
+
+
+def _addresses(strategy: tf.distribute.Strategy) -> tuple[str, ...]:
+    """Returns "host:port" of each worker, in rank order; () where the strategy does not say."""
+    resolver = strategy.cluster_resolver
+    jobs = resolver.cluster_spec().as_dict() if resolver is not None else {}
+    return tuple(address for job in TRAINING_TYPES for address in jobs.get(job, ()))
+
+
+def _silence_secs(environ: Mapping[str, str]) -> float:
+    text = environ.get(contract.HEARTBEAT_SECS) or str(_SILENCE_SECS)
+    try:
+        secs = float(text)
+    except ValueError:
+        secs = -1.0
+    if not 0 <= secs < 1e6 or 0 < secs < 2:  # a line goes out every second
+        raise ValueError(
+            f"{contract.HEARTBEAT_SECS}={text!r} must be a number of seconds from 2, or 0 for no"
+            " heartbeat between the workers; set it."
+        )
+    return secs
+
+
+def _end(loss: Loss, *, addresses: tuple[str, ...], rank: int) -> NoReturn:
+    """Ends this process from a thread: the main thread may wait in a collective for ever."""
+    text = (
+        f"worker {loss.rank} ({addresses[loss.rank]}) {loss.why}, and worker {rank} waits for it in"
+        " vain. Look for the first error in the output of that worker, and start all of them again."
+    )
+    # Somebody may hold the lock of a stream for ever: the end must not wait for it.
+    words = threading.Thread(target=_say, args=(text, rank), daemon=True)
+    words.start()
+    words.join(_LAST_WORDS_SECS)
+    os._exit(PEER_LOST)
+
+
+def _say(text: str, rank: int) -> None:
+    folder = os.environ.get(contract.RUN_DIR)
+    with contextlib.suppress(OSError):
+        if folder:
+            write_failure(
+                folder, rank=rank, at=time.time(), exit_code=PEER_LOST,
+                traceback=f"RuntimeError: {text}",
+            )
+    with contextlib.suppress(OSError, ValueError):
+        print(f"tfdist: {text}", file=sys.stderr, flush=True)
+        sys.stdout.flush()

@@ -1,0 +1,263 @@
+"""How do gradients and counts travel between replicas? Once, summed, in packs.
+
+`sum_gradients` is the one reduction of a step, in cross-replica context; where a step is one
+program on every replica, step/tpu_step.py has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from tfdist.communication import compression
+from tfdist.communication.collectives import note_changing_shapes
+from tfdist.communication.compression import EXACT, Reduction
+from tfdist.compat import tf_internals
+
+
+class Lookups(NamedTuple):
+    """The gradient of a table of which some rows are looked up once for all rows of the batch.
+
+    Attributes:
+        of_batch: What the rows of the batch looked up, as IndexedSlices; None where they did not.
+        shared: What was looked up besides, the same on every replica, as IndexedSlices: its values
+            are each replica's share.
+    """
+
+    of_batch: Any
+    shared: Any
+
+
+def joined(gradient: Any) -> Any:
+    """Returns a gradient of which no part is kept apart."""
+    if not isinstance(gradient, Lookups):
+        return gradient
+    of_batch, shared = gradient
+    if of_batch is None:
+        return shared
+    return tf.IndexedSlices(
+        tf.concat([of_batch.values, shared.values], 0),
+        tf.concat([of_batch.indices, tf.cast(shared.indices, of_batch.indices.dtype)], 0),
+        of_batch.dense_shape,
+    )
+
+
+def sum_gradients(
+    strategy: tf.distribute.Strategy,
+    gradients: Sequence[Any],
+    how: Reduction = EXACT,
+    *,
+    residuals: Sequence[Any] = (),
+) -> list[Any]:
+    """Sums gradients over all replicas of all workers.
+
+    Args:
+        strategy: The strategy whose replicas made them.
+        gradients: Per-replica tensors, IndexedSlices or `Lookups`, in cross-replica context; None
+            where a variable got no gradient, on every replica.
+        how: What they look like on the wire.
+        residuals: For error feedback: one variable a gradient, which holds for each replica what
+            rounding has taken, or None for none.
+
+    Returns:
+        One tensor or IndexedSlices each, the same bits on every worker: rows of an embedding stay
+        rows, since Keras's optimizers update the touched rows alone.
+    """
+    if strategy.num_replicas_in_sync == 1:
+        return [joined(gradient) for gradient in gradients]
+    gradients, lookups = list(gradients), {}
+    for place, gradient in enumerate(gradients):
+        if isinstance(gradient, Lookups):
+            gradients[place], lookups[place] = gradient
+    shared = _sum_shared(strategy, list(lookups.values()))
+    places = [place for place, gradient in enumerate(gradients) if gradient is not None]
+    rows = [place for place in places if isinstance(_first(gradients[place]), tf.IndexedSlices)]
+    dense = [place for place in places if place not in rows]
+    kept = [residuals[place] if residuals else None for place in dense]
+    sums = _sum_dense(strategy, [gradients[place] for place in dense], how, kept)
+    summed = dict(zip(dense, sums, strict=True))
+    if rows:
+        note_changing_shapes(strategy)  # as many rows as the batch has tokens
+        summed |= zip(
+            rows, _sum_rows(strategy, [gradients[place] for place in rows]), strict=True
+        )
+    for place, alike in zip(lookups, shared, strict=True):
+        summed[place] = joined(Lookups(summed.get(place), alike))
+    return [summed.get(place) for place in range(len(gradients))]
+
+
+def _sum_shared(strategy: tf.distribute.Strategy, gradients: Sequence[Any]) -> list[Any]:
+    """Sums rows that every replica has looked up alike, each with its own of the others.
+
+    On one device such a row is there once. Put side by side, the replicas' shares would be squared
+    apart by an optimizer that squares gradients.
+    """
+    parts = [list(strategy.experimental_local_results(gradient)) for gradient in gradients]
+    values = [[part.values for part in of_replicas] for of_replicas in parts]
+    if any(not part.shape.is_fully_defined() for (part, *_) in values):
+        note_changing_shapes(strategy)
+    sums = _sum_parts(strategy, values, EXACT)
+    return [
+        tf.IndexedSlices(total, part.indices, part.dense_shape)
+        for total, (part, *_) in zip(sums, parts, strict=True)
+    ]
+
+
+def _sum_rows(strategy: tf.distribute.Strategy, gradients: Sequence[Any]) -> list[Any]:
+    if not _travels_in_packs(strategy):
+        return _reduced(strategy, gradients)
+    parts = [strategy.experimental_local_results(gradient) for gradient in gradients]
+    filled = [per_replica(strategy, [_filled(part) for part in of_all]) for of_all in parts]
+    return [_without_fillers(summed) for summed in _reduced(strategy, filled)]
+
+
+def _filled(rows: tf.IndexedSlices) -> tf.IndexedSlices:
+    """Adds a row where there is none: TensorFlow 2.21 ends the process where nothing is gathered.
+
+    A batch without a single word that is looked up has such gradients.
+    """
+    with tf.device(rows.values.device):
+        missing = tf.cast(tf.equal(tf.size(rows.indices), 0), tf.int32)
+        beyond = [[0, 0]] * (rows.values.shape.rank - 1)
+        values = tf.pad(rows.values, [[0, missing], *beyond])
+        indices = tf.pad(rows.indices, [[0, missing]], constant_values=-1)
+    return tf.IndexedSlices(values, indices, rows.dense_shape)
+
+
+def _without_fillers(rows: tf.IndexedSlices) -> tf.IndexedSlices:
+    with tf.device(rows.values.device):
+        kept = tf.where(rows.indices >= 0)[:, 0]
+        values, indices = tf.gather(rows.values, kept), tf.gather(rows.indices, kept)
+    return tf.IndexedSlices(values, indices, rows.dense_shape)
+
+
+def _sum_dense(
+    strategy: tf.distribute.Strategy,
+    gradients: Sequence[Any],
+    how: Reduction,
+    residuals: Sequence[Any],
+) -> list[Any]:
+    parts = [list(strategy.experimental_local_results(gradient)) for gradient in gradients]
+    dtypes = [of_replicas[0].dtype for of_replicas in parts]
+    narrowed = [place for place, dtype in enumerate(dtypes) if how.narrows(dtype)]
+    scales: dict[int, Any] = dict.fromkeys(narrowed)
+    lost = {
+        place: strategy.experimental_local_results(residuals[place])
+        for place in narrowed if residuals[place] is not None
+    }
+    for place, of_replicas in lost.items():
+        pairs = zip(parts[place], of_replicas, strict=True)
+        parts[place] = [part + residual.read_value() for part, residual in pairs]
+    if narrowed and how.wire_dtype == "float16":
+        bounds = [  # one vector for all of them: a round trip each would cost more than it saves
+            tf.stack([compression.largest(parts[place][replica]) for place in narrowed])
+            for replica in range(len(parts[0]))
+        ]
+        scale = compression.scales_of(_sum_parts(strategy, [bounds], how)[0])
+        scales = dict(zip(narrowed, tf.unstack(scale, len(narrowed)), strict=True))
+    for place in narrowed:
+        wanted = parts[place]
+        dtype = str(how.wire_dtype)
+        parts[place] = [compression.narrow(part, dtype, scales[place]) for part in wanted]
+        for residual, whole, sent in zip(lost.get(place, ()), wanted, parts[place], strict=False):
+            rest = whole - compression.widen(sent, whole.dtype, scales[place])
+            # What is infinite once would stay for ever.
+            residual.assign(tf.where(tf.math.is_finite(rest), rest, tf.zeros_like(rest)))
+    summed = _sum_parts(strategy, parts, how)
+    for place in narrowed:
+        summed[place] = compression.widen(summed[place], dtypes[place], scales[place])
+    return summed
+
+
+def _sum_parts(
+    strategy: tf.distribute.Strategy, tensors: Sequence[Sequence[Any]], how: Reduction
+) -> list[Any]:
+    """Sums tensors, each given as the parts of this worker's replicas."""
+    cut = _cut(strategy, tensors, how)
+    # TensorFlow packs by concatenating: one type a call, and no shape that is unknown.
+    kinds = [(parts[0].dtype, parts[0].shape.is_fully_defined()) for parts in tensors]
+    sums: dict[int, list[Any]] = {}
+    for kind in dict.fromkeys(kinds):
+        alike = [place for place, other in enumerate(kinds) if other == kind]
+        values = [per_replica(strategy, piece) for place in alike for piece in cut[place]]
+        came = iter(_reduced(strategy, values, int(how.bucket_bytes)))
+        sums |= {place: [next(came) for _ in cut[place]] for place in alike}
+    return [
+        _whole(sums[place], parts[0]) if len(cut[place]) > 1 else sums[place][0]
+        for place, parts in enumerate(tensors)
+    ]
+
+
+def _cut(
+    strategy: tf.distribute.Strategy, tensors: Sequence[Sequence[Any]], how: Reduction
+) -> list[list[Any]]:
+    """Returns the pieces of each tensor, each piece as the parts of this worker's replicas."""
+    if not _travels_in_packs(strategy):
+        return [[parts] for parts in tensors]
+    devices = strategy.extended.worker_devices
+    # Only a ring over gRPC gains by pieces.
+    most = int(how.piece_bytes) if "CPU" in devices[0].upper() else None
+    return [
+        list(zip(*(_pieces(p, device, most) for p, device in zip(parts, devices, strict=True)),
+                 strict=True))
+        for parts in tensors
+    ]
+
+
+def _whole(pieces: Sequence[Any], like: tf.Tensor) -> tf.Tensor:
+    with tf.device(like.device):
+        return tf.reshape(tf.concat(pieces, axis=0), like.shape)
+
+
+def _pieces(tensor: tf.Tensor, device: str, most: int | None) -> list[tf.Tensor]:
+    """Cuts a tensor into flat pieces of at most so many bytes; leaves a small one as it is."""
+    length, size = tensor.shape.num_elements(), tensor.dtype.size
+    with tf.device(device):  # TensorFlow only packs what it sees to be on one device
+        if most is None or length is None or length * size <= most:
+            return [tf.identity(tensor)]
+        whole, rest = divmod(length, most // size)
+        return tf.split(tf.reshape(tensor, [-1]), [most // size] * whole + [rest] * bool(rest))
+
+
+def _reduced(
+    strategy: tf.distribute.Strategy, values: Sequence[Any], bytes_per_pack: int = 0
+) -> list[Any]:
+    """Sums per-replica values, from the last layer's to the first's, which is as they come."""
+    options = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=bytes_per_pack)
+    if not values:
+        return []
+    # TensorFlow packs only what stays where it is; adding up on one device needs no copies back.
+    stays = _travels_in_packs(strategy)
+    pairs = [(value, value if stays and _is_several(value) else _home(value)) for value in values]
+    summed = strategy.extended.batch_reduce_to(tf.distribute.ReduceOp.SUM, pairs, options)
+    return [_local(strategy, value) for value in summed]
+
+
+def per_replica(strategy: tf.distribute.Strategy, parts: Sequence[Any]) -> Any:
+    """Hands each local replica its own one of `parts`."""
+    if len(parts) == 1:
+        return parts[0]
+    values = iter(parts)  # the strategy asks for its local replicas in their order
+    return strategy.experimental_distribute_values_from_function(lambda _: next(values))
+
+
+def _travels_in_packs(strategy: tf.distribute.Strategy) -> bool:
+    return not tf_internals.reduces_on_one_device(strategy)
+
+
+def _is_several(value: Any) -> bool:
+    return isinstance(value, tf.distribute.DistributedValues)
+
+
+def _first(value: Any) -> Any:
+    return value.values[0] if _is_several(value) else value
+
+
+def _home(value: Any) -> Any:
+    return _first(value).device or "/device:CPU:0"
+
+
+def _local(strategy: tf.distribute.Strategy, value: Any) -> Any:
+    return strategy.experimental_local_results(value)[0]

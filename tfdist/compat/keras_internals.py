@@ -1,0 +1,200 @@
+"""Which private names of Keras does tfdist lean on?
+
+What a step replaces while it is traced is in replacing.py, and TensorFlow's names in
+tf_internals.py. Everything that is not public API is reached through these three, so that a new
+release is three files to read. Each entry is probed for at first use, by name and not by version
+number: a release that nobody has tried yet works as long as the names do what they did.
+
+Checked with Keras 3.10 to 3.15 and TensorFlow 2.18 to 2.21.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+def module(name: str) -> Any:
+    """Returns a private module; raises an ImportError that says what the release lacks."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(lacking(name)) from error
+
+
+def lacking(name: str) -> str:
+    """Says that Keras has no such name, and what to install."""
+    return (
+        f"Keras {keras.__version__} has no {name!r}, which tfdist needs for exact losses and "
+        "metrics on several replicas. Install a Keras release that tfdist was checked with "
+        "(3.10 to 3.15), or a newer tfdist."
+    )
+
+
+# ---- Keras: the trainer's own helpers --------------------------------------------------------
+
+
+def compute_loss(model: keras.Model, **kwargs: Any) -> Any:
+    """Calls `model.compute_loss`, also where it was overridden without a `training` argument."""
+    return model._compute_loss(**kwargs)
+
+
+def call(model: keras.Model, x: Any, *, training: bool) -> Any:
+    """Calls the model as Keras's own steps do."""
+    return model(x, training=training) if model._call_has_training_arg else model(x)
+
+
+def loss_tracker(model: keras.Model) -> Any:
+    """Returns the `Mean` behind the reported loss."""
+    return model._loss_tracker
+
+
+def overrides(model: keras.Model, method: str) -> bool:
+    """Tells whether a subclass or the instance brings a `method` of its own."""
+    trainer = module("keras.src.backend.tensorflow.trainer").TensorFlowTrainer
+    return getattr(type(model), method) is not getattr(trainer, method) or method in vars(model)
+
+
+def accumulators(optimizer: Any, variables: Sequence[Any]) -> list[Any]:
+    """Returns the variables in which a built optimizer adds up gradients, in that order."""
+    sums = optimizer._accumulated_gradients
+    return [sums[optimizer._get_variable_index(variable)] for variable in variables]
+
+
+def settings_of(optimizer: Any) -> tuple[Any, Any]:
+    """Returns the variables that count an optimizer's calls, and hold its learning rate if any."""
+    return optimizer._iterations, getattr(optimizer, "_learning_rate", None)
+
+
+def flat_layers(model: keras.Model) -> list[Any]:
+    """Returns the model and all layers in it, nested ones included."""
+    return list(model._flatten_layers())
+
+
+def reduction_axes(layer: Any) -> Any:
+    """Returns the axes over which a BatchNormalization takes its moments."""
+    return layer._reduction_axes
+
+
+def made_under(model: keras.Model) -> tf.distribute.Strategy | None:
+    """Returns the strategy in whose scope the model was made, or None."""
+    return model._distribute_strategy
+
+
+def assert_compiled(model: keras.Model, method: str) -> None:
+    """Raises Keras's own ValueError where `compile` was not called."""
+    model._assert_compile_called(method)
+
+
+def symbolic_build(model: keras.Model, batch: Any) -> None:
+    """Creates all variables of the model, its losses, metrics and optimizer.
+
+    Args:
+        model: A compiled model.
+        batch: Structure of tensors or tensor specs like one batch: `x`, `(x, y)`, or
+            `(x, y, sample_weight)`.
+    """
+    model._symbolic_build(data_batch=batch)
+
+
+def flat_results(model: keras.Model, logs: Mapping[str, Any]) -> Any:
+    """Orders `logs` as `evaluate` returns them without `return_dict`."""
+    return model._flatten_metrics_in_order(logs)
+
+
+def is_validation_epoch(model: keras.Model, epoch: int, validation_freq: Any) -> bool:
+    """Tells whether `validation_freq` asks for a validation after this epoch (from 0)."""
+    return model._should_eval(epoch, validation_freq)
+
+
+def restored_epoch(model: keras.Model) -> int:
+    """Takes the number of epochs that a callback has found done; 0 where none says so."""
+    epoch, model._initial_epoch = getattr(model, "_initial_epoch", None), None
+    return epoch or 0
+
+
+def data_adapter(**kwargs: Any) -> Any:
+    """Returns Keras's adapter for `x`, `y`, `sample_weight`, ... as `fit` would choose it."""
+    return module("keras.src.trainers.data_adapters").get_data_adapter(**kwargs)
+
+
+def is_arrays(data: Any) -> bool:
+    """Tells whether every leaf of `data` can be sliced by rows."""
+    return module("keras.src.trainers.data_adapters.array_data_adapter").can_convert_arrays(data)
+
+
+def array_adapter_class() -> type:
+    """Returns the class of the adapters of arrays."""
+    return module("keras.src.trainers.data_adapters.array_data_adapter").ArrayDataAdapter
+
+
+def py_dataset_adapter_class() -> type:
+    """Returns the class of the adapters of `keras.utils.PyDataset`."""
+    return module("keras.src.trainers.data_adapters.py_dataset_adapter").PyDatasetAdapter
+
+
+def adapter_arrays(adapter: Any) -> Any:
+    """Returns an array adapter's inputs as tensors, or wrappers of sparse ones."""
+    slicing = module("keras.src.trainers.data_adapters.array_slicing")
+    arrays = slicing.convert_to_sliceable(adapter._inputs, target_backend="tensorflow")
+    return keras.tree.lists_to_tuples(arrays)
+
+
+def take_rows(arrays: Any, indices: tf.Tensor) -> Any:
+    """Gathers rows of a structure of `adapter_arrays`."""
+    slicing = module("keras.src.trainers.data_adapters.array_slicing")
+
+    def take(value: Any) -> Any:
+        if isinstance(value, slicing.TensorflowSparseWrapper):  # a tuple itself
+            return slicing.slice_tensorflow_sparse_wrapper(value, indices)
+        if value is None or isinstance(value, (list, tuple, dict)):
+            return None  # go into it
+        return tf.gather(value, indices, axis=0)
+
+    return keras.tree.traverse(take, arrays)
+
+
+def validation_split(arrays: Any, fraction: float) -> tuple[Any, Any]:
+    """Splits arrays as `fit(validation_split=...)` does: the last rows validate."""
+    slicing = module("keras.src.trainers.data_adapters.array_slicing")
+    return slicing.train_validation_split(arrays, validation_split=fraction)
+
+
+def concat_batches(batches: list[Any]) -> Any:
+    """Joins `predict`'s outputs of all batches, ragged ones included."""
+    return module("keras.src.backend.tensorflow.trainer").potentially_ragged_concat(batches)
+
+
+def python_logs(logs: Any) -> dict[str, Any]:
+    """Turns logs into floats, as Keras's callbacks get them."""
+    return module("keras.src.utils.python_utils").pythonify_logs(logs)
+
+
+def random_seed() -> int | None:
+    """Returns the seed given to `keras.utils.set_random_seed`, or None."""
+    return module("keras.src.utils.rng_utils").get_random_seed()
+
+
+def global_seed_generator() -> Any:
+    """Returns this thread's generator for draws without a seed, or None where there is none yet."""
+    name = module("keras.src.random.seed_generator").GLOBAL_SEED_GENERATOR
+    return module("keras.src.backend.common.global_state").get_global_attribute(name)
+
+
+def make_global_seed_generator() -> Any:
+    """Returns this thread's generator for draws without a seed; a new one where there is none."""
+    return module("keras.src.random.seed_generator").global_seed_generator()
+
+
+def random_functions() -> Any:
+    """Returns the module of the TensorFlow backend's drawing functions."""
+    return module("keras.src.backend.tensorflow.random")
+
+
+def first_of_generator(adapter: Any) -> Any:
+    """Returns the batch that Keras has read ahead of a Python generator; None where it has not."""
+    return next(iter(getattr(adapter, "_first_batches", ())), None)

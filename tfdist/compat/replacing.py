@@ -1,0 +1,127 @@
+"""What of Keras does a step replace while it is traced?
+
+The functions by which Keras takes means over a batch, and draws random numbers for it: what they do
+to one replica's rows is not what they would do to the whole batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import keras
+
+from tfdist.compat.keras_internals import lacking, module
+
+_MODULES = {
+    # Called by the trainer, the losses and `compute_loss`; looked up in the module at each call.
+    "scale_loss_for_distribution": "keras.src.losses.loss",
+    "unscale_loss_for_distribution": "keras.src.losses.loss",
+    "reduce_values": "keras.src.losses.loss",
+    "apply_mask": "keras.src.losses.loss",
+    "Loss.__call__": "keras.src.losses.loss",
+    "reduce_weighted_values": "keras.src.losses.loss",
+    "MetricsList.update_state": "keras.src.trainers.compile_utils",
+    "Layer.add_loss": "keras.src.layers.layer",
+    "reduce_to_samplewise_values": "keras.src.metrics.reduction_metrics",
+    "MeanMetricWrapper.update_state": "keras.src.metrics.reduction_metrics",
+    # The statistics of a synchronized BatchNormalization.
+    "_compute_moments_sync": "keras.src.backend.tensorflow.nn",
+    "BatchNormalization._moments": "keras.src.layers.normalization.batch_normalization",
+    # The drawing functions of the TensorFlow backend, and what they ask for a seed.
+    "draw_seed": "keras.src.backend.tensorflow.random",
+    "categorical": "keras.src.backend.tensorflow.random",
+    "uniform": "keras.src.backend.tensorflow.random",
+    "normal": "keras.src.backend.tensorflow.random",
+    "dropout": "keras.src.backend.tensorflow.random",
+    "randint": "keras.src.backend.tensorflow.random",
+    "truncated_normal": "keras.src.backend.tensorflow.random",
+    "gamma": "keras.src.backend.tensorflow.random",
+    "binomial": "keras.src.backend.tensorflow.random",
+    "beta": "keras.src.backend.tensorflow.random",
+    "shuffle": "keras.src.backend.tensorflow.random",
+}
+_replacing = threading.RLock()
+
+
+def original(name: str) -> Callable[..., Any]:
+    """Returns Keras's own function of one of the replaceable names."""
+    home, attribute = _home(name)
+    if not hasattr(home, attribute):
+        raise ImportError(lacking(f"{_MODULES[name]}.{name}"))
+    return getattr(home, attribute)
+
+
+def _home(name: str) -> tuple[Any, str]:
+    """Returns the module or class that a replaceable name stands in, and its last part."""
+    *classes, attribute = name.split(".")
+    home = module(_MODULES[name])
+    for part in classes:
+        if not hasattr(home, part):
+            raise ImportError(lacking(f"{_MODULES[name]}.{part}"))
+        home = getattr(home, part)
+    return home, attribute
+
+
+@contextlib.contextmanager
+def replaced(functions: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
+    """Puts `functions` in the place of Keras's functions of these names for a `with` block.
+
+    The block is the tracing of one step. Losses and `add_loss` values are kept apart by thread
+    meanwhile: MirroredStrategy traces each replica in a thread of its own, and its replicas take
+    turns at every collective, while a layer has one list of losses for all of them.
+    """
+    with _replacing, contextlib.ExitStack() as stack:
+        for name, function in functions.items():
+            stack.callback(setattr, *_home(name), original(name))
+            setattr(*_home(name), function)
+        for attribute, make in (("_losses", list), ("_loss_ids", set)):
+            stack.callback(delattr, keras.layers.Layer, attribute)
+            setattr(keras.layers.Layer, attribute, _per_thread(attribute, make))
+        yield
+
+
+@contextlib.contextmanager
+def replaced_apply(apply: Callable[..., Any]) -> Iterator[None]:
+    """Routes every optimizer's `apply` through `apply(original, optimizer, grads, variables)`."""
+    base = module("keras.src.optimizers.base_optimizer").BaseOptimizer
+    with _replacing, contextlib.ExitStack() as stack:
+        for kind in (base, keras.optimizers.LossScaleOptimizer):
+            stack.callback(setattr, kind, "apply", kind.apply)
+            kind.apply = _routed(apply, kind.apply)
+        yield
+
+
+@contextlib.contextmanager
+def without_reduction(optimizer: Any) -> Iterator[None]:
+    """Makes `optimizer.apply`, called by a replica, update by that replica's own gradients."""
+    name = "_all_reduce_sum_gradients"
+    if not hasattr(optimizer, name):
+        raise ImportError(lacking(f"{type(optimizer).__name__}.{name}"))
+    with _replacing:
+        vars(optimizer)[name] = list
+        try:
+            yield
+        finally:
+            del vars(optimizer)[name]
+
+
+def _routed(apply: Callable[..., Any], original_apply: Callable[..., Any]) -> Callable[..., Any]:
+    def method(optimizer: Any, grads: Any, trainable_variables: Any = None) -> Any:
+        return apply(original_apply, optimizer, grads, trainable_variables)
+
+    return method
+
+
+def _per_thread(attribute: str, make: Callable[[], Any]) -> property:
+    values: dict[tuple[int, int], Any] = {}
+
+    def get(layer: Any) -> Any:
+        return values.setdefault((id(layer), threading.get_ident()), make())
+
+    def put(layer: Any, value: Any) -> None:  # a layer that is made during the trace
+        layer.__dict__[attribute] = value
+
+    return property(get, put)

@@ -1,0 +1,91 @@
+"""Which private names of TensorFlow does tfdist lean on?
+
+As keras_internals.py does for Keras. Where TensorFlow can do without a name, its absence is an
+answer here and not an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from tfdist.compat.keras_internals import module
+
+
+@contextlib.contextmanager
+def default_replica_mode() -> Iterator[None]:
+    """Runs a block as if no strategy were in scope, wherever it stands.
+
+    Keras's optimizers update mirrored variables right from there, and only from there: inside a
+    scope they refuse, and in replica context they sum the gradients once more.
+    """
+    lib = module("tensorflow.python.distribute.distribute_lib")
+    lib._push_per_thread_mode(lib._get_default_replica_mode())
+    try:
+        yield
+    finally:
+        lib._pop_per_thread_mode()
+
+
+def reduces_on_one_device(strategy: tf.distribute.Strategy) -> bool:
+    """Tells whether a strategy sums by copies to one device, without collective operations."""
+    operations = getattr(strategy.extended, "_cross_device_ops", None)
+    return isinstance(operations, tf.distribute.ReductionToOneDevice)
+
+
+def collective_context() -> Any:
+    """Returns the object whose `enable_collective_ops(server_def)` starts a worker's server."""
+    return module("tensorflow.python.eager.context").context()
+
+
+def has_kernel(operation: str) -> bool:
+    """Tells whether this TensorFlow can run an operation at all.
+
+    Where TensorFlow does not say, it is taken to: running the operation then tells.
+    """
+    try:
+        kernels = importlib.import_module("tensorflow.python.framework.kernels")
+        return len(kernels.get_registered_kernels_for_op(operation).kernel) > 0
+    except (ImportError, AttributeError):
+        return True
+
+
+def initialized_tpus() -> tuple[str, ...]:
+    """Returns the addresses of the TPUs that this process has initialized; () where not known."""
+    try:
+        tpus = importlib.import_module("tensorflow.python.tpu.tpu_strategy_util")
+        return tuple(tpus.get_initialized_tpu_systems())
+    except (ImportError, AttributeError):
+        return ()
+
+
+def batch_size_of(dataset: tf.data.Dataset) -> int | None:
+    """Returns what the last `.batch(n)` of a dataset was given; None where none shows."""
+    sizes = (getattr(part, "_batch_size", None) for part in dataset_parts(dataset))
+    return next((int(size) for size in sizes if size is not None), None)
+
+
+def dataset_parts(dataset: tf.data.Dataset) -> Iterator[Any]:
+    """Gives a dataset, all datasets that it reads from, and the graphs of their functions.
+
+    What a release does not show is left out: it is a look for unset seeds, not a proof.
+    """
+    waiting, seen = [dataset], set()
+    while waiting:
+        part = waiting.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        yield part
+        waiting += getattr(part, "_inputs", list)()
+        for function in getattr(part, "_functions", list)():
+            yield function.function.graph.as_graph_def()
+
+
+def iterator_resource(iterator: Any) -> tf.Tensor:
+    """Returns the handle by which TensorFlow's operations know an iterator."""
+    return iterator._iterator_resource

@@ -1,0 +1,23 @@
+"""Which examples are in which batch of which replica?
+
+Whatever `fit` is given becomes a stream of global batches, of which each worker makes its own rows.
+Where the largest number of rows or a few lengths are asked for, every batch is padded to them.
+
+Read in this order; each file imports from those above it only:
+
+1. rows.py: how rows are counted and cut, of dense, ragged and sparse tensors alike.
+2. shapes.py: which shapes batches are given.
+3. order.py: in which order examples and batches come.
+4. same_data.py: whether all workers read the same data, in the same order.
+5. arrays.py: which rows of arrays a traced loop gathers itself.
+6. source.py: what a stream of global batches is.
+7. tf_data.py: how a `tf.data.Dataset` is read by all workers.
+8. adapters.py: how what `fit` accepts becomes such a stream.
+9. lengths.py: to which length a batch is padded.
+10. padding.py: how every batch gets one shape.
+11. padding_check.py: whether a model can tell a padded batch from one that is not.
+12. already_sharded.py: what if each worker is given its own examples alone.
+13. errors.py: what in the data TensorFlow stumbled over.
+14. feed.py: where in the data an epoch begins and ends.
+15. inputs.py: what data the workers go through together.
+"""

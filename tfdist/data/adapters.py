@@ -1,0 +1,184 @@
+"""How does what `fit` accepts become a stream of global batches?
+
+Arrays are gathered in the order of order.py, each worker's own rows only. A `tf.data.Dataset`, a
+`keras.utils.PyDataset` or a generator is read by every worker, in global batches, and each takes
+its rows of every batch (tf_data.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfdist.communication.share import Share
+from tfdist.compat import keras_internals
+from tfdist.data import rows, same_data
+from tfdist.data.arrays import arrays_of, as_tensors, own_rows
+from tfdist.data.order import OrderedBatches, epoch_order
+from tfdist.data.rows import unconverted
+from tfdist.data.source import Source
+from tfdist.data.tf_data import dataset_source, first_batch
+
+
+def make_source(
+    x: Any,
+    y: Any = None,
+    *,
+    share: Share,
+    sample_weight: Any = None,
+    batch_size: int | None = None,
+    steps: int | None = None,
+    shuffle: bool | str = False,
+    class_weight: dict[int, float] | None = None,
+    seed: int = 0,
+) -> Source:
+    """Makes the source of what `keras.Model.fit` accepts as `x`, with Keras's own meaning.
+
+    Args:
+        x: Arrays (NumPy, TensorFlow, pandas, SciPy sparse, ...) or structures of them, a
+            `tf.data.Dataset` of global batches, a `keras.utils.PyDataset`, a generator, ...
+        y: Targets, where `x` is arrays.
+        share: Which replicas this worker feeds.
+        sample_weight: Weights, where `x` is arrays.
+        batch_size: Rows of a *global* batch, where `x` is arrays; 32 by default, as in Keras.
+        steps: Steps an epoch, from which Keras infers a batch size where none is given.
+        shuffle: Whether arrays are visited in `epoch_order` (True), in batches of neighbours in
+            that order of batches ("batch"), or as they lie (False).
+        class_weight: Class to weight, as in `fit`.
+        seed: Seed of the order.
+
+    Raises:
+        ValueError: There is no example, or Keras itself refuses the data.
+    """
+    refuse_batch_size(batch_size)
+    if isinstance(x, (tf.distribute.DistributedDataset, tf.distribute.DistributedIterator)):
+        raise ValueError(
+            f"The data was distributed already: x={type(x).__name__}. Give the tf.data.Dataset "
+            "itself, in global batches; tfdist splits it."
+        )
+    is_py_dataset = isinstance(x, keras.utils.PyDataset)
+    x = _ordered_py_dataset(x, shuffle=shuffle, seed=seed)
+    adapter = _adapter(x, y, sample_weight, batch_size, steps, class_weight, shuffle)
+    if isinstance(adapter, keras_internals.array_adapter_class()):
+        return _array_source(adapter, share=share, shuffle=shuffle, seed=seed)
+    dataset = adapter.get_tf_dataset()
+    source = dataset_source(dataset, share=share, is_sampled=share.has_others)
+    return dataclasses.replace(
+        source,
+        num_batches=adapter.num_batches,
+        is_infinite=source.is_infinite or (is_py_dataset and adapter.num_batches is None),
+        is_dataset=isinstance(x, tf.data.Dataset),
+        batch_size=source.batch_size if x is dataset else lambda: first_batch(x, adapter),
+        begin_with=x.begin_with if isinstance(x, OrderedBatches) else None,
+        on_pass_begin=adapter.on_epoch_begin,
+        on_pass_end=adapter.on_epoch_end,
+    )
+
+
+def refuse_batch_size(batch_size: Any) -> None:
+    """Raises a ValueError where a global batch cannot be of that size; None is Keras's default."""
+    is_whole = isinstance(batch_size, (int, np.integer)) and not isinstance(batch_size, bool)
+    if batch_size is not None and not (is_whole and batch_size >= 1):
+        raise ValueError(
+            f"A global batch holds at least one example, but batch_size={batch_size!r}. "
+            "Give a positive integer, or leave it out for 32."
+        )
+
+
+def _adapter(
+    x: Any, y: Any, sample_weight: Any, batch_size: Any, steps: Any, class_weight: Any, shuffle: Any
+) -> Any:
+    leaves = [leaf for leaf in keras.tree.flatten((x, y, sample_weight)) if hasattr(leaf, "shape")]
+    if any(len(leaf.shape) > 0 and leaf.shape[0] == 0 for leaf in leaves):
+        raise ValueError(
+            "The data holds no examples: "
+            f"shapes {[tuple(leaf.shape) for leaf in leaves]}. Give at least one example."
+        )
+    if isinstance(x, OrderedBatches):
+        if y is not None or sample_weight is not None:
+            raise ValueError(
+                "A PyDataset brings its targets and weights itself, but y or sample_weight was "
+                "given as well. Return them from the PyDataset's __getitem__."
+            )
+        kind = keras_internals.py_dataset_adapter_class()
+        return kind(x, class_weight=class_weight, shuffle=False)
+    arrays = keras_internals.is_arrays((x, y, sample_weight))
+    return keras_internals.data_adapter(
+        x=x, y=y, sample_weight=sample_weight, batch_size=batch_size, steps_per_epoch=steps,
+        class_weight=class_weight, shuffle=bool(shuffle) and arrays,
+    )
+
+
+def _array_source(adapter: Any, *, share: Share, shuffle: bool | str, seed: int) -> Source:
+    arrays = as_tensors(keras_internals.adapter_arrays(adapter))
+    size, examples, steps = adapter.batch_size, adapter._num_samples, adapter.num_batches
+
+    def order(epoch: np.ndarray) -> np.ndarray:
+        if shuffle != "batch":
+            return epoch_order(examples, seed=seed, epoch=int(epoch))
+        full = examples // size  # the smaller batch stays the last one, or all would be cut across
+        starts = epoch_order(full, seed=seed, epoch=int(epoch)) * size
+        chunks = (starts[:, np.newaxis] + np.arange(size)).reshape(-1)
+        return np.concatenate([chunks, np.arange(full * size, examples)])
+
+    def order_of(number: int) -> np.ndarray:
+        return order(np.asarray(number)) if shuffle else np.arange(examples)
+
+    def stream(first_pass: int, start: int) -> tf.data.Dataset:
+        passes_on, start = divmod(start, steps)
+        first_pass += passes_on
+
+        def batches_of(epoch: tf.Tensor) -> tf.data.Dataset:
+            numbers = tf.range(examples, dtype=tf.int64)
+            if shuffle:
+                numbers = tf.ensure_shape(tf.numpy_function(order, [epoch], tf.int64), [examples])
+            begin = tf.where(epoch == first_pass, tf.cast(start, tf.int64), 0)
+            batches = tf.data.Dataset.range(begin, steps)
+            return batches.map(
+                unconverted(lambda i: numbers[i * size : tf.minimum((i + 1) * size, examples)])
+            )
+
+        def parts_of(indices: tf.Tensor) -> tuple[tf.Tensor, tuple[Any, ...]]:
+            global_size = tf.size(indices)
+
+            def rows_of(replica: int) -> Any:
+                own = own_rows(indices, global_size, replica, share.num_replicas)
+                return keras_internals.take_rows(arrays, own)
+
+            return global_size, tuple(rows_of(replica) for replica in share.replicas)
+
+        passes = tf.data.Dataset.range(first_pass, np.iinfo(np.int64).max)
+        indices = passes.flat_map(unconverted(batches_of))
+        batches = indices.map(unconverted(parts_of), num_parallel_calls=2)
+        batches = batches.prefetch(tf.data.AUTOTUNE)
+        # Rewriting so small a pipeline takes longer than running it, and copies the arrays.
+        options = tf.data.Options()
+        options.experimental_optimization.apply_default_optimizations = False
+        return batches.with_options(options)
+
+    one_row = keras_internals.take_rows(arrays, tf.zeros([1], tf.int64))
+    spec = keras.tree.map_structure(tf.type_spec_from_value, one_row, none_is_leaf=False)
+    if any(not isinstance(leaf, tf.TensorSpec) for leaf in keras.tree.flatten(spec)):
+        spec = stream(0, 0).element_spec[1][0]  # of sparse and ragged rows TensorFlow knows best
+    spec = rows.open_spec(spec)
+    facts = {"number of examples": examples, "batch size": size}
+    return Source(
+        steps, examples, spec, stream, endless=True, is_seekable=True,
+        batch_size=lambda: size, is_even=examples % size == 0,
+        identity=lambda: {**facts, **same_data.of_arrays(adapter._inputs)},
+        arrays=arrays_of(
+            arrays, order=order_of, batch_size=size, replicas=share.replicas,
+            num_replicas=share.num_replicas,
+        ),
+    )
+
+
+def _ordered_py_dataset(x: Any, *, shuffle: Any, seed: int) -> Any:
+    if not isinstance(x, keras.utils.PyDataset) or x.num_batches is None:
+        return x
+    return OrderedBatches(x, functools.partial(epoch_order, seed=seed) if shuffle else None)

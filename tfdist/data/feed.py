@@ -1,0 +1,205 @@
+"""Where in the data does an epoch begin and end?
+
+Keras's rules, in one place: without `steps_per_epoch` an epoch is one pass over the data; with it,
+epochs go on where the last one stopped, and a pass that ends early ends its epoch early.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfdist.compat import tf_internals
+from tfdist.data.arrays import Cursor
+from tfdist.data.source import Source
+
+_LOG = logging.getLogger("tfdist")
+
+
+def limited(number: int | None, name: str) -> int | None:
+    """Caps `epochs` or `steps_per_epoch` as `keras.config.set_max_...` asks, where Keras has it."""
+    limit = getattr(keras.config, f"max_{name}", lambda: None)()
+    if not limit or (number and number <= limit):
+        return number
+    warnings.warn(f"Limiting {name} to {limit}", stacklevel=3)
+    return limit
+
+
+class Feed:
+    """Gives the iterator of each epoch, and knows how many steps it should have.
+
+    Args:
+        source: The batches.
+        steps_per_epoch: As in `fit`; None for one pass an epoch.
+        first_pass: Number of the first pass over the data: the epoch that training starts with.
+        in_loop: Whether the iterator may be a `Cursor`, for a loop that gathers rows itself.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        steps_per_epoch: int | None,
+        first_pass: int = 0,
+        in_loop: bool = False,
+    ) -> None:
+        self.source = source
+        self._arrays = source.arrays if in_loop else None
+        self.steps_per_epoch = steps_per_epoch
+        self.iterator: Any = None
+        self._planned: int | None = None
+        self._longest = 0  # batches of the longest pass up to now, where nobody knows before
+        self._pass, self._seen = first_pass, 0
+        self._dataset: Any = None
+        self._skips = 0  # batches that the dataset leaves out at its beginning
+        self._ahead = 0  # steps of the next epoch that another process has done
+        self._ends = 0  # how often the source was told of an end
+
+    @property
+    def num_batches(self) -> int | None:
+        """Steps of an epoch, or None where nobody can know: what the progress bar shows."""
+        return self.steps_per_epoch or self.source.num_batches
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Number of the present pass over the data, and of its batches that were used."""
+        return self._pass, self._seen
+
+    def seek(self, number: int, batch: int = 0) -> None:
+        """Makes the next epoch start with a batch of a pass; both count from 0.
+
+        Arrays are reached at once. Anything else is brought to where it would be had the passes
+        before gone by (a dataset that shuffles anew for each iterator gets as many), and what comes
+        before `batch` is read and left out.
+        """
+        for _ in range(0 if self.source.is_seekable else number - self._pass):
+            if self.source.is_dataset:
+                self._open()
+            self._end_pass()
+            self._tell_end()
+        self._pass, self._seen, self.iterator = number, batch, None
+
+    def state(self, *, rewinds: bool = False) -> dict[str, int]:
+        """Returns where the present epoch began, in plain values: what `restore` takes.
+
+        Args:
+            rewinds: Whether the next epoch begins a pass in any case.
+        """
+        number, batch = self.position
+        if rewinds and batch and self.iterator is not None:
+            number, batch = number + 1, 0
+        found = {"pass": number, "batch": batch, "skips": self._skips}
+        return found | {"ends": self._ends, "longest": self._longest}
+
+    def buffers(self) -> Any:
+        """Returns all that the iterator holds, as a tensor that a checkpoint can hold.
+
+        Raises:
+            tf.errors.OpError: Something in the dataset cannot tell where it is.
+        """
+        resource = tf_internals.iterator_resource(self.iterator)
+        ignore = 1  # what random operations and Python functions hold themselves cannot be had
+        return tf.raw_ops.SerializeIterator(resource_handle=resource, external_state_policy=ignore)
+
+    def restore(self, state: dict[str, int], *, done: int = 0, buffers: Any = None) -> None:
+        """Makes the next epoch the one that began at a `state`, `done` steps further on.
+
+        Args:
+            state: What `state` returned.
+            done: Steps that were done since.
+            buffers: What `buffers` returned, where it did.
+        """
+        self.seek(state["pass"], state["batch"])
+        while self._ends < state["ends"]:
+            self._tell_end()
+        self._longest, self._ahead = state["longest"], done
+        if buffers is not None:
+            self._skips, self._ahead = state["skips"], 0
+            self._dataset = self.source.stream(self._pass, self._skips)
+            self.iterator = iter(self._dataset)
+            resource = tf_internals.iterator_resource(self.iterator)
+            tf.raw_ops.DeserializeIterator(resource_handle=resource, serialized=buffers)
+        elif self.source.begin_with is not None and self.steps_per_epoch is None:
+            self.source.begin_with(done)
+            self._ahead = 0
+        elif done and not self.source.is_seekable:
+            skipped = state["batch"] + done
+            _LOG.info("%d batches are read again to come to where the run was.", skipped)
+
+    def rewind(self) -> None:
+        """Makes the next epoch start with the first batch of a pass."""
+        if self.iterator is not None and self._seen:
+            self._pass, self._seen = self._pass + 1, 0
+        self.iterator = None
+        # Keras ends the pass of an adapter before the first one as well, and a PyDataset that
+        # shuffles in `on_epoch_end` would have another order without it.
+        self._tell_end()
+
+    def begin_epoch(self) -> int | None:
+        """Opens the epoch and returns its number of steps, or None for until the data ends."""
+        self.source.on_pass_begin()
+        if self.iterator is None:
+            self._open()
+        total = self.source.num_batches
+        left = None if total is None else total - self._seen
+        self._planned = self.steps_per_epoch or left
+        if self._planned is not None and left is not None and left < self._planned:
+            self._warn_of_the_end()
+            self._planned = left
+        return self._planned
+
+    def end_epoch(self, steps: int, *, ended: bool) -> None:
+        """Closes an epoch of `steps` steps; `ended` says that the data ran out in it."""
+        self._seen += steps
+        if ended and not steps and not self._longest:
+            raise ValueError(
+                "The data holds no examples: it ended before its first batch. Give at least one "
+                "example, and look at what .filter() or .take() leave of a dataset."
+            )
+        if ended and (self._planned is not None or self._seen < self._longest):
+            self._warn_of_the_end()
+        self._longest = max(self._longest, self._seen)
+        total = self.source.num_batches
+        if ended or (total is not None and self._seen >= total):
+            self._end_pass()
+        self._tell_end()
+
+    def _tell_end(self) -> None:
+        self._ends += 1
+        self.source.on_pass_end()
+
+    def _end_pass(self) -> None:
+        self._pass, self._seen = self._pass + 1, 0
+        if self.source.endless:
+            return  # the iterator is at the next pass already
+        self.iterator = None
+        counts = self.source.is_dataset and self._dataset is not None
+        if counts and self.source.num_batches and not self.steps_per_epoch:
+            # Keras opens an iterator here that it throws away. A dataset that shuffles anew for
+            # each iterator counts it, and would come in another order without it.
+            iter(self._dataset)
+
+    def _open(self) -> None:
+        start, self._ahead = self._seen + self._ahead, 0
+        if self._arrays is not None:
+            self.iterator = Cursor(self._arrays, self._pass, start)
+            return
+        if self._dataset is None or self.source.is_seekable or start or self._skips:
+            self._dataset, self._skips = self.source.stream(self._pass, start), start
+        self.iterator = iter(self._dataset)
+
+    def _warn_of_the_end(self) -> None:
+        if self.steps_per_epoch is None:
+            expected = self._planned or self._longest
+            cause = f"The data ended before the {expected} batches of an epoch were used"
+        else:
+            cause = f"The data ended before steps_per_epoch={self.steps_per_epoch} steps were done"
+        warnings.warn(
+            f"{cause}; the epoch ends here. Give steps_per_epoch * epochs batches, or call "
+            ".repeat() on the dataset.",
+            stacklevel=4,
+        )

@@ -1,0 +1,115 @@
+"""What data do the workers go through together, and do they agree on it?"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfdist.communication.share import Share
+from tfdist.communication.workers import Agreement, Exchange
+from tfdist.compat import keras_internals, tf_internals
+from tfdist.data import already_sharded as already_sharded_lib
+from tfdist.data import lengths, same_data
+from tfdist.data.adapters import make_source
+from tfdist.data.feed import Feed, limited
+from tfdist.data.padding import pad, refuse_own_share
+from tfdist.data.shapes import Shapes
+from tfdist.data.source import Source
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """Makes feeds of what `fit`, `evaluate` and `predict` are given.
+
+    Attributes:
+        share: Which replicas this worker feeds.
+        agreement: Between the workers, who make the same calls in the same order.
+        exchange: Between the workers.
+        model: The model that the data is for.
+    """
+
+    share: Share
+    agreement: Agreement
+    exchange: Exchange
+    model: keras.Model
+
+    def feed(
+        self,
+        x: Any,
+        y: Any = None,
+        *,
+        steps: int | None,
+        already_sharded: bool,
+        shapes: Shapes,
+        first_pass: int = 0,
+        is_alone: bool = False,
+        **kwargs: Any,
+    ) -> Feed:
+        """Makes the feed of some data, and sees that all workers go through it together.
+
+        Args:
+            x: As in `make_source`.
+            y: As in `make_source`.
+            steps: Steps of an epoch, or None for one pass.
+            already_sharded: Whether this worker is given its own examples alone.
+            shapes: Which shapes batches are given.
+            first_pass: Number of the first pass over the data.
+            is_alone: Whether the worker may go through its own examples without the others.
+            **kwargs: As in `make_source`.
+
+        Raises:
+            ValueError: The workers were given different data, or none, or what cannot be used.
+        """
+        if x is None:
+            raise ValueError("There is no data: x=None. Give arrays, or a dataset, as x.")
+        steps = limited(steps, "steps_per_epoch")
+        if shapes.are_static and already_sharded:
+            refuse_own_share()
+        source = self._source(x, y, already_sharded=already_sharded, steps=steps, **kwargs)
+        if already_sharded and not is_alone:
+            source = already_sharded_lib.agreed(source, self.agreement, self.share)
+        if not already_sharded and self.exchange.has_others:
+            facts = {**source.identity(), "length_buckets": list(shapes.buckets)}
+            same_data.require(facts, self.exchange)
+        _refuse_no_end(source, steps)
+        if shapes.buckets:
+            spec = lengths.opened(source.spec, self.model)
+            source = dataclasses.replace(source, spec=spec)
+        if shapes.are_static:
+            source = pad(source, self.share, shapes.buckets)
+        return Feed(source, steps_per_epoch=steps, first_pass=first_pass, in_loop=not is_alone)
+
+    def validation_feed(self, data: Any, **kwargs: Any) -> Feed | None:
+        """Makes the feed of `validation_data`; None for None."""
+        if data is None:
+            return None
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        return self.feed(x, y, sample_weight=sample_weight, **kwargs)
+
+    def _source(
+        self, x: Any, y: Any, *, already_sharded: bool, batch_size: int | None, **kwargs: Any
+    ) -> Source:
+        share = self.share
+        if already_sharded:
+            share = already_sharded_lib.alone(share)
+            if keras_internals.is_arrays((x, y, kwargs.get("sample_weight"))):
+                batch_size = already_sharded_lib.batch_size_of(self.share, batch_size)
+        with tf.init_scope(), tf_internals.default_replica_mode():
+            return make_source(x, y, share=share, batch_size=batch_size, **kwargs)
+
+
+def _refuse_no_end(source: Source, steps: int | None) -> None:
+    """Refuses an epoch of no batch, and one that would go on for ever."""
+    if source.num_batches == 0:
+        raise ValueError(
+            "The data holds no examples: its number of batches is 0. Give at least one example."
+        )
+    if source.is_infinite and not steps:
+        raise ValueError(
+            "The data never ends, and nothing says how long an epoch is. Give steps_per_epoch "
+            "(validation_steps for validation_data, steps to evaluate and predict), or leave out "
+            ".repeat()."
+        )

@@ -1,0 +1,99 @@
+"""In which order do examples and batches come?
+
+For arrays the order of the examples is a function of the seed and the epoch, `epoch_order`, and of
+nothing else: it does not depend on how many workers or replicas there are, and any position in it
+can be reached at once. `OrderedBatches` gives the batches of a `PyDataset` such an order, and can
+begin with one in the middle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tfdist.communication.share import Share, bounds
+
+
+def epoch_order(num_examples: int, *, seed: int, epoch: int) -> np.ndarray:
+    """Returns the order in which an epoch visits the examples of arrays when it shuffles.
+
+    Args:
+        num_examples: Examples in the data set.
+        seed: Seed of the run; any non-negative int.
+        epoch: Number of the epoch, from 0.
+
+    Returns:
+        A permutation of `range(num_examples)`, int64, the same on every worker of every cluster:
+        NumPy's PCG64 seeded with the sequence `(seed, epoch)`.
+
+    >>> epoch_order(5, seed=1, epoch=0).tolist()
+    [4, 0, 1, 2, 3]
+    """
+    return np.random.default_rng([seed, epoch]).permutation(num_examples)
+
+
+def worker_examples(order: np.ndarray, *, batch_size: int, share: Share) -> np.ndarray:
+    """Returns the examples that a worker trains on in one epoch over arrays.
+
+    Args:
+        order: The epoch's order: `epoch_order`, or `range(n)` where nothing is shuffled.
+        batch_size: Examples per step, over all replicas of all workers.
+        share: Which replicas the worker feeds.
+
+    Returns:
+        Numbers of examples, int64, in the order in which they are seen. Those of all workers are
+        disjoint, and together they are `order`.
+
+    >>> worker_examples(np.arange(10), batch_size=4, share=Share(1, 1, 2)).tolist()
+    [2, 3, 6, 7, 9]
+    """
+    seen = []
+    for begin in range(0, len(order), batch_size):
+        batch = order[begin : begin + batch_size]
+        for replica in share.replicas:
+            start, stop = bounds(len(batch), replica, share.num_replicas)
+            seen.append(batch[start:stop])
+    return np.concatenate(seen)
+
+
+class OrderedBatches:
+    """A `keras.utils.PyDataset` of known length, in an order that is the same on every worker.
+
+    Args:
+        dataset: The PyDataset.
+        order: `order(num_batches, epoch=...)` gives the order of an epoch; None for as they come.
+            It travels to loading processes, so it can be pickled.
+    """
+
+    def __init__(self, dataset: Any, order: Callable[..., np.ndarray] | None) -> None:
+        self._dataset, self._order_of, self._epoch = dataset, order, -1
+        self._order = np.arange(dataset.num_batches)  # until `fit` ends the pass before the first
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_dataset":  # not there yet while a copy is unpickled by a loading process
+            raise AttributeError(name)
+        return getattr(self._dataset, name)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._dataset[int(self._order[index])]
+
+    @property
+    def num_batches(self) -> int:
+        """Batches that are left in the present epoch."""
+        return len(self._order)
+
+    def begin_with(self, batch: int) -> None:
+        """Makes the present epoch begin with another batch than its first one."""
+        self._order = self._order[batch:]
+
+    def on_epoch_end(self) -> None:
+        """Ends an epoch, and puts the batches in the order of the next one."""
+        self._dataset.on_epoch_end()
+        self._epoch += 1
+        num_batches = self._dataset.num_batches
+        if self._order_of is None:
+            self._order = np.arange(num_batches)
+        else:
+            self._order = self._order_of(num_batches, epoch=self._epoch)

@@ -1,0 +1,128 @@
+"""How are rows counted and cut, of dense, ragged and sparse tensors alike?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+# What has no Python control flow to convert is left as it is, and draws no warnings.
+unconverted = tf.autograph.experimental.do_not_convert
+
+
+def count(data: Any) -> tf.Tensor:
+    """Returns the rows of the first tensor in a structure, as an int32 scalar."""
+    first = next(leaf for leaf in keras.tree.flatten(data) if leaf is not None)
+    if isinstance(first, tf.RaggedTensor):
+        return tf.cast(first.nrows(), tf.int32)
+    shape = first.dense_shape if isinstance(first, tf.SparseTensor) else tf.shape(first)
+    return tf.cast(shape[0], tf.int32)
+
+
+def cut(data: Any, start: Any, stop: Any) -> Any:
+    """Returns rows `start` to `stop` of every tensor in a structure; Nones stay."""
+
+    def cut_one(value: Any) -> Any:
+        if not isinstance(value, tf.SparseTensor):
+            return value[start:stop]
+        rest = value.dense_shape[1:]
+        begin = tf.concat([[tf.cast(start, tf.int64)], tf.zeros_like(rest)], 0)
+        return tf.sparse.slice(
+            value, begin, tf.concat([[tf.cast(stop - start, tf.int64)], rest], 0)
+        )
+
+    return keras.tree.map_structure(cut_one, data, none_is_leaf=False)
+
+
+def never_empty(start: Any, stop: Any, size: Any) -> tuple[Any, Any]:
+    """Widens an empty range of rows to one row of the `size` that there are.
+
+    A model may not stand a batch of no rows (the mean of nothing is NaN, and so is 0 * NaN), so an
+    empty replica computes on a real row, which the step takes out of every count.
+    """
+    start = tf.minimum(start, size - 1)
+    return start, tf.maximum(stop, start + 1)
+
+
+def fixed(spec: Any) -> int | None:
+    """Returns the rows that a structure of specs has in every batch; None where they vary."""
+    shapes = [leaf.shape for leaf in keras.tree.flatten(spec) if isinstance(leaf, tf.TensorSpec)]
+    known = {shape[0] for shape in shapes if shape.rank}
+    return known.pop() if len(known) == 1 else None
+
+
+def fixed_in(data: Any) -> int | None:
+    """Returns the rows of a structure of tensors, where their shapes tell them; else None."""
+    shapes = [leaf.shape for leaf in keras.tree.flatten(data) if isinstance(leaf, tf.Tensor)]
+    known = {shape[0] for shape in shapes if shape.rank}
+    return known.pop() if len(known) == 1 else None
+
+
+def opened(data: Any) -> Any:
+    """Returns the tensors of a structure with an open number of rows, where a graph is traced."""
+
+    def open_one(leaf: Any) -> Any:
+        if not isinstance(leaf, tf.Tensor) or tf.executing_eagerly() or not leaf.shape.rank:
+            return leaf
+        if leaf.shape[0] is None:
+            return leaf
+        return tf.compat.v1.placeholder_with_default(leaf, [None, *leaf.shape[1:]])
+
+    return keras.tree.map_structure(open_one, data)
+
+
+def open_spec(spec: Any) -> Any:
+    """Returns the specs of a structure with an open number of rows: what models are built with."""
+
+    def open_one(leaf: Any) -> Any:
+        if _is_none(leaf):
+            return None
+        if not isinstance(leaf, tf.TensorSpec) or leaf.shape.rank is None:
+            return leaf
+        return tf.TensorSpec([None, *leaf.shape.as_list()[1:]], leaf.dtype)
+
+    return keras.tree.map_structure(open_one, spec, none_is_leaf=False)
+
+
+def blank(spec: Any) -> Any:
+    """Returns one row of zeros or empty texts for every tensor spec in a structure."""
+
+    def blank_one(leaf: Any) -> Any:
+        if _is_none(leaf):
+            return None
+        if isinstance(leaf, tf.RaggedTensorSpec):
+            empty = tf.RaggedTensor.from_row_lengths
+            value: Any = tf.zeros([0, *_known(leaf.shape[leaf.ragged_rank + 1 :])], leaf.dtype)
+            for _ in range(leaf.ragged_rank - 1):
+                value = empty(value, tf.zeros([0], leaf.row_splits_dtype))
+            return empty(value, tf.zeros([1], leaf.row_splits_dtype))
+        dense = tf.zeros([1, *_known(leaf.shape[1:])], leaf.dtype)
+        return tf.sparse.from_dense(dense) if isinstance(leaf, tf.SparseTensorSpec) else dense
+
+    return keras.tree.map_structure(blank_one, spec, none_is_leaf=False)
+
+
+def without_optionals(data: Any) -> Any:
+    """Puts None where Keras's generators put an empty `tf.experimental.Optional` for it."""
+    return keras.tree.map_structure(
+        lambda leaf: None if isinstance(leaf, tf.experimental.Optional) else leaf, data
+    )
+
+
+def refuse_unbatched(spec: Any) -> None:
+    """Raises a ValueError where the elements of a dataset are single examples."""
+    ranks = [leaf.shape.rank for leaf in keras.tree.flatten(spec) if hasattr(leaf, "shape")]
+    if 0 in ranks:
+        raise ValueError(
+            f"The dataset is not batched: its elements are {spec!r}. "
+            "Call .batch(global_batch_size) on it before it is given to tfdist."
+        )
+
+
+def _is_none(spec: Any) -> bool:
+    return type(spec).__name__ == "NoneTensorSpec"  # tf.data's, which has no public name
+
+
+def _known(shape: Any) -> list[int]:
+    return [1 if size is None else size for size in shape]

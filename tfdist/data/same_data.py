@@ -1,0 +1,235 @@
+"""Do all workers read the same data, in the same order?
+
+Each worker takes its rows of every global batch, so two workers that read something else, or
+shuffle it otherwise, lose some examples and use others twice, and nothing shows it. So what can be
+known is compared before the first step: sizes, specs, contents of arrays, seeds of a dataset. What
+no one can know before (a generator's order) is compared while training goes on: a sample of each
+batch is added up, and the sums are compared where the workers speak to each other anyway.
+
+`of_arrays` and `of_dataset` give facts by name; `require` compares them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfdist.compat import tf_internals
+from tfdist.compat.untraced import plain_variable
+
+_LOG = logging.getLogger("tfdist")
+_WHOLE_BYTES = 2**26  # arrays up to this size are compared as a whole, larger ones by a sample
+_SAMPLED_ROWS = 4096
+_ENTRIES_OF_A_ROW = 64  # of a batch, compared while training
+_TEXT_BYTES = 120  # of a fact, in a message
+_CURE = (
+    "Give every worker the same data, with the same seeds (keras.utils.set_random_seed, or "
+    "seed=... where it shuffles), or each only its own share with already_sharded=True."
+)
+
+
+def of_arrays(arrays: Any) -> dict[str, Any]:
+    """Returns what has to be the same of a structure of arrays, by name.
+
+    >>> list(of_arrays((np.zeros([2, 3]), None)))
+    ['arrays', 'contents']
+    """
+    leaves = [leaf for leaf in keras.tree.flatten(arrays) if leaf is not None]
+    specs = [f"{getattr(leaf, 'dtype', '?')}{tuple(leaf.shape)}" for leaf in leaves]
+    contents = 0
+    for leaf in leaves:
+        for part in _dense_parts(leaf):
+            contents = zlib.crc32(_some_bytes(part), contents)
+    return {"arrays": ", ".join(specs), "contents": f"{contents:08x}"}
+
+
+def of_dataset(dataset: tf.data.Dataset) -> dict[str, Any]:
+    """Returns what has to be the same of a dataset, by name.
+
+    Raises:
+        ValueError: Something in it draws random numbers without a seed.
+    """
+    seeds = list(random_parts(dataset))
+    for name, seed in seeds:
+        if not any(seed):
+            raise ValueError(
+                f"The dataset draws random numbers without a seed (in {name}), so that each worker "
+                f"would read it in another order. {_CURE}"
+            )
+    options = dataset.options()
+    if options.experimental_distribute.auto_shard_policy == _FILE:
+        _LOG.info(
+            "auto_shard_policy=FILE: every worker reads all files and takes its rows of each "
+            "global batch, so that the batches are those of one device. Where each worker is to "
+            "read its own files alone, give it those with already_sharded=True."
+        )
+    return {
+        "number of batches": int(dataset.cardinality()),
+        "element_spec": repr(dataset.element_spec),
+        "deterministic": dataset.options().deterministic is not False,
+        "seeds": repr([seed for _, seed in seeds]),
+    }
+
+
+def require(facts: Mapping[str, Any], exchange: Any) -> None:
+    """Compares facts over the workers; every worker has to call it.
+
+    Args:
+        facts: This worker's, by name.
+        exchange: The workers' `Exchange`.
+
+    Raises:
+        ValueError: They differ; it names the fact, the workers and their values.
+    """
+    texts = {name: str(value) for name, value in facts.items()}
+    digest = zlib.crc32(json.dumps(texts).encode())
+    if len(set(_of_workers(digest.to_bytes(4, "little"), exchange))) == 1:
+        return
+    told = b"\n".join(f"{name} is {text}"[:_TEXT_BYTES].encode() for name, text in texts.items())
+    values = [v.decode(errors="replace") for v in _of_workers(told[:2048].ljust(2048), exchange)]
+    by_line = list(zip(*[value.rstrip().split("\n") for value in values], strict=False))
+    lines = next((line for line in by_line if len(set(line)) > 1), by_line[0])
+    found = "; ".join(f"worker {rank}: {line}" for rank, line in enumerate(lines))
+    raise ValueError(f"The workers were given different data: {found}. {_CURE}")
+
+
+def refuse_other_batches(sums: np.ndarray) -> None:
+    """Raises a RuntimeError where the workers' sums of samples differ.
+
+    Args:
+        sums: One sum a worker, in rank order.
+    """
+    if len(set(sums.tolist())) > 1:
+        raise RuntimeError(
+            "The workers have read different batches since the last comparison (sums of a sample: "
+            f"{dict(enumerate(sums.tolist()))} by worker), so that examples were lost and others "
+            f"used twice. {_CURE}"
+        )
+
+
+def in_one_order(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Takes the leave to reorder away from a dataset whose options give it."""
+    if dataset.options().deterministic is not False:
+        return dataset
+    options = tf.data.Options()
+    options.deterministic = True
+    return dataset.with_options(options)
+
+
+def sample(data: Any) -> tf.Tensor:
+    """Returns a number, int64 scalar, that tells batches apart, in a few microseconds a row."""
+    total = tf.zeros([], tf.int64)
+    for leaf in keras.tree.flatten(data):
+        for part in _tensors(leaf):
+            total = total * 31 + _sample_one(part)
+    return total
+
+
+class Witness:
+    """Adds up the samples of the batches that a loop has used.
+
+    Args:
+        is_needed: Whether there are other workers to compare with.
+    """
+
+    def __init__(self, *, is_needed: bool) -> None:
+        self._sum: Any = None
+        if is_needed:
+            self._sum = plain_variable(tf.int64)
+
+    def note(self, batch_sample: tf.Tensor) -> None:
+        """Takes note of a batch's `sample`, from inside a traced loop."""
+        self._sum.assign(self._sum * 31 + batch_sample)
+
+    def value(self) -> int:
+        """Returns the sum up to now; 0 where there is nobody to compare with."""
+        return 0 if self._sum is None else int(self._sum.numpy())
+
+
+_FILE = tf.data.experimental.AutoShardPolicy.FILE
+
+
+def _of_workers(payload: bytes, exchange: Any) -> list[bytes]:
+    local = exchange.share.local_replicas
+    own = np.tile(np.frombuffer(payload, np.uint8), (local, 1))
+    return [row.tobytes() for row in exchange.rows(own)[::local]]
+
+
+def _dense_parts(leaf: Any) -> list[np.ndarray]:
+    if isinstance(leaf, (tf.RaggedTensor, tf.SparseTensor)):
+        return [part.numpy() for part in _tensors(leaf)]
+    if hasattr(leaf, "tocoo"):  # of SciPy
+        coordinates = leaf.tocoo()
+        return [coordinates.data, coordinates.row, coordinates.col]
+    return [np.asarray(leaf)]
+
+
+def _some_bytes(array: np.ndarray) -> bytes:
+    if array.nbytes > _WHOLE_BYTES:
+        array = array[:: max(len(array) // _SAMPLED_ROWS, 1)]
+    if array.dtype == object:
+        return repr(array.tolist()).encode()
+    return np.ascontiguousarray(array).tobytes()
+
+
+def _tensors(leaf: Any) -> list[tf.Tensor]:
+    if leaf is None:
+        return []
+    if isinstance(leaf, tf.RaggedTensor):
+        return [leaf.flat_values, *leaf.nested_row_splits]
+    if isinstance(leaf, tf.SparseTensor):
+        return [leaf.values, leaf.indices]
+    return [leaf]
+
+
+def _sample_one(value: tf.Tensor) -> tf.Tensor:
+    if value.shape.rank != 1:
+        flat = tf.reshape(value, [tf.shape(value)[0], -1])
+        stride = tf.maximum(tf.shape(flat)[1] // _ENTRIES_OF_A_ROW, 1)
+        value = tf.reshape(flat[:, ::stride], [-1])
+    if value.dtype == tf.string:
+        bits = tf.strings.to_hash_bucket_fast(value, 2**62)
+    elif value.dtype.is_floating:
+        bits = tf.cast(tf.bitcast(tf.cast(value, tf.float64), tf.int64), tf.int64)
+    elif value.dtype.is_complex:
+        bits = tf.bitcast(tf.math.real(tf.cast(value, tf.complex128)), tf.int64)
+    else:
+        bits = tf.cast(value, tf.int64)
+    # An odd factor for each place: the same rows in another order give another number.
+    return tf.reduce_sum(bits * (2 * tf.range(tf.size(bits, tf.int64)) + 1))
+
+
+def random_parts(dataset: tf.data.Dataset) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Gives the name and the two seeds of everything in a dataset that draws random numbers."""
+    for part in tf_internals.dataset_parts(dataset):
+        if isinstance(part, tf.data.Dataset):
+            if hasattr(part, "_seed") and hasattr(part, "_seed2"):
+                yield type(part).__name__.strip("_"), (int(part._seed), int(part._seed2))
+        else:
+            yield from _seeds_of_graph(part)
+
+
+def _seeds_of_graph(graph: Any) -> Iterator[tuple[str, tuple[int, int]]]:
+    bodies = [graph.node, *[function.node_def for function in graph.library.function]]
+    for nodes in bodies:
+        constants = {node.name: node for node in nodes if node.op == "Const"}
+        for node in nodes:
+            if "seed" in node.attr and "seed2" in node.attr:
+                yield node.op, (node.attr["seed"].i, node.attr["seed2"].i)
+            elif node.op.startswith(("ShuffleDataset", "ShuffleAndRepeatDataset")):
+                names = [name.split(":")[0] for name in node.input[2:4]]
+                # A seed of its own goes through a choice that keeps the second one from being 0.
+                found = [constants.get(name) or constants.get(f"{name}/Const") for name in names]
+                if None not in found:
+                    yield node.op, (_scalar(found[0]), _scalar(found[1]))
+
+
+def _scalar(constant: Any) -> int:
+    return int(tf.make_ndarray(constant.attr["value"].tensor))

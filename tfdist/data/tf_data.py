@@ -1,0 +1,109 @@
+"""How is a `tf.data.Dataset` read by all workers?
+
+Every worker reads all of it, in global batches, and takes its own rows of each. How many rows the
+largest batch has is asked before any of it is used, since static shapes need it: what was batched
+says so itself; else the first batch is looked at, where that changes nothing of what comes
+afterwards.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfdist.communication.share import Share, bounds
+from tfdist.compat import keras_internals, tf_internals
+from tfdist.data import rows, same_data
+from tfdist.data.order import OrderedBatches
+from tfdist.data.rows import unconverted
+from tfdist.data.source import Source
+
+
+def dataset_source(
+    dataset: tf.data.Dataset, *, share: Share, fill_empty: bool = True, is_sampled: bool = False
+) -> Source:
+    """Makes the source of a dataset of global batches, which every worker reads as a whole.
+
+    Args:
+        dataset: Batched in global batches.
+        share: Which replicas this worker feeds.
+        fill_empty: Whether a replica that a batch leaves empty gets one row, which will not count.
+        is_sampled: Whether the stream's elements carry a sample of what was read.
+
+    Raises:
+        ValueError: The dataset is not batched.
+    """
+    spec = dataset.element_spec
+    rows.refuse_unbatched(spec)
+    is_of_unknown_length = int(dataset.cardinality()) == tf.data.UNKNOWN_CARDINALITY
+    if share.has_others:
+        dataset = same_data.in_one_order(dataset)
+
+    def parts_of(*batch: Any) -> tuple[Any, ...]:
+        data = rows.without_optionals(batch if isinstance(spec, tuple) else batch[0])
+        global_size = rows.count(data)
+        tf.debugging.assert_positive(
+            global_size, "A batch of the dataset holds no examples. Filter before .batch()."
+        )
+        if share.num_replicas == 1:
+            return global_size, (data,)
+
+        def rows_of(replica: int) -> Any:
+            start, stop = bounds(global_size, replica, share.num_replicas)
+            if fill_empty:
+                start, stop = rows.never_empty(start, stop, global_size)
+            return rows.cut(data, start, stop)
+
+        parts = tuple(rows_of(replica) for replica in share.replicas)
+        return (global_size, parts, same_data.sample(data)) if is_sampled else (global_size, parts)
+
+    def with_number(number: tf.Tensor, element: Any) -> Any:
+        return (*element, number)
+
+    def stream(first_pass: int, start: int) -> tf.data.Dataset:
+        del first_pass  # each iterator over a dataset is the next pass, as in Keras
+        rest = dataset.skip(start) if start else dataset
+        batches = rest.map(unconverted(parts_of))
+        if is_sampled and is_of_unknown_length:
+            batches = batches.enumerate(start + 1).map(unconverted(with_number))
+        return batches.prefetch(tf.data.AUTOTUNE)
+
+    return Source(
+        None, None, rows.open_spec(stream(0, 0).element_spec[1][0]), stream,
+        is_infinite=int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY,
+        identity=lambda: same_data.of_dataset(dataset),
+        batch_size=lambda: largest_batch(dataset), is_even=rows.fixed(spec) is not None,
+    )
+
+
+def largest_batch(dataset: tf.data.Dataset) -> int | None:
+    """Returns the rows of the largest batch of a dataset; None where that cannot be found out.
+
+    Args:
+        dataset: Batched. Where its spec has no fixed rows and no `.batch(n)` shows, its first batch
+            is read once more, unless it draws random numbers, whose order that would change.
+    """
+    known = rows.fixed(dataset.element_spec) or tf_internals.batch_size_of(dataset)
+    if known is not None or any(True for _ in same_data.random_parts(dataset)):
+        return known
+    for batch in dataset.take(1):
+        return int(rows.count(rows.without_optionals(batch)))
+    return None
+
+
+def first_batch(x: Any, adapter: Any) -> int | None:
+    """Returns the rows of the first batch of a generator or a `PyDataset`; None of anything else.
+
+    Args:
+        x: What `fit` was given.
+        adapter: What Keras made of it.
+    """
+    batch = keras_internals.first_of_generator(adapter)
+    if batch is None and isinstance(x, (OrderedBatches, keras.utils.PyDataset)):
+        batch = x[0]
+    if batch is None:
+        return None
+    first = next(leaf for leaf in keras.tree.flatten(batch) if leaf is not None)
+    return int(first.shape[0])

@@ -1,0 +1,176 @@
+"""How long would a step take on more workers? Arithmetic on a measured step, bytes and link.
+
+Synopsis:
+
+    >>> link = Link(bytes_per_sec=1.25e9, latency_secs=50e-6)
+    >>> alone = Split(input_secs=0.0, compute_secs=0.1, communication_secs=0.0, host_secs=0.0)
+    >>> found = Forecast(alone, num_bytes=100_000_000, link=link)
+    >>> round(found.secs(8), 4), round(found.efficiency(8), 2)
+    (0.2407, 0.42)
+    >>> found.most_workers(efficiency=0.8)
+    1
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from tfdist.training.time_split import Split, advice
+
+_MIB = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Link:
+    """What connects two neighbours of the ring.
+
+    Attributes:
+        bytes_per_sec: What a worker can send while it receives as much.
+        latency_secs: Of one message, whatever its size.
+    """
+
+    bytes_per_sec: float
+    latency_secs: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.bytes_per_sec > 0 or not self.latency_secs >= 0:
+            raise ValueError(
+                f"{self} is no link: bytes_per_sec must be above 0, latency_secs 0 or more. "
+                "Measure one with `fit_link`."
+            )
+
+    def all_reduce_secs(self, workers: int, num_bytes: int, *, packs: int = 1) -> float:
+        """Returns the seconds of a ring all-reduce.
+
+        `2 (n - 1) / n * bytes / bandwidth + 2 (n - 1) * latency`, the latency once a pack.
+
+        Args:
+            workers: Workers of the ring.
+            num_bytes: Bytes that each worker holds.
+            packs: Messages that the bytes are cut into, one all-reduce after the other.
+        """
+        hops = 2 * (workers - 1)
+        return hops / workers * num_bytes / self.bytes_per_sec + packs * hops * self.latency_secs
+
+    def bucket_bytes(self, workers: int, *, latency_share: float = 0.1) -> int:
+        """Returns the smallest bucket, in whole MiB, of which latency takes that share at most."""
+        least = (1 / latency_share - 1) * workers * self.latency_secs * self.bytes_per_sec
+        return max(1, -int(-least // _MIB)) * _MIB
+
+
+def fit_link(points: Sequence[tuple[int, int, float]]) -> Link:
+    """Finds the link that explains measured all-reduces best, by least squares.
+
+    Args:
+        points: Workers, bytes and seconds of each; two sizes at least tell latency apart.
+
+    Raises:
+        ValueError: No point has several workers and takes time that grows with its bytes.
+    """
+    rows = [(2 * (n - 1) / n * size, 2.0 * (n - 1), secs) for n, size, secs in points if n > 1]
+    aa, ab, bb = (sum(r[i] * r[j] for r in rows) for i, j in ((0, 0), (0, 1), (1, 1)))
+    ay, by = (sum(r[i] * r[2] for r in rows) for i in (0, 1))
+    determinant = aa * bb - ab * ab
+    # Where sizes are all alike, all of the time is put down to the bytes.
+    if determinant > 1e-12 * aa * bb:
+        per_byte, latency = (ay * bb - by * ab) / determinant, (by * aa - ay * ab) / determinant
+    else:
+        per_byte, latency = 0.0, -1.0
+    if latency < 0 or per_byte <= 0:
+        per_byte, latency = ay / aa if aa else 0.0, 0.0
+    if per_byte <= 0:
+        raise ValueError(
+            f"points={list(points)} hold no all-reduce over several workers that takes time. "
+            "Measure one with 2 workers or more and some bytes."
+        )
+    return Link(1 / per_byte, latency)
+
+
+@dataclasses.dataclass(frozen=True)
+class Forecast:
+    """A step's time on n workers, from one measured step.
+
+    Assumes that the workers are alike and that none is late; that the ring sums over links alike,
+    which nobody else uses; that nothing of the sum hides behind the backward pass; and that input
+    and host time of a worker stay what they are. In weak scaling each worker keeps its batch; in
+    strong scaling the global batch stays, so compute and input are divided by the workers, which
+    overrates small batches.
+
+    Attributes:
+        alone: The split of a step on one worker; its communication, between replicas of one
+            worker, is there on any number.
+        num_bytes: Bytes of all gradients, of one replica.
+        link: Between two workers.
+        packs: Messages that the gradients are cut into.
+        is_strong: Whether the global batch stays as it is.
+        measured: Measured seconds of a step by number of workers, to tell the error.
+    """
+
+    alone: Split
+    num_bytes: int
+    link: Link
+    packs: int = 1
+    is_strong: bool = False
+    measured: Mapping[int, float] = dataclasses.field(default_factory=dict)
+
+    def split(self, workers: int) -> Split:
+        """Returns the parts of a step on so many workers."""
+        if workers < 1:
+            raise ValueError(f"workers={workers!r} must be 1 or more. Ask for 1 to 1,024.")
+        parts = workers if self.is_strong else 1
+        reduction = self.link.all_reduce_secs(workers, self.num_bytes, packs=self.packs)
+        return dataclasses.replace(
+            self.alone,
+            input_secs=self.alone.input_secs / parts,
+            compute_secs=self.alone.compute_secs / parts,
+            communication_secs=self.alone.communication_secs + reduction,
+        )
+
+    def secs(self, workers: int) -> float:
+        """Returns the seconds of a step on so many workers."""
+        return self.split(workers).secs
+
+    def speed_up(self, workers: int) -> float:
+        """Returns the examples per second over those of one worker."""
+        work = 1 if self.is_strong else workers
+        return work * self.secs(1) / self.secs(workers)
+
+    def efficiency(self, workers: int) -> float:
+        """Returns the speed-up divided by the workers."""
+        return self.speed_up(workers) / workers
+
+    def most_workers(self, *, efficiency: float = 0.8, limit: int = 1024) -> int:
+        """Returns the largest number of workers up to which an efficiency is kept throughout."""
+        number = 1
+        while number < limit and self.efficiency(number + 1) >= efficiency:
+            number += 1
+        return number
+
+    @property
+    def errors(self) -> dict[int, float]:
+        """Relative errors at the measured points: `predicted / measured - 1`."""
+        return {n: self.secs(n) / secs - 1 for n, secs in sorted(self.measured.items())}
+
+    @property
+    def worst_error(self) -> float | None:
+        """The largest of them, without its sign; None where nothing was measured."""
+        return max((abs(error) for error in self.errors.values()), default=None)
+
+    def advice(self, workers: int) -> list[str]:
+        """Returns what to do for so many workers, in sentences."""
+        most = self.most_workers()
+        kind = "strong" if self.is_strong else "weak"
+        error = self.worst_error
+        sure = "not checked on any" if error is None else f"wrong by {100 * error:.0f} % at most"
+        bucket = self.link.bucket_bytes(max(workers, 2)) // _MIB
+        return [
+            *advice(self.split(workers)),
+            f"Buckets of {bucket} MiB or more keep latency below 10 % of their time on {workers} "
+            "workers.",
+            f"Efficiency ({kind} scaling) is {100 * self.efficiency(workers):.0f} % on {workers} "
+            f"workers, and at least 80 % up to {most}; the prediction is {sure} of the "
+            f"{len(self.measured)} measured points.",
+        ]

@@ -1,0 +1,249 @@
+"""Does this model train the same on many devices as on one?  If not, where do they part?
+
+Synopsis:
+
+    python scripts/verify.py --target=my_module:my_case --device=2xcpu
+
+or `print(tfdist.verify(build_fn, x, y, device="2xcpu", steps=5))`: "agree to 2.2e-16", or the first
+tensor that differs, by name and step.
+
+Both runs take place in processes of their own, so it works whatever the caller's TensorFlow has
+started, and in a notebook.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfdist import launch
+from tfdist.diagnostics.recording import GROUPS, record
+
+# Largest difference of rounding alone, relative to the largest value of the tensor: sums of a few
+# thousand terms, grouped in another way, over a handful of steps.
+_TOLERANCES = {"float64": 1e-9, "float32": 2e-4, "bfloat16": 5e-2, "float16": 2e-2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """The first tensor on which two runs differ.
+
+    Attributes:
+        step: Number of the step, from 1; 0 for before any training.
+        group: "loss", "gradient" (after the reduction), "weight", "state" or "metric".
+        name: The variable's path, or the metric's name.
+        worker: Rank of the worker that has the other value.
+        expected: One device's value of the entry that differs most.
+        found: The distributed run's.
+        cause: The likely cause, and what to do.
+    """
+
+    step: int
+    group: str
+    name: str
+    worker: int
+    expected: float
+    found: float
+    cause: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What `verify` found.
+
+    Attributes:
+        device: What the distributed run trained on, on each worker.
+        workers: Workers of the distributed run.
+        replicas: Replicas of all workers together.
+        steps: Steps that were compared.
+        largest: Largest relative difference up to the first one beyond rounding.
+        difference: That first one; None where the runs agree.
+    """
+
+    device: str
+    workers: int
+    replicas: int
+    steps: int
+    largest: float
+    difference: Difference | None
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the runs agree, to rounding."""
+        return self.difference is None
+
+    def __bool__(self) -> bool:
+        return self.agrees
+
+    def __str__(self) -> str:
+        world = f"{self.replicas} replicas ({self.workers} x {self.device}) against one device"
+        if self.difference is None:
+            return f"agree to {self.largest:.1e}: {self.steps} steps on {world}"
+        it = self.difference
+        when = f"in step {it.step}" if it.step else "before training"
+        return (
+            f"DIFFER {when} on worker {it.worker}, first in the {it.group} {it.name!r}: "
+            f"{it.found!r} instead of {it.expected!r}; {world}.\nLikely cause: {it.cause}"
+        )
+
+
+def verify(
+    build_fn: Callable[[], Any],
+    x: Any,
+    y: Any = None,
+    *,
+    device: str = "2xcpu",
+    workers: int = 1,
+    steps: int = 5,
+    batch_size: int = 32,
+    sample_weight: Any = None,
+    seed: int = 0,
+    timeout_secs: float = 600.0,
+) -> Report:
+    """Trains a model on one device and distributed, and compares every tensor of every step.
+
+    Loss, gradients after the reduction, weights, states (batch statistics, seed generators) and
+    metrics are compared, on every replica of every worker, in the order in which they arise. The
+    data is not shuffled; it is gone through again where it has fewer batches than steps.
+
+    Args:
+        build_fn: Returns a compiled model, or a `tfdist.Trainer`. Called without arguments in the
+            strategy's scope, after `keras.utils.set_random_seed(seed)`.
+        x: Arrays, as in `fit`.
+        y: Targets.
+        device: What each worker of the distributed run trains on; see `get_strategy`.
+        workers: Worker processes of the distributed run.
+        steps: Steps to compare.
+        batch_size: Global batch: examples per step over all replicas. One that the replicas do not
+            divide finds more.
+        sample_weight: Weights, as in `fit`.
+        seed: Seed of both runs.
+        timeout_secs: Longest time for each run, in seconds.
+
+    Returns:
+        The report; it prints as what a person wants to know.
+
+    Raises:
+        RuntimeError: A run failed; the message holds its traceback.
+    """
+    options = {
+        "device": "cpu", "seed": seed, "steps": steps, "batch_size": batch_size,
+        "floatx": keras.config.floatx(),
+    }
+    data = (x, y, sample_weight)
+
+    def run(**changed: Any) -> list[dict[str, Any]]:
+        count = changed.pop("workers", 1)
+        return launch.run(
+            record, workers=count, args=(build_fn, data, options | changed),
+            timeout_secs=timeout_secs,
+        )
+
+    (expected,) = run()
+    found = run(device=device, workers=workers)
+    largest, where = _compare(expected["steps"], [worker["steps"] for worker in found])
+    if where is not None:
+        again = None if where["step"] == 0 else run()[0]
+        is_random = again is not None and _compare(expected["steps"], [again["steps"]])[1]
+        where["cause"] = _cause(where, found[0], is_random=bool(is_random), data_rows=_rows(x),
+                                batch_size=batch_size)
+    return Report(
+        device=device, workers=workers, replicas=found[0]["replicas"],
+        steps=len(expected["steps"]) - 1, largest=largest,
+        difference=Difference(**{f.name: where[f.name] for f in dataclasses.fields(Difference)})
+        if where else None,
+    )
+
+
+def _rows(x: Any) -> int:
+    return int(keras.tree.flatten(x)[0].shape[0])
+
+
+def _compare(expected: list[Any], found: list[list[Any]]) -> tuple[float, dict[str, Any] | None]:
+    """Returns the largest difference up to the first one that is no rounding, and that one."""
+    largest = 0.0
+    for step, reference in enumerate(expected):
+        for key in sorted(reference, key=lambda key: (GROUPS.index(key[0]), key[1])):
+            for worker, steps in enumerate(found):
+                one, rows = reference[key], steps[step][key] if step < len(steps) else None
+                if rows is None:
+                    rows = np.full_like(one, np.nan)
+                relative, at = _relative(one, rows)
+                if relative > _tolerance(one):
+                    here = {"step": step, "group": key[0], "name": key[1], "worker": worker}
+                    values = {"expected": float(np.broadcast_to(one, rows.shape)[at]),
+                              "found": float(rows[at])}
+                    return largest, here | values
+                largest = max(largest, relative)
+    return largest, None
+
+
+def _tolerance(values: np.ndarray) -> float:
+    return _TOLERANCES.get(str(values.dtype), 0.0)
+
+
+def _relative(one: np.ndarray, rows: np.ndarray) -> tuple[float, Any]:
+    """Returns the largest difference in units of the largest value, and its place in `rows`."""
+    one, rows = np.asarray(one, np.float64), np.asarray(rows, np.float64)
+    with np.errstate(invalid="ignore"):  # an infinity that is right on both sides
+        gap = np.abs(one - rows)
+    same = (one == rows) | (np.isnan(one) & np.isnan(rows))
+    gap = np.where(same, 0.0, np.where(np.isnan(gap), np.inf, gap))
+    if gap.size == 0:
+        return 0.0, ()
+    at = np.unravel_index(int(np.argmax(gap)), gap.shape)
+    scale = float(np.max(np.abs(one), initial=0.0, where=np.isfinite(one)))
+    return float(gap[at]) / (scale if scale > 0 else 1.0), at
+
+
+def _cause(
+    where: dict[str, Any],
+    world: dict[str, Any],
+    *,
+    is_random: bool,
+    data_rows: int,
+    batch_size: int,
+) -> str:
+    replicas, step = world["replicas"], where["step"]
+    if step == 0:
+        return (
+            "an assignment from a local random generator: this value does not come from the seed. "
+            "Let initializers set it in the scope, or draw it from the same seed on every worker."
+        )
+    if is_random:
+        return (
+            "unseeded randomness: two runs on one device differ as well. Draw with keras.random "
+            "and a keras.random.SeedGenerator, not with NumPy or tf.random."
+        )
+    if world["plain_batch_norm"]:
+        return (
+            f"plain BatchNormalization ({', '.join(world['plain_batch_norm'])}) normalizes each "
+            "replica's rows by themselves. Use BatchNormalization(synchronized=True)."
+        )
+    ratio = where["found"] / where["expected"] if where["expected"] else 0.0
+    if where["group"] == "gradient" and abs(ratio - replicas) < 1e-3 * replicas:
+        return (
+            f"gradients were summed twice: this one is {replicas} times too large. Leave the "
+            "reduction to apply_gradients or optimizer.apply, which sum over the replicas."
+        )
+    start = (step - 1) * batch_size % (-(-data_rows // batch_size) * batch_size)
+    if min(batch_size, data_rows - start) % replicas and where["group"] in ("loss", "metric"):
+        return (
+            "a loss or metric that averages over the local batch: the replicas hold unequal shares "
+            "of this batch, so a mean of their means is no mean. Divide sums by the global batch, "
+            "as tfdist.average_loss does."
+        )
+    if where["group"] == "gradient":
+        return (
+            "gradients were changed before they were summed (clipped or normalized per replica), "
+            "or the loss averages over the local batch. Use the optimizer's clipnorm, clipvalue or "
+            "global_clipnorm, which act on the sum, and tfdist.average_loss."
+        )
+    return (
+        f"the {where['group']} is computed from one replica's rows in a way that does not add up, "
+        "such as a sum over the batch that counts as a mean. Divide sums by the global batch."
+    )

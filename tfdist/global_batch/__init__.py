@@ -1,0 +1,17 @@
+"""What do Keras's losses, metrics, layers and draws mean when a replica sees only its rows?
+
+What they mean for the global batch: each file says it for one kind of them, and tracing.py puts all
+of it in place while a replica's function is traced.
+
+Read in this order; each file imports from those above it only:
+
+1. position.py: which rows of the global batch a replica holds.
+2. padded_timesteps.py: which steps of a sequence count, where lengths are padded.
+3. padded_rows.py: which rows count, where batches are padded to one shape.
+4. whole_batch.py: losses and metrics that make one number of a whole batch.
+5. losses_metrics.py: losses and metrics that are means and sums.
+6. activity_losses.py: what activity regularizers add.
+7. batch_norm.py: how a BatchNormalization sees the rows of all replicas.
+8. randomness.py: what a replica draws.
+9. tracing.py: how a replica's function means the global batch while it is traced.
+"""

@@ -1,0 +1,134 @@
+"""How does a BatchNormalization see the rows of all replicas?
+
+`BatchNormalization(synchronized=True)` sums its statistics over them, which takes two corrections
+here: the row that an empty replica computes on does not count, and where a mask comes with the
+inputs Keras forgets to synchronize (checked with Keras 3.10 to 3.15). A plain one has statistics of
+each replica's rows by definition, which is said once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from tfdist.compat import keras_internals, replacing
+from tfdist.global_batch import padded_rows
+from tfdist.global_batch import position as position_lib
+from tfdist.global_batch.position import Position
+
+_LOG = logging.getLogger("tfdist")
+
+
+def global_moments() -> dict[str, Callable[..., Any]]:
+    """Returns replacements for the functions that take a layer's synchronized moments."""
+    synchronized = replacing.original("_compute_moments_sync")
+    layer_moments = replacing.original("BatchNormalization._moments")
+
+    def of_counted_rows(x: Any, axes: Any, keepdims: bool) -> tuple[Any, Any]:
+        place = position_lib.current()
+        if place is None:
+            return synchronized(x, axes, keepdims)
+        if place.padded_rows is None:
+            x = x[: tf.where(place.local_size > 0, tf.shape(x)[0], 0)]
+        return _synchronized_moments(x, axes, keepdims, place)
+
+    def moments(layer: Any, inputs: Any, mask: Any) -> tuple[Any, Any]:
+        place = position_lib.current()
+        is_padded = place is not None and place.padded_rows is not None
+        if is_padded and not layer.synchronized:
+            return _own_moments(inputs, mask, keras_internals.reduction_axes(layer))
+        if place is None or mask is None or not layer.synchronized:
+            return layer_moments(layer, inputs, mask)
+        return _masked_moments(inputs, mask, keras_internals.reduction_axes(layer), place)
+
+    return {"_compute_moments_sync": of_counted_rows, "BatchNormalization._moments": moments}
+
+
+def _synchronized_moments(x: Any, axes: Any, keepdims: bool, place: Position) -> tuple[Any, Any]:
+    """Returns mean and variance over the rows of all replicas, by Keras's formula.
+
+    Keras's own function knows no collectives but those of a strategy.
+    """
+
+    def total(values: Any) -> Any:
+        values = padded_rows.zeroed(values)
+        return place.collectives.linked_sum(tf.reduce_sum(values, axis=axes, keepdims=True))
+
+    total_sum, total_of_squares = total(x), total(tf.square(x))
+    count = total(tf.ones_like(x))
+    mean = tf.math.divide_no_nan(total_sum, count)
+    mean_of_squares = tf.math.divide_no_nan(total_of_squares, count)
+    variance = tf.maximum(mean_of_squares - tf.square(mean), 0.0)
+    if not keepdims:
+        mean, variance = tf.squeeze(mean, axes), tf.squeeze(variance, axes)
+    return mean, variance
+
+
+def _masked_moments(inputs: Any, mask: Any, axes: Any, place: Position) -> tuple[Any, Any]:
+    """Returns mean and variance over the valid steps of all replicas, by Keras's formula."""
+    is_valid = _valid_steps(inputs, mask) & (place.local_size > 0)
+    is_valid = padded_rows.zeroed(is_valid)
+    return _moments_of(
+        inputs, is_valid, axes, reduce=place.collectives.linked_sum, epsilon=keras.config.epsilon()
+    )
+
+
+def _own_moments(inputs: Any, mask: Any, axes: Any) -> tuple[Any, Any]:
+    """Returns mean and variance over a replica's own rows that count; of all where none does."""
+    is_valid = tf.ones_like(inputs, tf.bool) if mask is None else _valid_steps(inputs, mask)
+    is_valid = padded_rows.zeroed(is_valid, unless_empty=True)
+    epsilon = 0.0 if mask is None else keras.config.epsilon()  # as Keras has it there
+    return _moments_of(inputs, is_valid, axes, reduce=lambda local: local, epsilon=epsilon)
+
+
+def _valid_steps(inputs: Any, mask: Any) -> Any:
+    return ops.cast(ops.broadcast_to(ops.expand_dims(mask, -1), ops.shape(inputs)), "bool")
+
+
+def _moments_of(
+    inputs: Any, is_valid: Any, axes: Any, *, reduce: Callable[[Any], Any], epsilon: float
+) -> tuple[Any, Any]:
+    """Returns mean and variance of the valid entries, whose sums go through `reduce`."""
+
+    def total(values: Any) -> Any:
+        return reduce(ops.sum(ops.where(is_valid, values, 0), axes, keepdims=True))
+
+    count = total(ops.ones_like(inputs)) + epsilon
+    mean = total(inputs) / count
+    variance = total(ops.square(inputs - mean)) / count
+    return ops.squeeze(mean), ops.squeeze(variance)
+
+
+def plain_batch_normalizations(model: keras.Model) -> list[str]:
+    """Returns the names of layers that normalize each replica's rows by those rows alone."""
+    return [
+        layer.name
+        for layer in keras_internals.flat_layers(model)
+        if isinstance(layer, keras.layers.BatchNormalization)
+        and layer.trainable
+        and not layer.synchronized
+    ]
+
+
+def warn_of_plain(model: keras.Model, num_replicas: int) -> None:
+    """Says once for a model that its BatchNormalization will differ from that of one device.
+
+    Args:
+        model: A model that is about to be trained.
+        num_replicas: Replicas of all workers together.
+    """
+    names = plain_batch_normalizations(model) if num_replicas > 1 else []
+    if names and not vars(model).get("_tfdist_warned_of_statistics"):
+        vars(model)["_tfdist_warned_of_statistics"] = True  # past Keras's tracking of attributes
+        _LOG.warning(
+            "%s normalizes each of the %d replicas' examples by their own mean and variance, so "
+            "the result differs from one device's. Make it BatchNormalization(synchronized=True) "
+            "for statistics of the global batch.",
+            ", ".join(names),
+            num_replicas,
+        )

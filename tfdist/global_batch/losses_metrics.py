@@ -1,0 +1,164 @@
+"""What do Keras's losses and metrics mean when a replica sees only its rows of the global batch?
+
+A replica computes everything as if its rows were the whole batch, and its result then counts with
+the weight `local_size / global_size`. For every quantity that is a mean over examples, or the same
+whatever the examples (a regularizer, a constant), the weighted results of all replicas add up to
+exactly what one device gets. So Keras's own mean reductions are right as they stand, once they stop
+dividing by the number of replicas, and only three things have to be told about the other replicas:
+
+* a sum over the batch (`reduction="sum"`) is blown up to what it weighs after the weighting;
+* a denominator that is not the number of examples (valid steps of a mask, sum of the sample
+  weights) is the one of the global batch;
+* a scalar that arrives at a `Mean` metric counts `local_size / global_size`, not once a replica.
+
+`mean_of_rows` is the contribution of a replica's loss to the global one. A loss or metric function
+that gives one number for a batch is handed the rows of all replicas: see whole_batch.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+from keras import ops
+
+from tfdist.compat import replacing
+from tfdist.global_batch import padded_rows, padded_timesteps, whole_batch
+from tfdist.global_batch import position as position_lib
+
+
+def global_reductions() -> dict[str, Callable[..., Any]]:
+    """Returns replacements for the reductions of Keras's losses and metrics.
+
+    Each calls the original outside of a step, that is where no replica has a position.
+    """
+    names = ("scale_loss_for_distribution", "unscale_loss_for_distribution")
+    scale, unscale = (replacing.original(name) for name in names)
+    reduce_values = replacing.original("reduce_values")
+    apply_mask = replacing.original("apply_mask")
+    samplewise = replacing.original("reduce_to_samplewise_values")
+
+    def scale_loss(value: Any) -> Any:
+        return scale(value) if position_lib.current() is None else value
+
+    def unscale_loss(value: Any) -> Any:
+        return unscale(value) if position_lib.current() is None else value
+
+    def reduce_rows(
+        values: Any, sample_weight: Any = None, reduction: str | None = "sum_over_batch_size"
+    ) -> Any:
+        place = position_lib.current()
+        weighted = reduction == "mean_with_sample_weight" and sample_weight is not None
+        reduced = tuple(values.shape) == () or reduction in (None, "none")
+        values, sample_weight = (padded_rows.zeroed(v) for v in (values, sample_weight))
+        if place is None or reduced or not (weighted or reduction == "sum"):
+            value = reduce_values(values, sample_weight, reduction)
+            return value if reduced else padded_rows.mean_of_counted(value)
+        total = sum_of_rows(ops.sum(values))
+        if reduction == "sum":
+            return total
+        weight = ops.cast(ops.sum(sample_weight), total.dtype)
+        divisor = place.collectives.sum(_of_counted_rows(weight, place))
+        return ops.divide_no_nan(total, divisor)
+
+    def global_mask(sample_weight: Any, mask: Any, dtype: Any, reduction: str | None) -> Any:
+        place = position_lib.current()
+        if place is None or mask is None or reduction not in ("mean", "sum_over_batch_size"):
+            return apply_mask(sample_weight, mask, dtype=dtype, reduction=reduction)
+        # Keras weighs a valid step total / valid, so that a mean over all steps comes out as one
+        # over the valid ones; both counts are those of the global batch here.
+        mask = padded_rows.zeroed(ops.cast(mask, dtype))
+        valid = place.collectives.sum(_of_counted_rows(ops.sum(mask), place))
+        size = padded_rows.size_of_counted(ops.cast(ops.size(mask), dtype))
+        total = size / _safe(place.fraction(dtype))
+        weight = ops.divide_no_nan(total, valid) * mask
+        # As a sample weight of its own it is merged with the given one by Keras's rules.
+        if sample_weight is None:
+            return weight
+        return apply_mask(sample_weight, weight, dtype=dtype, reduction="sum")
+
+    def samplewise_values(values: Any, sample_weight: Any, reduce_fn: Any, dtype: Any) -> Any:
+        place = position_lib.current()
+        values = whole_batch.value_of_metric(values)
+        sample_weight = padded_rows.without_static_count(values, sample_weight)
+        is_mean_of_steps = padded_timesteps.takes_mean(values, reduce_fn)
+        values, sample_weight = samplewise(values, sample_weight, reduce_fn, dtype)
+        if is_mean_of_steps:
+            values = padded_timesteps.of_own_length(values)
+            sample_weight = padded_timesteps.of_own_length(sample_weight)
+        if len(values.shape) > 0:
+            return padded_rows.of_counted(values, sample_weight)
+        if place is None or sample_weight is not None:
+            return values, sample_weight
+        fraction = place.fraction(values.dtype)
+        return _of_counted_rows(values, place) * fraction, fraction
+
+    return {
+        "scale_loss_for_distribution": scale_loss,
+        "unscale_loss_for_distribution": unscale_loss,
+        "reduce_values": reduce_rows,
+        "apply_mask": global_mask,
+        "reduce_to_samplewise_values": samplewise_values,
+        **whole_batch.functions(),
+    }
+
+
+def sum_of_rows(value: Any) -> Any:
+    """Blows up a replica's sum over its rows, so that it counts whole once it is weighted.
+
+    Args:
+        value: A scalar that grows with the rows.
+
+    Returns:
+        A scalar of the same dtype; `value` itself outside of a step.
+    """
+    place = position_lib.current()
+    return value if place is None else value / _safe(place.fraction(value.dtype))
+
+
+def _safe(fraction: Any) -> Any:
+    # An empty replica has the fraction 0, and nothing that is divided by it counts.
+    return tf.where(fraction > 0, fraction, tf.ones_like(fraction))
+
+
+def _of_counted_rows(value: Any, place: position_lib.Position) -> Any:
+    # What an empty replica makes of the row that does not count, or of no row at all: it may be
+    # NaN, which times 0 is NaN.
+    return tf.where(place.local_size > 0, value, tf.zeros_like(value))
+
+
+def mean_of_rows(loss: Any) -> Any:
+    """Weighs a replica's loss by its rows, so that those of all replicas sum to the global one.
+
+    Args:
+        loss: What `compute_loss` gave for this replica's rows: a scalar mean, or, where a
+            reduction of `None` left it so, one value a row.
+
+    Returns:
+        This replica's share of the global loss, of the shape and dtype of `loss`.
+    """
+    place = position_lib.current()
+    if place is None:
+        return loss
+    loss = _of_counted_rows(loss, place)
+    if len(loss.shape) > 0:
+        return loss  # the gradient sums unreduced losses: they are shares already
+    return loss * place.fraction(loss.dtype)
+
+
+def track_loss(tracker: Any, loss: Any, local_size: Any) -> None:
+    """Adds a replica's loss to the `Mean` behind the reported loss, as Keras does on one device.
+
+    Args:
+        tracker: A `keras.metrics.Mean`; its states are summed over the replicas when it is read.
+        loss: The replica's loss, before `mean_of_rows`.
+        local_size: Rows of this replica that count; integer scalar.
+    """
+    place = position_lib.current()
+    if place is not None:
+        loss = _of_counted_rows(loss, place)
+    if len(loss.shape) == 0:
+        tracker.update_state(loss, sample_weight=local_size)
+    else:
+        tracker.update_state(loss)  # one value a row: each counts once, and none of no rows

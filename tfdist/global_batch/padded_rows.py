@@ -1,0 +1,200 @@
+"""Which of a replica's rows count, where all batches are padded to one shape?
+
+The first `local_size` of `padded_rows` do. The others are real rows, repeated; they are not cut,
+for the shape has to stay, but put to zero wherever rows are summed. Functions here return what they
+were given where no rows are padded. What makes one number of the rows by itself (an `add_loss`,
+a loss that returns a scalar, a rule of the user's own) cannot be masked from outside: `refuse`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import keras
+import tensorflow as tf
+
+from tfdist.compat import keras_internals, replacing
+from tfdist.global_batch import padded_timesteps
+from tfdist.global_batch import position as position_lib
+from tfdist.global_batch.position import Position
+
+_CURE = (
+    "Give full batches alone (a batch size that the number of replicas divides, and .batch(..., "
+    "drop_remainder=True) or a number of examples that the batch size divides), or pass "
+    "static_shapes=False. With length_buckets no batch counts as full: leave them out."
+)
+_ROWWISE = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
+_activity = threading.local()  # losses of activity regularizers that are about to be added
+
+
+def refuse(what: str) -> NoReturn:
+    """Raises a ValueError: something would count rows that only pad the batch."""
+    raise ValueError(
+        f"{what}, so it would count the rows that only pad a batch to its static shape. {_CURE}"
+    )
+
+
+def _padded_place() -> Position | None:
+    place = position_lib.current()
+    return None if place is None or place.padded_rows is None else place
+
+
+def zeroed(value: Any, *, unless_empty: bool = False) -> Any:
+    """Puts what belongs to rows that do not count to zero (False).
+
+    Args:
+        value: A tensor whose first dimension is the rows, or more of them to each (time folded
+            into the batch); or None, or a scalar, which stay.
+        unless_empty: Whether all rows stay where none counts.
+    """
+    place = _padded_place()
+    if place is None or value is None or len(value.shape) == 0:
+        return value
+    value = tf.convert_to_tensor(value)
+    counts = _counts(value, place)
+    if unless_empty:
+        counts |= place.local_size == 0
+    counts = tf.reshape(counts, [-1, *[1] * (value.shape.rank - 1)])
+    return tf.where(counts, value, tf.zeros((), value.dtype))
+
+
+def _counts(value: Any, place: Position) -> tf.Tensor:
+    """Tells of each entry of the first dimension whether it belongs to a row that counts."""
+    rows, size = place.padded_rows or 1, value.shape[0]
+    if size is not None and size % rows:
+        refuse(f"A tensor of shape {value.shape} has not the {rows} rows of its batch")
+    counts = tf.range(rows) < place.local_size
+    if size == rows:
+        return counts
+    each = (tf.shape(value)[0] if size is None else size) // rows
+    return tf.reshape(tf.tile(counts[:, tf.newaxis], [1, each]), [-1 if size is None else size])
+
+
+def mean_of_counted(mean: Any) -> Any:
+    """Turns a mean over all rows, of which some are zero, into one over those that count."""
+    place = _padded_place()
+    if place is None:
+        return mean
+    counted = tf.cast(tf.maximum(place.local_size, 1), mean.dtype)
+    return mean * (tf.cast(place.padded_rows, mean.dtype) / counted)
+
+
+def size_of_counted(size: Any) -> Any:
+    """Turns a number of entries of all rows into that of the rows that count."""
+    place = _padded_place()
+    if place is None:
+        return size
+    return size * tf.cast(place.local_size, size.dtype) / tf.cast(place.padded_rows, size.dtype)
+
+
+def of_counted(values: Any, sample_weight: Any) -> tuple[Any, Any]:
+    """Returns the values that reach a `Mean`, and their weights: 0 where a row does not count."""
+    if _padded_place() is None:
+        return values, sample_weight
+    weight = tf.ones_like(values) if sample_weight is None else sample_weight
+    return zeroed(values), zeroed(weight)
+
+
+def without_static_count(values: Any, sample_weight: Any) -> Any:
+    """Takes the number of rows away from the loss of one of several outputs.
+
+    Keras weighs it with that number where the shape tells it, and with 1 where it does not.
+    """
+    place = _padded_place()
+    if place is None or len(values.shape) > 0:
+        return sample_weight
+    if sample_weight is None:
+        refuse("A metric was given one number for a whole batch")
+    if isinstance(sample_weight, int) and sample_weight == place.padded_rows:
+        return None
+    return sample_weight
+
+
+def regularized(layer: Any, regularizer: Callable[[Any], Any], output: Any) -> Any:
+    """Returns an activity regularizer's value for the rows that count."""
+    if _padded_place() is None:
+        return regularizer(output)
+    if type(regularizer) not in _ROWWISE:
+        refuse(
+            f"The layer {layer.name!r} has an activity regularizer, "
+            f"{type(regularizer).__name__}, that may mix examples"
+        )
+    _activity.losses = getattr(_activity, "losses", 0) + 1
+    return regularizer(zeroed(output))
+
+
+def functions() -> dict[str, Callable[..., Any]]:
+    """Returns replacements for what hands rows to metrics, and for what mixes rows."""
+    update_state = replacing.original("MetricsList.update_state")
+    add_loss = replacing.original("Layer.add_loss")
+    shuffle = replacing.original("shuffle")
+
+    def updated(metrics: Any, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        if _padded_place() is None:
+            update_state(metrics, y_true, y_pred, sample_weight)
+            return
+        for metric in metrics.metrics:
+            _refuse_own_metric(metric)
+            given = sample_weight is not None
+            weight = sample_weight if given else _weight_one(metric, y_true, y_pred)
+            weight = padded_timesteps.weights(zeroed(weight), y_true)
+            metric.update_state(y_true, y_pred, sample_weight=weight)
+
+    def added(layer: Any, loss: Any) -> None:
+        waiting = getattr(_activity, "losses", 0)
+        if _padded_place() is not None and not waiting:
+            refuse(f"The layer {layer.name!r} adds a loss of its own (add_loss)")
+        _activity.losses = max(waiting - 1, 0)
+        add_loss(layer, loss)
+
+    def shuffled(x: Any, axis: int = 0, seed: Any = None) -> Any:
+        place = _padded_place()
+        if place is not None and axis == 0 and x.shape[0] in (None, place.padded_rows):
+            refuse("keras.random.shuffle (as in MixUp and CutMix) mixes the examples of a batch")
+        return shuffle(x, axis, seed)
+
+    return {
+        "MetricsList.update_state": updated, "Layer.add_loss": added, "shuffle": shuffled,
+    }
+
+
+def _weight_one(metric: Any, y_true: Any, y_pred: Any) -> tf.Tensor:
+    """Returns weights of 1 in the shape in which a metric of Keras takes weights of rows."""
+    mask = getattr(y_pred, "_keras_mask", None)
+    if isinstance(metric, (keras.metrics.IoU, keras.metrics.MeanIoU)):  # one an entry
+        shape = list(y_true.shape)
+        if not metric.sparse_y_true:
+            del shape[metric.axis]
+        return tf.ones(shape, metric.dtype)
+    if mask is not None and isinstance(metric, keras.metrics.Mean):
+        return tf.ones(mask.shape)  # it is merged with the mask, of whose rank it has to be
+    # Aligned with the outputs from the right by metrics that count true and false ones.
+    is_of_rows = isinstance(metric, keras.metrics.Mean)
+    return tf.ones([y_pred.shape[0], *[1] * (0 if is_of_rows else max(len(y_pred.shape) - 2, 0))])
+
+
+def _refuse_own_metric(metric: Any) -> None:
+    # That of Keras's wrapper of functions is replaced while a step is traced: whole_batch.py.
+    if not type(metric).update_state.__module__.startswith(("keras.", "tfdist.")):
+        refuse(
+            f"The metric {metric.name!r} has an update_state of its own, which may not look at "
+            "sample weights"
+        )
+
+
+def refuse_own_rules(model: keras.Model, phase: str, replica_step: Any) -> None:
+    """Raises a ValueError where a step is the user's own, and so counts rows as it likes.
+
+    Args:
+        model: The model.
+        phase: "train" or "test".
+        replica_step: The user's own training rule, or None.
+    """
+    if phase == "train" and replica_step is not None:
+        refuse(f"The training rule {getattr(replica_step, '__qualname__', replica_step)!r} is "
+               "your own")
+    for method in (f"{phase}_step", "compute_loss", "compute_metrics"):
+        if keras_internals.overrides(model, method):
+            refuse(f"{type(model).__name__}.{method} is your own")

@@ -1,0 +1,273 @@
+"""What does a replica draw? The rows of the global batch that are its own.
+
+Keras draws with stateless generators whose state is the same on all replicas, so under stock Keras
+every replica drops the same units of its different examples. Here a draw whose first dimension is
+the batch is the slice, at the replica's own rows, of the draw that one device makes for the whole
+global batch: dropout on N replicas is dropout on one device. Draws of any other shape (noise on
+weights, one number for the batch) are the same on all replicas, as one device draws them once.
+
+The generators are counter based (Philox: Salmon et al., "Parallel random numbers: as easy as 1, 2,
+3", 2011), so a slice is made by starting the counter further on; it costs what the replica's own
+rows cost. Distributions that use a varying number of counters (truncated normal, gamma, ...) are
+drawn for the whole global batch and cut: right as well, at N times the cost of the draw.
+
+Two things cannot be had this way. `keras.random.shuffle` of the batch (MixUp and CutMix use it)
+shuffles the replica's own rows, since the others' are elsewhere; and a draw whose first dimension
+is unknown while tracing is taken for one of rows. So Keras's own steps see an open number of rows,
+where a draw of fixed size is one for all examples (`replicas.run`). A step of people's own sees the
+sizes that the data has, and there a multiple of the replica's rows is taken for rows too.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfdist.compat import keras_internals
+from tfdist.compat.untraced import outside_of_steps
+from tfdist.global_batch import position as position_lib
+from tfdist.global_batch.position import Position
+
+_PHILOX = 1
+_BLOCK_BITS = 128  # what one step of Philox's counter yields
+
+
+def keyed_draws(original: Any) -> dict[str, Callable[..., Any]]:
+    """Returns replacements for the drawing functions of Keras's TensorFlow backend.
+
+    Args:
+        original: The module `keras.backend`'s TensorFlow `random` functions live in.
+
+    Returns:
+        Function name to function. Outside of a step (no current position) and on one replica each
+        calls the original.
+    """
+    cast_seed, draw_seed = original._cast_seed, _draw_seed_once(original.draw_seed)
+    # Bound now: by the time they are called, the module's own names are replaced.
+    keras_uniform, keras_normal = original.uniform, original.normal
+    keras_dropout, keras_categorical = original.dropout, original.categorical
+
+    def uniform(
+        shape: Any, minval: Any = 0.0, maxval: Any = 1.0, dtype: Any = None, seed: Any = None
+    ) -> Any:
+        place = _place(shape)
+        if place is None:
+            return keras_uniform(shape, minval, maxval, dtype, seed)
+        dtype = dtype or original.floatx()
+        minval, maxval = tf.cast(minval, dtype), tf.cast(maxval, dtype)
+        raw = uniform_rows(shape, place, dtype=dtype, seed=cast_seed(draw_seed(seed)))
+        return raw * (maxval - minval) + minval
+
+    def normal(
+        shape: Any, mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = None, seed: Any = None
+    ) -> Any:
+        place = _place(shape)
+        if place is None:
+            return keras_normal(shape, mean, stddev, dtype, seed)
+        dtype = dtype or original.floatx()
+        raw = normal_rows(shape, place, dtype=dtype, seed=cast_seed(draw_seed(seed)))
+        return raw * tf.convert_to_tensor(stddev, dtype) + tf.convert_to_tensor(mean, dtype)
+
+    def dropout(inputs: Any, rate: float, noise_shape: Any = None, seed: Any = None) -> Any:
+        if rate in (0.0, 1.0):
+            return keras_dropout(inputs, rate, noise_shape, seed)
+        shape = _noise_shape(inputs, noise_shape)
+        place = _place(shape)
+        if place is None:
+            return keras_dropout(inputs, rate, noise_shape, seed)
+        drawn = uniform_rows(shape, place, dtype=inputs.dtype, seed=cast_seed(draw_seed(seed)))
+        scale = tf.constant(1 / (1 - rate), inputs.dtype)
+        kept = tf.where(drawn >= rate, inputs * scale, tf.zeros((), inputs.dtype))
+        kept.set_shape(inputs.shape)
+        return kept
+
+    def categorical(
+        logits: Any, num_samples: int, dtype: Any = "int64", seed: Any = None
+    ) -> Any:
+        own = logits.shape[0] if logits.shape[0] is not None else tf.shape(logits)[0]
+        place = _place([own])
+        if place is None:
+            return keras_categorical(logits, num_samples, dtype, seed)
+        cut = _Cut(place, own)
+        return cut.of(keras_categorical(cut.padded(logits), num_samples, dtype, seed))
+
+    cut = {name: _cut_from_global(getattr(original, name)) for name in _SHAPED}
+    return {
+        "draw_seed": draw_seed,
+        "uniform": uniform,
+        "normal": normal,
+        "dropout": dropout,
+        "categorical": categorical,
+        **cut,
+    }
+
+
+_SHAPED = ("randint", "truncated_normal", "gamma", "binomial", "beta")  # take a shape first
+
+
+class _Cut:
+    """Where `own` rows of a replica stand in a draw for the whole global batch."""
+
+    def __init__(self, place: Position, own: Any) -> None:
+        # Rows of the draw to a row of the batch: more than one where time is folded into the batch.
+        per_row = -(-own // _computed_rows(place))
+        if place.padded_rows is None:
+            self.total = per_row * place.global_size
+        else:  # rows that no replica has do no harm, and the shape stays
+            self.total = per_row * place.padded_rows * place.collectives.num_replicas
+        # An empty replica computes on one row that does not count: any row serves it.
+        self.start = tf.minimum(per_row * place.offset, self.total - own)
+        self._own = own
+
+    def of(self, whole: Any) -> Any:
+        """Returns the own rows of a tensor that has all."""
+        begin = tf.stack([self.start, *[0] * (whole.shape.rank - 1)])
+        return tf.slice(whole, begin, [self._own, *[-1] * (whole.shape.rank - 1)])
+
+    def padded(self, rows: Any) -> Any:
+        """Returns the own rows in their place, with ones for the rows of the other replicas."""
+        rest = [[0, 0]] * (rows.shape.rank - 1)
+        whole = tf.pad(rows, [[0, self.total - self._own], *rest], constant_values=1)
+        return tf.roll(whole, self.start, axis=0)  # XLA pads by what is known while it compiles
+
+
+def _cut_from_global(draw: Callable[..., Any]) -> Callable[..., Any]:
+    def drawn(shape: Any, *args: Any, **kwargs: Any) -> Any:
+        place = _place(shape)
+        if place is None:
+            return draw(shape, *args, **kwargs)
+        dims = _dims(shape)
+        cut = _Cut(place, dims[0])
+
+        def spread(value: Any) -> Any:  # a parameter with a value for each row, as an `alpha` has
+            is_of_rows = tf.is_tensor(value) and value.shape.rank == len(dims) != 0
+            return cut.padded(value) if is_of_rows and value.shape[0] != 1 else value
+
+        args, kwargs = keras.tree.map_structure(spread, (args, kwargs), none_is_leaf=False)
+        return cut.of(draw(tf.stack([cut.total, *dims[1:]]), *args, **kwargs))
+
+    return drawn
+
+
+def _draw_seed_once(draw_seed: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Makes the replicas of a process draw from a generator outside the strategy once, together.
+
+    Such a generator, as Keras's global one, has one state, and each replica would move it on.
+    Replicas are traced one after the other and ask for the same seeds in the same order.
+    """
+    drawn: dict[Any, Any] = {}
+    asked: dict[Any, int] = {}
+    unseeded: list[Any] = [keras_internals.global_seed_generator()]
+
+    def generator_of(seed: Any) -> Any:
+        if seed is None and unseeded[0] is None:
+            unseeded[0] = outside_of_steps(keras.random.SeedGenerator)
+        return unseeded[0] if seed is None else seed
+
+    def draw(seed: Any) -> Any:
+        if position_lib.current() is None or isinstance(seed, int):
+            return draw_seed(seed)
+        generator, is_ordered = generator_of(seed), seed is not None
+        strategy = tf.distribute.get_strategy()
+        if strategy.extended.variable_created_in_scope(generator.state.value):
+            return generator.next(ordered=is_ordered)  # each replica has a state of its own
+        graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+        source, thread = (id(graph), id(generator)), threading.get_ident()
+        number = asked[source, thread] = asked.get((source, thread), -1) + 1
+        if (source, number) not in drawn:
+            drawn[source, number] = generator.next(ordered=is_ordered)
+        return drawn[source, number]
+
+    return draw
+
+
+def uniform_rows(shape: Any, place: Position, *, dtype: Any, seed: Any) -> tf.Tensor:
+    """Draws this replica's rows of a uniform `[0, 1)` tensor over the global batch.
+
+    Args:
+        shape: Shape of the replica's own rows.
+        place: Where these rows stand.
+        dtype: A floating dtype.
+        seed: int32 or int64 tensor of shape (2,).
+
+    Returns:
+        Tensor of `shape`: rows `place.offset` and on of `tf.random.stateless_uniform` with the
+        global shape and the same seed, to the bit.
+    """
+    return _rows(tf.raw_ops.StatelessRandomUniformV2, shape, place, dtype=dtype, seed=seed)
+
+
+def normal_rows(shape: Any, place: Position, *, dtype: Any, seed: Any) -> tf.Tensor:
+    """Draws this replica's rows of a standard normal tensor; see `uniform_rows`."""
+    return _rows(tf.raw_ops.StatelessRandomNormalV2, shape, place, dtype=dtype, seed=seed)
+
+
+def _rows(op: Callable[..., Any], shape: Any, place: Position, *, dtype: Any, seed: Any) -> Any:
+    dims = _dims(shape)
+    dtype = tf.as_dtype(dtype)
+    per_block = min(_BLOCK_BITS // (8 * dtype.size), 4)
+    count = tf.reduce_prod(tf.cast(tf.stack(dims), tf.int64))
+    per_row = count // tf.cast(_computed_rows(place), tf.int64)
+    begin = per_row * tf.cast(place.offset, tf.int64)
+    skipped = begin % per_block
+    key, counter = _key_and_counter(seed)
+    counter = tf.stack([counter[0] + tf.cast(begin // per_block, tf.uint64), counter[1]])
+    # A whole block too many, so that XLA finds sizes that do not depend on the position.
+    size = tf.reshape(count + per_block, [1])
+    flat = op(shape=size, key=key, counter=counter, alg=_PHILOX, dtype=dtype)
+    rows = tf.reshape(tf.slice(flat, [skipped], tf.reshape(count, [1])), tf.stack(dims))
+    rows.set_shape(_static(shape))
+    return rows
+
+
+def _key_and_counter(seed: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    drawn = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
+    return drawn.key, drawn.counter
+
+
+def _place(shape: Any) -> Position | None:
+    """Returns the position where a draw of `shape` is one of rows of the batch, else None."""
+    place = position_lib.current()
+    if place is None or place.collectives.num_replicas == 1:
+        return None
+    dims = _dims(shape)
+    if not dims:
+        return None
+    first, local = dims[0], place.padded_rows or place.fixed_rows
+    if isinstance(first, int):
+        # A fixed first dimension is the batch only where the batch is of fixed size too.
+        return place if local and first % local == 0 else None
+    return place
+
+
+def _computed_rows(place: Position) -> Any:
+    """Returns the rows that a replica computes on, whether they count or not."""
+    return place.padded_rows or place.fixed_rows or tf.maximum(place.local_size, 1)
+
+
+def _dims(shape: Any) -> list[Any]:
+    """Returns the dimensions of a shape: ints, and int32 scalar tensors where they are open."""
+    if isinstance(shape, tf.TensorShape):
+        return shape.as_list()
+    if not tf.is_tensor(shape):
+        return [tf.cast(dim, tf.int32) if tf.is_tensor(dim) else int(dim) for dim in shape]
+    dims = tf.unstack(tf.cast(shape, tf.int32))
+    known = tf.get_static_value(shape, partial=True)
+    known = [None] * len(dims) if known is None else list(known)
+    return [dim if size is None else int(size) for dim, size in zip(dims, known, strict=True)]
+
+
+def _static(shape: Any) -> Any:
+    return [dim if isinstance(dim, int) else None for dim in _dims(shape)]
+
+
+def _noise_shape(inputs: Any, noise_shape: Any) -> list[Any]:
+    dynamic = tf.unstack(tf.shape(inputs), num=inputs.shape.rank)
+    own = [d if d is not None else dynamic[i] for i, d in enumerate(inputs.shape.as_list())]
+    if noise_shape is None:
+        return own
+    return [own[i] if dim is None else dim for i, dim in enumerate(noise_shape)]

@@ -1,0 +1,170 @@
+"""What of a loss or metric that makes one number of a whole batch?
+
+A loss function that gives a number a row is right on any split of the batch. One that gives a
+single number (a Dice coefficient, a mean that was taken inside, a sum, a ratio) may be anything, so
+it is computed on the rows of all replicas: every replica gathers them, and each gets the gradient
+of its own. That is exact whatever the number is, and costs an all-gather of targets and outputs; a
+function that returns one value a row does without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from tfdist.communication import collectives
+from tfdist.compat import replacing, tensor_notes
+from tfdist.global_batch import padded_rows, padded_timesteps
+from tfdist.global_batch import position as position_lib
+from tfdist.global_batch.position import Position
+
+
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    """A loss or metric that is being computed on a replica's rows, to be computed once more."""
+
+    compute: Callable[[Any, Any], Any]
+    y_true: Any
+    y_pred: Any
+    name: str
+
+
+_calls = threading.local()
+
+
+def functions() -> dict[str, Callable[..., Any]]:
+    """Returns replacements for those functions of Keras that see such a number, or its origin."""
+    loss_call = replacing.original("Loss.__call__")
+    reduce_weighted = replacing.original("reduce_weighted_values")
+    update_state = replacing.original("MeanMetricWrapper.update_state")
+
+    def called_loss(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        place = position_lib.current()
+        if isinstance(loss, keras.losses.Circle) and place is not None:
+            raise ValueError(
+                "keras.losses.Circle compares the examples of a batch with each other, and they "
+                f"lie on {place.collectives.num_replicas} replicas. Train with it on one device."
+            )
+
+        def compute(*rows: Any) -> Any:
+            def converted(value: Any) -> Any:
+                return ops.convert_to_tensor(value, dtype=loss.dtype)
+
+            return loss.call(*(keras.tree.map_structure(converted, value) for value in rows))
+
+        with _remembered(_Call(compute, y_true, y_pred, f"loss {loss.name!r}")):
+            return loss_call(loss, y_true, y_pred, sample_weight)
+
+    def reduced(
+        values: Any,
+        sample_weight: Any = None,
+        mask: Any = None,
+        reduction: str | None = "sum_over_batch_size",
+        dtype: Any = None,
+    ) -> Any:
+        place, call = position_lib.current(), _latest()
+        if call is not None:
+            padded_timesteps.require_mask(mask, call.y_true, call.name)
+            padded_timesteps.require(values, call.y_true, call.name)
+        if place is None or call is None or len(values.shape) > 0:
+            return reduce_weighted(values, sample_weight, mask, reduction, dtype)
+        if sample_weight is not None or mask is not None:
+            raise ValueError(
+                "The loss function returned one number for the whole batch, so the sample weights "
+                "or the mask cannot be applied to the examples, which lie on "
+                f"{place.collectives.num_replicas} replicas. Return one value for each example."
+            )
+        value = ops.convert_to_tensor(_on_all_rows(call, place), dtype=dtype)
+        # The value counts with this replica's fraction like any other; its gradient counts fully,
+        # since no other replica has the one of these rows.
+        fraction = place.fraction(value.dtype)
+        whole = value / tf.where(fraction > 0, fraction, tf.ones_like(fraction))
+        return whole - tf.stop_gradient(whole - value)
+
+    def updated(metric: Any, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        def compute(*rows: Any) -> Any:
+            return metric._fn(*rows, **metric._fn_kwargs)
+
+        with _remembered(_Call(compute, y_true, y_pred, f"metric {metric.name!r}")):
+            update_state(metric, y_true, y_pred, sample_weight)
+
+    return {
+        "Loss.__call__": called_loss,
+        "reduce_weighted_values": reduced,
+        "MeanMetricWrapper.update_state": updated,
+    }
+
+
+def value_of_metric(values: Any) -> Any:
+    """Returns what a metric function gives for all rows, where it gave one number for a replica's.
+
+    Args:
+        values: What reached the metric: one value a row, or a scalar.
+
+    Returns:
+        `values`, unless they are a scalar that a metric function made of targets and outputs.
+    """
+    place, call = position_lib.current(), _latest()
+    if call is not None:
+        padded_timesteps.require(values, call.y_true, call.name)
+    if place is None or call is None or len(values.shape) > 0:
+        return values
+    return _on_all_rows(call, place)
+
+
+@contextlib.contextmanager
+def _remembered(call: _Call | None) -> Iterator[None]:
+    before = _latest()
+    _calls.latest = call
+    try:
+        yield
+    finally:
+        _calls.latest = before
+
+
+def _latest() -> _Call | None:
+    return getattr(_calls, "latest", None)
+
+
+def _on_all_rows(call: _Call, place: Position) -> Any:
+    if place.padded_rows is not None:
+        padded_rows.refuse(f"The {call.name} makes one number of a whole batch")
+    whole = Position(place.global_size, place.global_size, 0, collectives.alone())
+
+    def gathered(value: Any) -> Any:
+        return tensor_notes.with_notes(lambda rows: all_rows(rows, place), value)
+
+    y_true, y_pred = (
+        keras.tree.map_structure(gathered, rows)
+        for rows in (call.y_true, call.y_pred)
+    )
+    with position_lib.at(whole), _remembered(None):
+        return call.compute(y_true, y_pred)
+
+
+def all_rows(rows: Any, place: Position) -> tf.Tensor:
+    """Gathers the rows of all replicas, in the order of the global batch.
+
+    Args:
+        rows: This replica's rows, of any dtype that can be added up.
+        place: Where they stand.
+
+    Returns:
+        `place.global_size` rows. Gradients flow back to this replica's own rows alone.
+    """
+    rows = tf.convert_to_tensor(rows)[: place.local_size]
+    dtype = rows.dtype
+    rows = tf.cast(rows, tf.int32) if dtype == tf.bool else rows
+    numbers = tf.range(place.global_size)
+    is_own = (numbers >= place.offset) & (numbers < place.offset + place.local_size)
+    is_own = tf.reshape(is_own, [-1, *[1] * (rows.shape.rank - 1)])
+    own = collectives.padded(rows, place.offset, place.global_size)
+    of_all = place.collectives.gather(rows, place.offset, place.global_size)
+    return tf.cast(tf.where(is_own, own, of_all), dtype)

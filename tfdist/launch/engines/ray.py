@@ -1,0 +1,134 @@
+"""Engine "ray": actors in a placement group hold the agents, one each.
+
+The cluster is the one that this process is connected to, else the one that RAY_ADDRESS names, else
+one of our own on this machine, which ends with the attempt. Each worker gets a bundle of
+`threads` CPUs, and of the cluster's GPUs an equal share. Ray itself runs no part of the training:
+the worker is a process of its own, beside the actor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from tfdist.cluster.ports import own_address
+from tfdist.launch.engine import import_package
+from tfdist.launch.engines import agent
+from tfdist.launch.engines.remote import RemoteGang
+from tfdist.launch.job import Job, count_cores, inherited_environ
+
+_OWN_CLUSTER = {
+    # Without it Ray gives a node on loopback this host's outer address instead.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # As it will be by itself; until then it warns.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+def place(job: Job, *, is_restart: bool) -> RemoteGang:
+    """Asks Ray for an actor for each worker."""
+    with _variables({} if "RAY_ADDRESS" in os.environ else _OWN_CLUSTER):
+        ray = import_package("ray", engine="ray", extra="ray")
+        is_ours = not ray.is_initialized()
+        if is_ours:
+            _connect(ray, job)
+        try:
+            return RemoteGang(
+                job,
+                interface=own_address(ray.util.get_node_ip_address()),
+                seat=lambda address, secret: _Actors(ray, job, address, secret, is_ours=is_ours),
+                is_restart=is_restart,
+            )
+        except BaseException:
+            if is_ours:
+                ray.shutdown()
+            raise
+
+
+def _connect(ray: Any, job: Job) -> None:
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(log_to_driver=False)
+        return
+    ray.init(
+        address="local",
+        num_cpus=max(count_cores(), job.workers),
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="warning",
+        _node_ip_address="127.0.0.1",
+    )
+
+
+class _Actors:
+    """The actors, and the placement group that keeps room for them."""
+
+    def __init__(self, ray: Any, job: Job, address: str, secret: str, *, is_ours: bool) -> None:
+        from ray.util.placement_group import placement_group
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        self._ray, self._is_ours = ray, is_ours
+        self._bundle = {"CPU": float(1 if is_ours else job.threads or 1)}
+        gpus = int(ray.cluster_resources().get("GPU", 0)) // job.workers
+        if gpus:  # Ray hides them from whoever has not asked
+            self._bundle["GPU"] = float(gpus)
+        self._group = placement_group([self._bundle] * job.workers, strategy="PACK")
+        path = inherited_environ()["PYTHONPATH"]
+        self._actors, self._runs = [], []
+        for rank in range(job.workers):
+            actor = ray.remote(_Agent).options(
+                num_cpus=self._bundle["CPU"],
+                num_gpus=gpus,
+                max_restarts=0,
+                runtime_env={"env_vars": {"PYTHONPATH": path}},
+                scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, rank),
+            )
+            holder = actor.remote()
+            self._actors.append(holder)
+            self._runs.append(holder.serve.remote(address, secret, rank))
+
+    def problem(self) -> str:
+        """What Ray says of an actor that has failed."""
+        over, _ = self._ray.wait(self._runs, num_returns=len(self._runs), timeout=0)
+        for run in over:
+            try:
+                self._ray.get(run)
+            except Exception as error:
+                return f"an agent has failed: {error}"
+        return ""
+
+    def is_queued(self) -> bool:
+        """Whether Ray may still be adding nodes for this."""
+        return False
+
+    def end(self) -> None:
+        """Ends the actors, and the cluster where it is ours."""
+        from ray.util.placement_group import remove_placement_group
+
+        with contextlib.suppress(Exception):  # Ray may have gone already
+            self._ray.wait(self._runs, num_returns=len(self._runs), timeout=5)
+            for actor in self._actors:
+                self._ray.kill(actor)
+            remove_placement_group(self._group)
+        if self._is_ours:
+            self._ray.shutdown()
+
+
+class _Agent:
+    """An actor."""
+
+    def serve(self, address: str, secret: str, rank: int) -> None:
+        agent.serve(address, secret=secret, rank=rank)
+
+
+@contextlib.contextmanager
+def _variables(values: dict[str, str]) -> Iterator[None]:
+    """Sets variables that Ray reads when it starts, unless the user has."""
+    added = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)

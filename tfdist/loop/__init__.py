@@ -1,0 +1,16 @@
+"""How are many steps run inside one traced function, and how many at a time?
+
+The inner loop: everything here runs in a graph or decides what runs there. The outer loop, in
+Python, is training/.
+
+Read in this order; each file imports from those above it only:
+
+1. waits.py: how long a traced loop waits for its batches.
+2. agreed_end.py: whether the data ends at the same place on all workers.
+3. while_loop.py: how many steps run inside one traced function.
+4. outputs.py: how the outputs of all batches come back, in input order.
+5. branches.py: how a step sees full shapes, where lengths are padded.
+6. listeners.py: who listens to single batches.
+7. pacing.py: how many steps the next call of the loop runs.
+8. programs.py: which traced functions a model needs, and for how long they hold.
+"""

@@ -1,0 +1,84 @@
+"""Who listens to single batches?
+
+A callback that brings a hook for batches listens, and gets each batch as an event; but of Keras's
+own, some need the logs only, or an event at every so many batches.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+_HOOKS = {
+    "train": ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end"),
+    "test": ("on_test_batch_begin", "on_test_batch_end"),
+    "predict": ("on_predict_batch_begin", "on_predict_batch_end"),
+}
+
+
+class Interest(enum.Enum):
+    """What a callback wants of the batches of an epoch."""
+
+    NONE = "none"  # nothing
+    LOGS = "logs"  # the logs at the events that there are
+    SAVING = "saving"  # an event, with logs, at every so many batches
+    EVERY = "every"  # each batch
+
+
+def interest_of(callback: Any, *, phase: str) -> Interest:
+    """Tells what a callback wants of the batches of a phase.
+
+    Args:
+        callback: A Keras callback, or anything with its hooks.
+        phase: "train", "test" or "predict".
+
+    >>> interest_of(keras.callbacks.EarlyStopping(), phase="train").name
+    'NONE'
+    >>> interest_of(keras.callbacks.ModelCheckpoint("a.keras", save_freq=9), phase="train").name
+    'SAVING'
+    """
+    if any(name in vars(callback) for name in _HOOKS[phase]):
+        return Interest.EVERY  # as a LambdaCallback that was given one
+    found = {_definer(type(callback), name) for name in _HOOKS[phase]}
+    found.discard(keras.callbacks.Callback)
+    if not found:
+        return Interest.NONE
+    if len(found) > 1 or not found <= _KNOWN.keys():
+        return Interest.EVERY
+    return _KNOWN[found.pop()](callback, phase)
+
+
+def _definer(kind: type, name: str) -> type:
+    return next(base for base in kind.__mro__ if name in vars(base))
+
+
+def _of_progress(callback: Any, phase: str) -> Interest:
+    is_silent = phase == "test" and getattr(callback, "_called_in_fit", False)
+    # Only this one of its forms draws between the ends of epochs.
+    return Interest.LOGS if callback.verbose == 1 and not is_silent else Interest.NONE
+
+
+def _of_saving(callback: Any, phase: str) -> Interest:
+    if callback.save_freq == "epoch":
+        return Interest.NONE
+    counts = ("_batches_seen_since_last_saving", "_last_batch_seen")
+    is_known = callback.save_freq and all(hasattr(callback, name) for name in counts)
+    return Interest.SAVING if is_known else Interest.EVERY
+
+
+def _of_tensorboard(callback: Any, phase: str) -> Interest:
+    by_epoch = callback.update_freq == "epoch" and not getattr(callback, "_should_trace", True)
+    return Interest.NONE if by_epoch else Interest.EVERY
+
+
+# Keras's own callbacks that bring batch hooks, but do not need every batch.
+_KNOWN: dict[type, Callable[[Any, str], Interest]] = {
+    keras.callbacks.BackupAndRestore: _of_saving,
+    keras.callbacks.ModelCheckpoint: _of_saving,
+    keras.callbacks.ProgbarLogger: _of_progress,
+    keras.callbacks.TensorBoard: _of_tensorboard,
+    keras.callbacks.TerminateOnNaN: lambda callback, phase: Interest.LOGS,
+}

@@ -1,0 +1,204 @@
+"""How many steps does the next call of the loop run?
+
+A `steps_per_execution` given to `compile` is obeyed. Where it was left at 1 and no callback looks
+at single batches, many steps run between two events, and nobody can tell the difference: as many
+as a fifth of a second takes, or half a second where workers have to agree on what comes next, which
+takes them some milliseconds. A callback that saves every so many batches bounds their number, and
+a call ends with a round of steps where training goes by rounds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from tfdist.communication.workers import Agreement
+from tfdist.loop.listeners import Interest, interest_of
+from tfdist.step.rounds import Rounds
+
+TARGET_SECS = 0.2
+SHARED_TARGET_SECS = 0.5
+
+
+@dataclasses.dataclass
+class Pace:
+    """Chooses how many steps to run at a time: about `target_secs` worth of them.
+
+    Attributes:
+        target_secs: How long one call of the loop should take, so that the progress bar,
+            checkpoints and signals stay timely.
+        most: Upper bound, in steps.
+        steps: The present choice.
+    """
+
+    target_secs: float = TARGET_SECS
+    most: int = 10_000
+    steps: int = 1
+    _calls: int = 0
+
+    def learn(self, steps: int, secs: float) -> None:
+        """Takes note that `steps` steps took `secs` seconds."""
+        self._calls += 1
+        if self._calls == 1 or steps < 1:
+            self.steps = 8  # the first call traced: its time says nothing
+            return
+        # No more than eightfold at once: the first steps after a trace are slow ones.
+        wanted = steps * self.target_secs / max(secs, 1e-6)
+        self.steps = int(min(max(wanted, 1), 8 * self.steps, self.most))
+
+
+class Stopwatch:
+    """Times a `with` block by a clock that never goes back."""
+
+    secs = 0.0
+
+    def __enter__(self) -> Stopwatch:
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.secs = time.perf_counter() - self._start
+
+
+def end_near(steps: int, *, begun: int, size: int) -> int:
+    """Returns how many steps end a round, about as many as `steps`.
+
+    Args:
+        steps: Steps that are wished for; 1 or more.
+        begun: Steps of the present round that are done; whole rounds may be counted too.
+        size: Steps of a round.
+
+    >>> [end_near(steps, begun=2, size=3) for steps in (1, 3, 8)]
+    [1, 1, 7]
+    """
+    begun %= size
+    return max(1, (begun + steps) // size) * size - begun
+
+
+def end_from(steps: int, *, begun: int, size: int) -> int:
+    """Returns the least number of steps, `steps` or more, that ends a round; see `end_near`.
+
+    >>> [end_from(steps, begun=2, size=3) for steps in (1, 3, 8)]
+    [1, 4, 10]
+    """
+    return -(-(begun + steps) // size) * size - begun
+
+
+@dataclasses.dataclass
+class Plan:
+    """How many steps the next call of the loop runs.
+
+    Attributes:
+        steps: Steps of the next call.
+        event_steps: Steps that an event stands for, where `compile` fixed them; else None.
+        is_watched: Whether somebody reads the logs of a batch event.
+        pace: Chooses `steps` where nobody fixed them.
+        limit: Takes the number of steps done in the epoch; returns how many may run until the next
+            event, or None for any number.
+        rounds: The rounds of steps that training goes by, or None.
+        begun: Steps of a round that were done when the epoch began.
+    """
+
+    steps: int
+    event_steps: int | None
+    is_watched: bool
+    pace: Pace | None
+    limit: Callable[[int], int | None] = lambda done: None
+    rounds: Rounds | None = None
+    begun: int = 0
+
+    def agreed(self, agreement: Agreement) -> Plan:
+        """Returns the plan that all workers follow together."""
+        calls = agreement.plan(
+            steps=self.steps, event_steps=self.event_steps, is_watched=self.is_watched
+        )
+        if self.pace and agreement.has_others:
+            self.pace.target_secs = SHARED_TARGET_SECS
+        return dataclasses.replace(
+            self, steps=calls.steps, event_steps=calls.event_steps, is_watched=calls.is_watched,
+            pace=None if calls.event_steps else self.pace,
+        )
+
+    def after(self, ran: int, secs: float, *, done: int) -> int:
+        """Returns the number of steps for the next call.
+
+        Args:
+            ran: Steps of the call that has just ended.
+            secs: Its time in seconds.
+            done: Steps of the epoch up to now.
+        """
+        if self.pace is None:
+            return self.steps
+        self.pace.learn(ran, secs)
+        return self.paced(done)
+
+    def paced(self, done: int) -> int:
+        """Returns how many steps the pace gives the next call, after `done` steps of the epoch."""
+        steps = self.pace.steps if self.pace else self.steps
+        if self.rounds is not None:
+            steps = end_near(steps, begun=self.begun + done, size=self.rounds.size)
+        return min(steps, self.limit(done) or steps)
+
+    def bounded(self, steps: int, *, done: int) -> int:
+        """Returns at least so many steps, where a round may not end early: those to its end."""
+        if self.rounds is None or not self.rounds.is_fixed:
+            return steps
+        return end_from(steps, begun=self.begun + done, size=self.rounds.size)
+
+
+def batches_between_events(
+    model: keras.Model, callbacks: Any, *, phase: str, rounds: Rounds | None = None
+) -> Plan:
+    """Decides how many steps may run at a time in an epoch.
+
+    Args:
+        model: The compiled model.
+        callbacks: The `CallbackList` of the run.
+        phase: "train", "test" or "predict".
+        rounds: The rounds of steps that training goes by, or None.
+
+    Returns:
+        The plan: fixed where `steps_per_execution` was given or somebody listens to batches.
+    """
+    interests = {id(c): interest_of(c, phase=phase) for c in callbacks.callbacks}
+    is_watched = set(interests.values()) != {Interest.NONE} and bool(interests)
+    fixed = model.steps_per_execution if model.compiled else 1
+    is_eager = model.compiled and model.run_eagerly
+    begun = rounds.begun() if rounds else 0
+    if fixed > 1 or is_eager or Interest.EVERY in interests.values():
+        if rounds and rounds.is_fixed:  # as if steps_per_execution were whole rounds
+            fixed = end_from(fixed, begun=0, size=rounds.size)
+        return Plan(fixed, fixed, is_watched, None, rounds=rounds, begun=begun)
+    saving = [c for c in callbacks.callbacks if interests[id(c)] is Interest.SAVING]
+
+    def limit(done: int) -> int | None:
+        return min((_until_saving(callback, done) for callback in saving), default=None)
+
+    pace = _paces(model).setdefault(phase, Pace())
+    plan = Plan(pace.steps, None, is_watched, pace, limit, rounds, begun)
+    return dataclasses.replace(plan, steps=plan.paced(0))
+
+
+def stops_at_nan_of(model: keras.Model, callbacks: Any) -> bool:
+    """Tells whether a callback wants training to end with the step whose loss is not finite."""
+    is_fixed = model.compiled and model.steps_per_execution > 1  # then it looks at each event
+    kind = keras.callbacks.TerminateOnNaN
+    return not is_fixed and any(isinstance(c, kind) for c in callbacks.callbacks)
+
+
+def _until_saving(callback: Any, done: int) -> int:
+    """Returns how many batches may go by until a callback with an integer `save_freq` acts."""
+    left = callback.save_freq - callback._batches_seen_since_last_saving
+    if done == 0 and callback._last_batch_seen is not None:
+        # It tells a new epoch by a number that is not above the last one it saw.
+        left = min(left, callback._last_batch_seen + 1)
+    return max(left, 1)
+
+
+def _paces(model: keras.Model) -> dict[str, Pace]:
+    # A pace that was learnt in one epoch serves the next ones.
+    return vars(model).setdefault("_tfdist_paces", {})

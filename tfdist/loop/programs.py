@@ -1,0 +1,284 @@
+"""Which traced functions does a model need, and for how long do they hold?
+
+One traced loop for training, one for testing, one for predicting, and a traced read of the results:
+each made when it is first asked for, and kept, over calls of `fit` too, until the model is compiled
+anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfdist.communication import collectives
+from tfdist.communication.compression import EXACT, Reduction
+from tfdist.communication.share import share_of
+from tfdist.compat import keras_internals
+from tfdist.data import already_sharded, padding_check, shapes
+from tfdist.data.errors import told_plainly
+from tfdist.data.same_data import Witness
+from tfdist.data.shapes import Padding
+from tfdist.data.source import Source
+from tfdist.global_batch import padded_rows
+from tfdist.loop import agreed_end, branches
+from tfdist.loop.outputs import OutputLoop, make_output_loop
+from tfdist.loop.waits import Waits
+from tfdist.loop.while_loop import (
+    Loop,
+    in_rounds,
+    make_loop,
+    make_shared_loop,
+    next_where,
+    split_where,
+)
+from tfdist.step import accumulation, local_steps, rules, update
+from tfdist.step.finite import FiniteWatch
+from tfdist.step.logs import LastLogs
+from tfdist.step.replicas import Batch
+from tfdist.step.rounds import Rounds
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """How a loop goes through its batches. Loops that differ in it are traced apart.
+
+    Attributes:
+        is_share: Whether each worker's iterator holds its own rows alone.
+        padding: The shape of every batch, where they are given one.
+        stops_at_nan: Whether training ends after a step whose loss is not finite.
+        on_nan: What is done where a gradient is not finite; one of guard.POLICIES.
+        reduction: How gradients travel between replicas.
+        local_steps: Steps that each replica trains alone, see step/local_steps.py; None for none.
+        outer_optimizer: What updates after them, or None.
+        is_timed: Whether the waits for batches are added up, see `Programs.waits`.
+    """
+
+    is_share: bool = False
+    padding: Padding | None = None
+    stops_at_nan: bool = False
+    on_nan: str = "warn"
+    reduction: Reduction = EXACT
+    local_steps: int | None = None
+    outer_optimizer: Any = None
+    is_timed: bool = False
+
+
+class Programs:
+    """The traced functions of one model.
+
+    Args:
+        model: The model.
+        strategy: The strategy that it was made under.
+        replica_step: A training rule of the user's own, or None for the model's.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        strategy: tf.distribute.Strategy,
+        *,
+        replica_step: Callable[[Any], dict[str, Any]] | None = None,
+    ) -> None:
+        self._model, self._strategy, self._replica_step = model, strategy, replica_step
+        self._share = share_of(strategy)
+        #: What the loops have read, where each worker reads the whole of it.
+        self.witness = Witness(is_needed=self._share.has_others)
+        self._made: dict[Any, Any] = {}
+        self._compiled: tuple[Any, ...] = ()
+        self._returned: dict[str, LastLogs] = {}
+
+    def train(self, way: Way = Way()) -> Loop:
+        """Returns the traced loop over training steps."""
+        watch, rounds = self.watch(way.on_nan), self.rounds(way)
+
+        def goes_on() -> Any:
+            is_well = watch.is_well() if watch and way.on_nan == "raise" else True
+            return tf.logical_and(is_well, self._is_loss_finite() if way.stops_at_nan else True)
+
+        def make() -> Loop:
+            undoing = watch.undoing if watch and way.on_nan == "skip" else None
+            loop = self._loop(
+                "train", way, rules.train_rule, self._replica_step, watch, way.reduction, rounds,
+                undoing=undoing, goes_on=goes_on,
+            )
+            if rounds is None:
+                return loop
+            return in_rounds(loop, rounds, is_alone=not self._share.has_others)
+
+        return self._kept(("train", way), make)
+
+    def rounds(self, way: Way) -> Rounds | None:
+        """Returns the rounds of steps that training goes by; None where replicas sum each step."""
+        model, strategy, how = self._model, self._strategy, way.reduction
+        if self._replica_step is not None or keras_internals.overrides(model, "train_step"):
+            return None
+        if (size := way.local_steps) is not None:
+            return self._kept(
+                ("rounds", way), lambda: local_steps.LocalSteps(model, strategy, how, size=size)
+            )
+        if not accumulation.is_possible(model, strategy, on_nan=way.on_nan):
+            return None
+        return self._kept(
+            ("rounds", way),
+            lambda: accumulation.Accumulation(model, strategy, self._share, how),
+        )
+
+    def waits(self) -> Waits:
+        """Returns what adds up the waits of the training loop that is measured."""
+        return self._kept("waits", Waits)
+
+    def watch(self, on_nan: str) -> FiniteWatch | None:
+        """Returns what sees the gradients of the training loop, where the policy needs it."""
+        if on_nan not in ("raise", "skip"):
+            return None
+        skips = on_nan == "skip"
+        return self._kept(("watch", skips), lambda: FiniteWatch(self._strategy, skips=skips))
+
+    def test(self, way: Way = Way()) -> Loop:
+        """Returns the traced loop over test steps."""
+        return self._kept(("test", way), lambda: self._loop("test", way, rules.test_rule))
+
+    def predict(self, way: Way = Way(), followed: shapes.Followed | None = None) -> OutputLoop:
+        """Returns the traced loop over batches whose outputs are wanted: those for its rows.
+
+        Args:
+            way: How it goes through its batches.
+            followed: Which lengths the outputs have, where lengths are padded.
+        """
+        return self._kept(("predict", way, followed), lambda: self._predict(way, followed))
+
+    def followed(self, source: Source, *, predicts: bool = False) -> shapes.Followed | None:
+        """Sees that the model may be given padded lengths, and which of them its outputs have.
+
+        Args:
+            source: The data.
+            predicts: Whether outputs are wanted; else targets are compared with them.
+
+        Raises:
+            ValueError: It may not.
+        """
+        lengths = source.padding.lengths if source.padding else None
+        if lengths is None:
+            return None
+        model = self._model
+        is_own = predicts and keras_internals.overrides(model, "predict_step")
+
+        def call(batch: Any) -> Any:
+            if is_own:
+                return model.predict_step(batch)
+            x, *_ = keras.utils.unpack_x_y_sample_weight(batch)
+            return keras_internals.call(model, x, training=False)
+
+        found = self._kept(
+            ("lengths", repr(source.spec), lengths, is_own),
+            lambda: padding_check.followed(model, self._strategy, source.spec, lengths, call),
+        )
+        padding_check.refuse_unused(found, lengths, predicts=predicts)
+        return found
+
+    def logs(self, phase: str) -> dict[str, Any]:
+        """Returns the present loss, metrics and other logs; every worker has to ask together.
+
+        Args:
+            phase: "train" or "test": what a step of the user's own returned last is told apart.
+        """
+        returned = self._returned[phase].read() if phase in self._returned else {}
+        if phase == "train" and self._replica_step is not None:
+            return returned  # such a rule says everything by itself
+        return {**returned, **self._kept("logs", self._results)()}
+
+    def _loop(
+        self,
+        phase: str,
+        way: Way,
+        rule: Callable[..., rules.Rule],
+        *args: Any,
+        undoing: Callable[..., Any] | None = None,
+        goes_on: Callable[[], Any] = lambda: True,
+    ) -> Loop:
+        if way.padding is not None and way.padding.is_needed:
+            padded_rows.refuse_own_rules(self._model, phase, self._replica_step)
+        returned = self._returned.setdefault(phase, LastLogs())
+        one_step = rule(self._model, self._strategy, returned, *args)
+        if undoing is not None:
+            one_step = undoing(self._model, self._strategy, one_step)
+        if way.padding is not None:
+            one_step = branches.padded(one_step, way.padding)
+        next_batch = next_where
+        if way.is_timed:
+            one_step, next_batch = self.waits().after(one_step), self.waits().next_where
+        if way.is_share:
+            loop = make_shared_loop(
+                one_step, eager=self._is_eager, sizes_of=self._sizes_of, goes_on=goes_on,
+                next_batch=next_batch,
+            )
+        else:
+            loop = make_loop(
+                one_step, eager=self._is_eager, witness=self.witness, agree=self._agree,
+                goes_on=goes_on, next_batch=next_batch,
+            )
+        loop = split_where(loop, self._changes_shapes, goes_on=goes_on)
+        return told_plainly()(loop)
+
+    def _changes_shapes(self) -> bool:
+        return collectives.changes_shapes(self._strategy)
+
+    def _sizes_of(self, own_size: tf.Tensor) -> tf.Tensor:
+        return already_sharded.sizes_of_replicas(self._strategy, self._share, own_size)
+
+    def _agree(self, number: tf.Tensor) -> tf.Tensor:
+        return agreed_end.numbers_of_replicas(self._strategy, number)
+
+    def _is_loss_finite(self) -> Any:
+        """Tells whether the loss that callbacks would be shown now is a number."""
+        loss = self._returned["train"].read().get("loss")
+        tracker = keras_internals.loss_tracker(self._model)
+        if loss is None and tracker is None:
+            return True
+        with self._strategy.scope():
+            return tf.math.is_finite(tracker.result() if loss is None else loss)
+
+    def _predict(self, way: Way, followed: shapes.Followed | None) -> OutputLoop:
+        def outputs_of(batch: Batch) -> Any:
+            return update.predict_step(self._model, self._strategy, batch)
+
+        def one_step(element: Any) -> Any:
+            global_size, parts, *_ = element
+            sizes = already_sharded.only_own(self._share, global_size) if way.is_share else None
+            batch = Batch(global_size, parts, sizes)
+            if way.padding is None:
+                return outputs_of(batch)
+            outputs = branches.padded(outputs_of, way.padding)(batch)
+            return branches.cut_back(outputs, parts[0][1], followed) if followed else outputs
+
+        # Rows of other workers are gathered, in shapes that follow the batch: one batch a call.
+        is_gathered = not way.is_share and self._share.has_others
+        loop = make_output_loop(
+            one_step, agree=self._agree, eager=self._is_eager, joins=not is_gathered
+        )
+        return told_plainly()(loop)
+
+    def _results(self) -> Callable[[], dict[str, Any]]:
+        def read() -> dict[str, Any]:
+            with self._strategy.scope():
+                return self._model.get_metrics_result()
+
+        return read if self._is_eager else tf.function(read, autograph=False)
+
+    @property
+    def _is_eager(self) -> bool:
+        return bool(self._model.compiled and self._model.run_eagerly)
+
+    def _kept(self, name: Any, make: Callable[[], Any]) -> Any:
+        model = self._model
+        # `compile` makes a new loss tracker, also for an optimizer that it was given before.
+        compiled = (model.optimizer, keras_internals.loss_tracker(model)) if model.compiled else ()
+        if [id(part) for part in compiled] != [id(part) for part in self._compiled]:
+            self._compiled, self._made, self._returned = compiled, {}, {}
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]

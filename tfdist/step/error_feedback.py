@@ -1,0 +1,77 @@
+"""What becomes of what rounding takes from gradients? It is added to the next ones.
+
+Each replica holds the rest of its own gradients. The rests are a part of the run: checkpoints have
+them, of each replica, and on another number of replicas their sum goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfdist.communication.compression import Reduction
+from tfdist.step import variables
+
+_NAME, _KEPT = "error_feedback", "_tfdist_rests"
+
+
+def adopt(
+    model: keras.Model,
+    strategy: tf.distribute.Strategy,
+    how: Reduction,
+    *,
+    is_own_rule: bool,
+    local_steps: int | None,
+    on_nan: str,
+) -> None:
+    """Makes the rests that a run needs, or none, a part of it; keeps those that are there.
+
+    Args:
+        model: The model, built.
+        strategy: The strategy that it was made under.
+        how: How gradients travel.
+        is_own_rule: Whether the model trains by a rule of its own.
+        local_steps: As in `fit`.
+        on_nan: As in `fit`.
+
+    Raises:
+        ValueError: Error feedback is asked for where it cannot be.
+    """
+    if not how.error_feedback:
+        variables.attach(model, _NAME, None)
+        return
+    obstacles = {
+        "a training rule of the model's own": is_own_rule,
+        "local_steps": local_steps,
+        # A step that is left out would take the rest of those before with it.
+        f"on_nan={on_nan!r}": on_nan in ("raise", "skip"),
+        "LossScaleOptimizer": isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer),
+        "TPUStrategy": isinstance(strategy, tf.distribute.TPUStrategy),
+    }
+    if found := [name for name, is_there in obstacles.items() if is_there]:
+        raise ValueError(
+            f"error_feedback=True cannot be combined with {found[0]}. Leave out one of the two."
+        )
+    if _KEPT not in vars(model):  # a loop that is traced knows them, also where a run goes without
+        with strategy.scope():
+            vars(model)[_KEPT] = [_rest(v, how) for v in model.trainable_variables]
+    variables.attach(model, _NAME, vars(model)[_KEPT])
+
+
+def residuals_of(model: keras.Model) -> Sequence[Any]:
+    """Returns the rests, one variable a trainable variable; () where there are none."""
+    return variables.attached(model, _NAME) or ()
+
+
+def _rest(variable: Any, how: Reduction) -> tf.Variable:
+    is_rounded = how.narrows(tf.as_dtype(variable.dtype))
+    return tf.Variable(
+        tf.zeros(variable.shape if is_rounded else [0], variable.dtype),
+        trainable=False,
+        synchronization=tf.VariableSynchronization.ON_READ,  # each replica has its own
+        aggregation=tf.VariableAggregation.SUM,
+        name=f"{variable.name}_rest",
+    )

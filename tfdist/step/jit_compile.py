@@ -1,0 +1,89 @@
+"""How does XLA compile a replica's part of a step that needs sums over the replicas?
+
+XLA allows no collective, but what a loss asks of the other replicas are counts: the valid steps of
+a mask, the sum of the sample weights. They follow from the batch and not from one another. So the
+function is traced once to see what it would sum, the few operations that lead to these counts run
+outside, are summed there, and the compiled function is handed the sums.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import tensorflow as tf
+
+from tfdist.communication.collectives import Collectives
+from tfdist.global_batch import position as position_lib
+from tfdist.global_batch.position import Position
+
+
+def compiled(replica_fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Compiles a function of one replica's data.
+
+    Args:
+        replica_fn: Takes a structure of tensors, in replica context.
+
+    Returns:
+        The same, compiled. It raises a ValueError where the function needs more of the other
+        replicas than sums of what follows from its data.
+    """
+
+    @tf.function(autograph=False, jit_compile=True)
+    def run(data: Any, sums: list[tf.Tensor]) -> Any:
+        place = position_lib.current()
+        if place is None:
+            return replica_fn(data)
+        left = iter(sums)
+        with position_lib.at(_asking(place, lambda value: next(left))):
+            return replica_fn(data)
+
+    def with_sums(data: Any) -> Any:
+        place = position_lib.current()
+        if place is None:
+            return run(data, [])
+        return run(data, [place.collectives.sum(v) for v in _summands(replica_fn, data, place)])
+
+    return with_sums
+
+
+def _summands(replica_fn: Callable[[Any], Any], data: Any, place: Position) -> list[tf.Tensor]:
+    """Returns what a function would sum over the replicas, in its order, and does nothing else."""
+    found: list[tf.Tensor] = []
+
+    def note(value: Any) -> Any:
+        found.append(tf.convert_to_tensor(value))
+        return value
+
+    def trace(*flat: tf.Tensor) -> list[tf.Tensor]:
+        with position_lib.at(_asking(place, note)):
+            replica_fn(tf.nest.pack_sequence_as(data, flat, expand_composites=True))
+        return found
+
+    flat = tf.nest.flatten(data, expand_composites=True)
+    specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in flat]
+    whole = tf.compat.v1.wrap_function(trace, specs)
+    if not found:
+        return []
+    # What assigns a variable leads to no count, so it is left out.
+    return _listed(whole.prune(whole.inputs[: len(flat)], whole.outputs)(*flat))
+
+
+def _listed(values: Any) -> list[tf.Tensor]:
+    return list(values) if isinstance(values, Sequence) else [values]
+
+
+def _asking(place: Position, answer: Callable[[Any], Any]) -> Position:
+    """Returns the position with sums that are answered so, and no other collective."""
+    known: Collectives = place.collectives
+    collectives = dataclasses.replace(known, sum=answer, linked_sum=_refuse, gather=_refuse)
+    return dataclasses.replace(place, collectives=collectives)
+
+
+def _refuse(*_: Any) -> NoReturn:
+    raise ValueError(
+        "jit_compile=True cannot compile a step that needs the rows of other replicas (a loss or "
+        "metric that gives one number for a batch, a normalization over all replicas), since XLA "
+        "allows no collective. Compile with jit_compile=False, or give a value for each row."
+    )

@@ -1,0 +1,147 @@
+"""How does a function run on every replica's rows of a global batch, and how do rows come back?
+
+`run` hands each replica its rows and its `Position`, and puts the meaning of the global batch in
+force while the function is traced (global_batch/tracing.py). Everything in here is called in
+cross-replica context, except `place_of`, which a replica calls.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfdist.communication import reduction, share
+from tfdist.communication.collectives import Collectives, for_replica
+from tfdist.data import rows
+from tfdist.data.shapes import Padding
+from tfdist.global_batch import position as position_lib
+from tfdist.global_batch.position import Position, Steps
+from tfdist.global_batch.tracing import whole_batch_semantics
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """One global batch, as far as this worker holds it.
+
+    Attributes:
+        global_size: Rows of all replicas of all workers; int32 scalar.
+        parts: One structure of tensors a local replica. A replica that the batch leaves empty
+            holds one row that does not count.
+        sizes: Rows of each replica, int32 of shape `(num_replicas,)`, where the batch is not split
+            by `share.bounds`; else None.
+        padding: The shape of every part, where they are given one.
+        steps: The length of the targets, where that is padded too.
+    """
+
+    global_size: tf.Tensor
+    parts: tuple[Any, ...]
+    sizes: tf.Tensor | None = None
+    padding: Padding | None = None
+    steps: Steps | None = None
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether there may be rows or steps that do not count in any part."""
+        return self.padding is not None and self.padding.is_needed
+
+
+def run(
+    strategy: tf.distribute.Strategy,
+    replica_fn: Callable[[Any], Any],
+    batch: Batch,
+    *,
+    reduces_losses: bool = True,
+    keeps_sizes: bool = False,
+) -> Any:
+    """Runs `replica_fn` on each replica's rows.
+
+    Args:
+        strategy: The strategy whose replicas run it.
+        replica_fn: Takes one replica's structure of tensors; finds its `position.current()` set
+            where there are several replicas.
+        batch: One global batch.
+        reduces_losses: Whether Keras's losses and metrics take on the meaning of the global batch
+            (True), or only the random draws do, as in people's own rules (False).
+        keeps_sizes: Whether the function is shown how many rows there are, where the data fixes
+            it. A number that comes of it cannot be told from one that has nothing to do with the
+            batch, so only code that may ask for it is shown it.
+
+    Returns:
+        What `replica_fn` returns, per replica.
+    """
+    plain = tf.autograph.experimental.do_not_convert
+    if strategy.num_replicas_in_sync == 1 and not batch.is_padded:
+        return strategy.run(plain(replica_fn), batch.parts)
+
+    def placed(data: Any) -> Any:
+        place = place_of(batch.global_size, batch.sizes, batch.padding)
+        if batch.padding is None and not keeps_sizes:
+            data = rows.opened(data)
+        place = dataclasses.replace(
+            place, steps=batch.steps, fixed_rows=rows.fixed_in(data),
+            inputs=tuple(keras.tree.flatten(data)),
+        )
+        with position_lib.at(place):
+            return replica_fn(data)
+
+    with whole_batch_semantics(reduces_losses=reduces_losses):
+        return strategy.run(plain(placed), args=(reduction.per_replica(strategy, batch.parts),))
+
+
+def place_of(
+    global_size: Any,
+    sizes: Any = None,
+    padding: Padding | None = None,
+    collectives: Collectives | None = None,
+) -> Position:
+    """Returns the current replica's position in a global batch that is split by `sizes`, or evenly.
+
+    Args:
+        global_size: Rows of the global batch.
+        sizes: As in `Batch`.
+        padding: As in `Batch`.
+        collectives: The replica's, where no strategy knows them.
+    """
+    collectives = collectives or for_replica()
+    replica = collectives.replica_id
+    if padding is not None and not padding.is_needed:  # known while tracing, so that it stays so
+        own = tf.constant(padding.rows)
+        return Position(
+            own * collectives.num_replicas, own, own * replica, collectives,
+            fixed_rows=padding.rows,
+        )
+    if sizes is None:
+        start, stop = share.bounds(global_size, replica, collectives.num_replicas)
+    else:
+        start, stop = tf.reduce_sum(sizes[:replica]), tf.reduce_sum(sizes[: replica + 1])
+    return Position(
+        global_size=global_size, local_size=stop - start, offset=start, collectives=collectives,
+        padded_rows=padding.rows if padding is not None else None,
+    )
+
+
+def gather_rows(
+    strategy: tf.distribute.Strategy, value: Any, *, only_own: bool = False
+) -> Any:
+    """Joins the replicas' rows, of all workers or of this one, in the order of the global batch."""
+    if strategy.num_replicas_in_sync == 1:
+        return value
+    local = strategy.experimental_local_results(value)
+    if len(local) < strategy.num_replicas_in_sync and not only_own:
+        return strategy.gather(value, axis=0)
+    return tf.concat(local, axis=0)
+
+
+def without_padding(value: Any, batch: Batch, num_replicas: int) -> Any:
+    """Cuts what does not count out of the joined rows of all replicas."""
+    if not batch.is_padded or batch.padding is None:
+        return value
+    start, stop = share.bounds(batch.global_size, tf.range(num_replicas), num_replicas)
+    is_real = tf.range(batch.padding.rows) < (stop - start)[:, tf.newaxis]
+    is_real = tf.reshape(is_real, [-1])
+    each = tf.shape(value)[0] // (batch.padding.rows * num_replicas)
+    return tf.boolean_mask(value, tf.repeat(is_real, each))

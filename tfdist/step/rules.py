@@ -1,0 +1,163 @@
+"""Which rule trains this model: Keras's compiled step, a step of the model's own, or a function?
+
+A model that overrides `train_step` runs it unchanged on every replica: its losses and metrics take
+on the meaning of the global batch, and each `optimizer.apply` in it becomes the one reduction and
+update of update.py, whatever the number of optimizers. A `replica_step(batch) -> logs` is given to
+`Trainer`; each value of its logs is the replica's share, and the shares are summed.
+
+What cannot be seen from outside is the one limit: a scalar that such a step computes counts as a
+mean over its local batch. A sum over the batch has to be divided by the global one
+(`tfdist.average_loss` in a `replica_step`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfdist.communication import share
+from tfdist.communication.compression import EXACT, Reduction
+from tfdist.compat import keras_internals, replacing
+from tfdist.global_batch import position as position_lib
+from tfdist.global_batch import tracing
+from tfdist.step import update
+from tfdist.step.finite import FiniteWatch
+from tfdist.step.logs import LastLogs, extra_logs
+from tfdist.step.replicas import Batch
+from tfdist.step.rounds import Rounds
+
+Rule = Callable[[Batch], None]
+
+
+def train_rule(
+    model: keras.Model,
+    strategy: tf.distribute.Strategy,
+    logs: LastLogs,
+    replica_step: Any = None,
+    watch: FiniteWatch | None = None,
+    how: Reduction = EXACT,
+    rounds: Rounds | None = None,
+) -> Rule:
+    """Returns the function that takes the model through one global batch of training."""
+    if rounds is not None:
+        own = rounds.step
+        return lambda batch: logs.keep(own(batch))
+    if replica_step is not None:
+        return lambda batch: _replica_step(replica_step, strategy, batch, logs)
+    if share.is_tpu(strategy):
+        whole = whole_step(model, watch=watch, how=how)
+        return lambda batch: logs.keep(update.run_and_sum(strategy, whole, batch))
+    if keras_internals.overrides(model, "train_step"):
+        return lambda batch: _own_step(model, model.train_step, strategy, batch, logs, how)
+    apply = watch.apply if watch else None
+    return lambda batch: logs.keep(update.train_step(model, strategy, batch, apply=apply, how=how))
+
+
+def whole_step(
+    model: keras.Model, *, watch: FiniteWatch | None = None, how: Reduction = EXACT
+) -> Callable[[Any], dict[str, Any]]:
+    """Returns the whole of a training step as a function of one replica's rows.
+
+    It is what every replica runs where a step is one program, see tpu_step.py.
+
+    Args:
+        model: A compiled model.
+        watch: What looks at the gradients, or None.
+        how: How gradients travel between replicas.
+
+    Returns:
+        A function that gives the replica's shares of logs.
+    """
+    if keras_internals.overrides(model, "train_step"):
+        own = _own_on_replica(model, model.train_step)
+
+        def whole(data: Any) -> dict[str, Any]:
+            with _reducing_optimizers(how):
+                return own(data)
+
+        return whole
+    train = update.train_on_replica(model, apply=watch.apply if watch else None, how=how)
+    return watch.undoing_on_replica(model, train) if watch else train
+
+
+def test_rule(model: keras.Model, strategy: tf.distribute.Strategy, logs: LastLogs) -> Rule:
+    """Returns the function that adds one global batch to the model's loss and metrics."""
+    if keras_internals.overrides(model, "test_step"):
+        return lambda batch: _own_step(model, model.test_step, strategy, batch, logs)
+    return lambda batch: logs.keep(update.test_step(model, strategy, batch))
+
+
+def _replica_step(
+    replica_step: Any, strategy: tf.distribute.Strategy, batch: Batch, logs: LastLogs
+) -> None:
+    def on_replica(data: Any) -> dict[str, Any]:
+        shares = replica_step(data)
+        return shares if isinstance(shares, dict) else {} if shares is None else {"loss": shares}
+
+    logs.keep(
+        update.run_and_sum(strategy, on_replica, batch, reduces_losses=False, keeps_sizes=True)
+    )
+
+
+def _own_step(
+    model: keras.Model,
+    own: Callable[[Any], Any],
+    strategy: tf.distribute.Strategy,
+    batch: Batch,
+    logs: LastLogs,
+    how: Reduction = EXACT,
+) -> None:
+    """Runs a model's own `train_step` or `test_step` on every replica."""
+
+    is_tpu = share.is_tpu(strategy)  # where XLA compiles every step
+    if model.jit_compile and strategy.num_replicas_in_sync > 1 and not is_tpu:
+        raise ValueError(
+            f"jit_compile=True cannot compile {own.__qualname__}, which updates the weights "
+            f"itself, on {strategy.num_replicas_in_sync} replicas: XLA allows no reduction inside "
+            "of it. Compile with jit_compile=False, or leave train_step to Keras."
+        )
+    run_one = _own_on_replica(model, own)
+    if model.jit_compile and not model.run_eagerly and not is_tpu:
+        run_one = tf.function(run_one, autograph=False, jit_compile=True)
+    with _reducing_optimizers(how):
+        undoing = tracing.undoing_filler(model, run_one)
+        logs.keep(update.run_and_sum(strategy, undoing, batch, keeps_sizes=True))
+
+
+def _own_on_replica(
+    model: keras.Model, own: Callable[[Any], Any]
+) -> Callable[[Any], dict[str, Any]]:
+    """Returns a model's own step as a function that gives a replica's shares of its logs."""
+
+    def on_replica(data: Any) -> dict[str, Any]:
+        returned = own(data)
+        if not isinstance(returned, dict):
+            raise ValueError(
+                f"{own.__qualname__} returned {returned!r}. Return a dict of name to value, as "
+                "`{m.name: m.result() for m in self.metrics}`."
+            )
+        return extra_logs(model, returned)
+
+    return on_replica
+
+
+@contextlib.contextmanager
+def _reducing_optimizers(how: Reduction) -> Iterator[None]:
+    """Makes `optimizer.apply`, called by a replica, the one reduction and update of a step."""
+
+    def apply(
+        original: Any, optimizer: Any, grads: Any, trainable_variables: Any = None
+    ) -> Any:
+        place = position_lib.current()
+        if place is None:  # the update itself, or a replica that is the only one
+            return original(optimizer, grads, trainable_variables)
+        variables = list(trainable_variables or optimizer._trainable_variables)
+        grads = [g if g is None else update.scaled(g, place.fraction(g.dtype)) for g in grads]
+        return update.apply_on_replica(optimizer, grads, variables, how=how)
+
+    with replacing.replaced_apply(apply):
+        yield

@@ -1,0 +1,145 @@
+"""What is a step that every replica runs as one program, from its rows to its new weights?
+
+On a TPU the host only starts programs. So forward and backward pass, the sums over the replicas,
+the looks for infinities, clipping and the update are all in the function that `strategy.run` runs.
+What is in here is called by a replica, unless it takes a strategy, and is what
+`tfdist.tpu.preflight` compiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfdist.communication import compression, reduction, share
+from tfdist.communication.collectives import Collectives, for_replica
+from tfdist.communication.compression import EXACT, Reduction
+from tfdist.compat import tf_internals
+from tfdist.global_batch import position as position_lib
+from tfdist.step import replicas
+from tfdist.step.replicas import Batch
+
+Apply = Callable[[Any, Sequence[Any], Sequence[Any]], None]  # takes what `optimizer.apply` does
+
+
+def run(
+    strategy: tf.distribute.Strategy,
+    replica_fn: Callable[[Any], dict[str, Any]],
+    batch: Batch,
+    *,
+    reduces_losses: bool = True,
+) -> dict[str, Any]:
+    """Runs a function on each replica's rows and returns the sums of the shares that it returns.
+
+    Args:
+        strategy: The strategy whose replicas run it, in cross-replica context.
+        replica_fn: Takes one replica's structure of tensors; returns its shares by name.
+        batch: One global batch.
+        reduces_losses: As in `replicas.run`.
+    """
+
+    def whole(data: Any) -> dict[str, Any]:
+        return sum_shares(replica_fn(data))
+
+    summed = replicas.run(strategy, whole, batch, reduces_losses=reduces_losses)
+    return {name: strategy.experimental_local_results(v)[0] for name, v in summed.items()}
+
+
+def is_here() -> bool:
+    """Tells whether the replica that is being traced has the update in its program."""
+    return _collectives().is_one_program or share.is_tpu(tf.distribute.get_strategy())
+
+
+def update(
+    optimizer: keras.optimizers.Optimizer,
+    gradients: Sequence[Any],
+    variables: Sequence[Any],
+    *,
+    apply: Apply | None = None,
+    how: Reduction = EXACT,
+) -> None:
+    """Sums the replicas' gradients and applies them to this replica's variables.
+
+    Args:
+        optimizer: An optimizer whose variables exist.
+        gradients: Of this replica's share of the loss: tensors, IndexedSlices or None.
+        variables: The variables, in the same order.
+        apply: Applies gradients with an optimizer, in the place of `optimizer.apply`.
+        how: How gradients travel between replicas.
+    """
+    summed = sum_gradients(gradients, _collectives(), how)
+    # In this mode Keras sums nothing once more, and TensorFlow assigns each replica's own variable
+    # with nothing sent: all replicas write the same.
+    with tf_internals.default_replica_mode(), position_lib.at(None):
+        if apply is None:
+            optimizer.apply(summed, variables)
+        else:
+            apply(optimizer, summed, variables)
+
+
+def sum_shares(shares: dict[str, Any]) -> dict[str, Any]:
+    """Returns the sums over all replicas of this one's share of each log."""
+    total = _collectives().sum
+    return {name: total(value) for name, value in shares.items()}
+
+
+def sum_gradients(
+    gradients: Sequence[Any], collectives: Collectives, how: Reduction = EXACT
+) -> list[Any]:
+    """Sums gradients over all replicas.
+
+    Args:
+        gradients: This replica's: tensors, IndexedSlices or None.
+        collectives: How it sums.
+        how: What they look like on the way; XLA packs by itself.
+
+    Returns:
+        One each. Rows of an embedding stay rows, since Keras's optimizers update the touched rows
+        alone.
+    """
+    if not collectives.is_one_program:  # a replica that is the only one
+        return [reduction.joined(gradient) for gradient in gradients]
+    return [None if value is None else _summed(value, collectives, how) for value in gradients]
+
+
+def _summed(gradient: Any, collectives: Collectives, how: Reduction) -> Any:
+    if isinstance(gradient, reduction.Lookups):
+        of_batch, shared = gradient
+        values = collectives.sum(shared.values)
+        alike = tf.IndexedSlices(values, shared.indices, shared.dense_shape)
+        rows = None if of_batch is None else _all_rows(of_batch, collectives)
+        return reduction.joined(reduction.Lookups(rows, alike))
+    if isinstance(gradient, tf.IndexedSlices):
+        return _all_rows(gradient, collectives)
+    gradient = tf.convert_to_tensor(gradient)
+    if not how.narrows(gradient.dtype):
+        return collectives.sum(gradient)
+    scale = None
+    if how.wire_dtype == "float16":
+        scale = compression.scales_of(collectives.sum(compression.largest(gradient)))
+    narrowed = compression.narrow(gradient, str(how.wire_dtype), scale)
+    return compression.widen(collectives.sum(narrowed), gradient.dtype, scale)
+
+
+def _all_rows(slices: tf.IndexedSlices, collectives: Collectives) -> tf.IndexedSlices:
+    """Returns the rows of all replicas; in a program each has as many."""
+    own = slices.values.shape[0]
+    if own is None:
+        raise ValueError(
+            "The gradient of an embedding has an unknown number of rows, but a program for a TPU"
+            " needs every shape fixed. Train with static_shapes=True."
+        )
+    place = own * collectives.replica_id, own * collectives.num_replicas
+    return tf.IndexedSlices(
+        collectives.gather(slices.values, *place),
+        collectives.gather(slices.indices, *place),
+        slices.dense_shape,
+    )
+
+
+def _collectives() -> Collectives:
+    place = position_lib.current()
+    return for_replica() if place is None else place.collectives

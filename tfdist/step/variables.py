@@ -1,0 +1,259 @@
+"""What is a run?  One list of all its variables, and of what each replica holds of them.
+
+Synopsis:
+
+    >>> import keras
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="out")])
+    >>> [entry.name.rpartition("/")[2] for entry in entries_of(model)]
+    ['kernel', 'bias']
+
+Most variables are the same on every replica. Two kinds are not: sums that are added up when they
+are read (metrics), and what replicas write by themselves while they train (the moving averages of
+a BatchNormalization that is not synchronized). Of those every replica's value is a part of the
+run: a sum of floats that is split in another way has other last bits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfdist.communication.workers import Exchange
+from tfdist.compat import tf_internals
+
+# After the name of a variable: the values of all replicas, along a new first axis.
+OF_REPLICAS = "@replicas"
+_ATTACHED = "_tfdist_attached"
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A variable of a run.
+
+    Attributes:
+        name: Its place in the run and its path; the same in every process that builds the run.
+        variable: Keras's or TensorFlow's.
+        per_replica: "" where all replicas hold the same value; "sum" where the value is the sum of
+            theirs; "own" where each may have its own, and the first one's stands for all.
+    """
+
+    name: str
+    variable: Any
+    per_replica: str = ""
+
+
+def entries_of(*objects: Any) -> list[Entry]:
+    """Lists the variables of models, with their optimizers and metrics, and of other objects.
+
+    Args:
+        *objects: Keras models, anything else with `variables`, or variables. None is listed twice.
+    """
+    entries: list[Entry] = []
+    seen: set[int] = set()
+    for number, owner in enumerate(objects):
+        prefix = "" if len(objects) == 1 else f"{number}/"
+        for group, variables in _groups(owner).items():
+            new = [variable for variable in variables if id(variable) not in seen]
+            seen |= {id(variable) for variable in new}
+            entries += [
+                Entry(f"{prefix}{group}/{i}/{plain_name(_path(v))}", v, _per_replica(v, group))
+                for i, v in enumerate(new)
+            ]
+    return entries
+
+
+def plain_name(path: str) -> str:
+    """Takes out the numbers by which Keras tells apart what one process has made.
+
+    >>> plain_name("adam/sequential_3_dense_12_kernel_momentum")
+    'adam/sequential_dense_kernel_momentum'
+    """
+    return re.sub(r"_\d+(?=[_/]|$)", "", path)
+
+
+def snapshot(
+    entries: Sequence[Entry], strategy: tf.distribute.Strategy, exchange: Exchange
+) -> dict[str, Any]:
+    """Copies all variables to the host's memory; every worker has to call it.
+
+    On a CPU nothing is copied: a variable that is written to while its value is held elsewhere
+    gets new memory then.
+
+    Returns:
+        Tensors by name; where the replicas differ, all of theirs, by name and `OF_REPLICAS`.
+    """
+    tensors: dict[str, Any] = _of_replicas(entries, strategy, exchange)
+    with tf.device("/cpu:0"):
+        for entry in entries:
+            if entry.name + OF_REPLICAS not in tensors:
+                first = _components(strategy, entry)[0]
+                tensors[entry.name] = tf.identity(first.read_value())
+    return tensors
+
+
+def restore(
+    entries: Sequence[Entry],
+    tensors: Mapping[str, np.ndarray],
+    strategy: tf.distribute.Strategy,
+    exchange: Exchange,
+) -> None:
+    """Gives all variables the values that `snapshot` took, on any number of replicas."""
+    share = exchange.share
+    for entry in entries:
+        rows = tensors.get(entry.name + OF_REPLICAS)
+        if rows is None and entry.per_replica != "sum":
+            with tf_internals.default_replica_mode():
+                entry.variable.assign(tensors[entry.name])
+            continue
+        if rows is None:
+            rows = np.asarray(tensors[entry.name])[np.newaxis]
+        if len(rows) != share.num_replicas:
+            rows = _dealt_out(rows, entry.per_replica, share.num_replicas)
+        for component, replica in zip(_components(strategy, entry), share.replicas, strict=True):
+            component.assign(rows[replica])
+
+
+def differences(entries: Sequence[Entry], tensors: Mapping[str, np.ndarray]) -> list[str]:
+    """Says in which variables a run is not the one of a snapshot; nothing where it is.
+
+    Args:
+        entries: The run's variables.
+        tensors: The snapshot's, and no others.
+    """
+    saved = {
+        name.removesuffix(OF_REPLICAS): _kind_of_saved(name, value)
+        for name, value in tensors.items()
+    }
+    found = {entry.name: _kind(entry.variable.shape, entry.variable.dtype) for entry in entries}
+    return [
+        f"{name}: {saved.get(name, 'absent')} in the checkpoint, {found.get(name, 'absent')} here"
+        for name in [*found, *(saved.keys() - found.keys())]
+        if saved.get(name) != found.get(name)
+    ]
+
+
+def _kind_of_saved(name: str, value: np.ndarray) -> str:
+    return _kind(value.shape[1:] if name.endswith(OF_REPLICAS) else value.shape, value.dtype)
+
+
+def _kind(shape: Any, dtype: Any) -> str:
+    return f"{tf.as_dtype(dtype).name}{list(shape)}"
+
+
+def _groups(owner: Any) -> dict[str, Sequence[Any]]:
+    if not isinstance(owner, keras.Model):
+        return {"variables": owner.variables if hasattr(owner, "variables") else [owner]}
+    optimizer = getattr(owner, "optimizer", None)
+    attached = {name: _variables_of(other) for name, other in _attached(owner).items()}
+    return {
+        "model": owner.variables,
+        "optimizer": optimizer.variables if optimizer is not None else (),
+        "metrics": owner.metrics_variables if owner.compiled else (),
+        **attached,
+    }
+
+
+def _variables_of(owner: Any) -> Sequence[Any]:
+    return owner if isinstance(owner, (list, tuple)) else owner.variables
+
+
+def attach(model: keras.Model, name: str, owner: Any) -> None:
+    """Makes what a run has besides its model a part of it, in checkpoints too; None for nothing.
+
+    Args:
+        model: The model that is trained.
+        name: What it is.
+        owner: Variables, or anything with `variables`.
+    """
+    attached = {other: value for other, value in _attached(model).items() if other != name}
+    # Past Keras's tracking of attributes.
+    vars(model)[_ATTACHED] = attached if owner is None else {**attached, name: owner}
+
+
+def attached(model: keras.Model, name: str) -> Any:
+    """Returns what was attached to a model by this name, or None."""
+    return _attached(model).get(name)
+
+
+def _attached(model: keras.Model) -> dict[str, Any]:
+    return vars(model).get(_ATTACHED, {})
+
+
+def _path(variable: Any) -> str:
+    return getattr(variable, "path", None) or variable.name.partition(":")[0]
+
+
+def _per_replica(variable: Any, group: str) -> str:
+    value = value_of(variable)
+    if value.synchronization == tf.VariableSynchronization.ON_READ:
+        return "sum" if value.aggregation == tf.VariableAggregation.SUM else "own"
+    return "own" if group == "model" and not variable.trainable else ""
+
+
+def value_of(variable: Any) -> Any:
+    """Returns TensorFlow's variable of one of Keras's; any other as it is."""
+    return variable.value if isinstance(variable, keras.Variable) else variable
+
+
+def _components(strategy: tf.distribute.Strategy, entry: Entry) -> Sequence[Any]:
+    """Returns TensorFlow's variables of this worker's replicas."""
+    return strategy.experimental_local_results(value_of(entry.variable))
+
+
+def _of_replicas(
+    entries: Sequence[Entry], strategy: tf.distribute.Strategy, exchange: Exchange
+) -> dict[str, np.ndarray]:
+    """Returns the values in which the replicas differ, or of which they hold parts."""
+    if exchange.share.num_replicas == 1:
+        return {}
+    own = {
+        entry.name: np.stack([part.numpy() for part in _components(strategy, entry)])
+        for entry in entries
+        if entry.per_replica
+    }
+    sums = {entry.name for entry in entries if entry.per_replica == "sum"}
+    # Frozen layers are large and alike: only what differs anywhere has to travel.
+    if _is_alike({name: rows for name, rows in own.items() if name not in sums}, exchange):
+        own = {name: rows for name, rows in own.items() if name in sums}
+    if not own:
+        return {}
+    every = exchange.rows(np.concatenate([_as_bytes(rows) for rows in own.values()], axis=1))
+    gathered, start = {}, 0
+    for name, rows in own.items():
+        width = rows[0].nbytes
+        values = np.ascontiguousarray(every[:, start : start + width]).view(rows.dtype)
+        values = values.reshape(len(every), *rows.shape[1:])
+        start += width
+        if name in sums or (_as_bytes(values) != _as_bytes(values)[0]).any():
+            gathered[name + OF_REPLICAS] = values
+    return gathered
+
+
+def _is_alike(own: Mapping[str, np.ndarray], exchange: Exchange) -> bool:
+    """Tells whether all replicas of all workers hold the same values; every worker has to ask."""
+    local = exchange.share.local_replicas
+    digests = [hashlib.sha256() for _ in range(local)]
+    for rows in own.values():
+        for digest, row in zip(digests, rows, strict=True):
+            digest.update(row.tobytes())
+    every = exchange.rows(np.stack([np.frombuffer(d.digest(), np.uint8) for d in digests]))
+    return bool((every == every[0]).all())
+
+
+def _as_bytes(rows: np.ndarray) -> np.ndarray:
+    return np.frombuffer(rows.tobytes(), np.uint8).reshape(len(rows), rows[0].nbytes)
+
+
+def _dealt_out(rows: np.ndarray, rule: str, num_replicas: int) -> np.ndarray:
+    """Fits the values of some replicas to another number of them."""
+    dealt = np.repeat(rows[:1], num_replicas, axis=0)
+    if rule == "sum":
+        dealt[0], dealt[1:] = rows.sum(axis=0), 0
+    return dealt

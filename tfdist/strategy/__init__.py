@@ -1,0 +1,13 @@
+"""Which strategy do I train on, and why that one?
+
+A device spec and what is on this host are facts; the plan follows from them without TensorFlow,
+and is then carried out.
+
+Read in this order; each file imports from those above it only:
+
+1. devices.py: what was asked for, and what is on this host.
+2. plan.py: which strategy follows from that.
+3. tpu.py: how a TPU is brought up.
+4. bring_up.py: how a plan is carried out.
+5. factory.py: `get_strategy` and `describe`.
+"""

@@ -1,0 +1,18 @@
+"""How do epochs, validation and callbacks go by, as in Keras, and what is looked at meanwhile?
+
+The outer loop, in Python: it calls the traced loops of loop/, and acts between two calls.
+
+Read in this order; each file imports from those above it only:
+
+1. fingerprints.py: whether all replicas still hold the same weights.
+2. guard.py: what is checked while training runs.
+3. time_split.py: the parts of a step's time, and what could be done about them.
+4. profiling.py: where the time of a run went.
+5. bucket_tuning.py: which sizes of pieces and buckets are the quickest here.
+6. callback_files.py: which worker's callbacks write files.
+7. shared_events.py: what callbacks need where several workers run them.
+8. epochs.py: how epochs go by.
+9. trainer.py: arguments in, results out.
+10. fitting.py: `fit`, `evaluate` and `predict` as functions.
+11. custom_loop.py: the parts of a step for a training loop of one's own.
+"""

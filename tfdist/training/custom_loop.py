@@ -1,0 +1,223 @@
+"""The parts of a step for people who write their own loop.
+
+Synopsis:
+
+    >>> import keras, tfdist
+    >>> strategy = tfdist.get_strategy("2xcpu")
+    >>> with strategy.scope():
+    ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    ...     optimizer = keras.optimizers.SGD(0.1)
+    ...     optimizer.build(model.trainable_variables)
+    >>> def replica_step(batch):
+    ...     x, y = batch
+    ...     with tf.GradientTape() as tape:
+    ...         loss = average_loss(tf.square(y - model(x, training=True)[:, 0]), model=model)
+    ...         scaled = optimizer.scale_loss(loss)
+    ...     gradients = tape.gradient(scaled, model.trainable_variables)
+    ...     apply_gradients(optimizer, gradients, model.trainable_variables)
+    ...     return loss
+    >>> train_step = make_train_step(replica_step, strategy)
+    >>> dataset = tf.data.Dataset.from_tensor_slices((tf.ones([5, 4]), tf.ones([5]))).batch(3)
+    >>> losses = [float(train_step(batch)) for batch in distribute_dataset(dataset, strategy)]
+    >>> len(losses)
+    2
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfdist.communication.collectives import for_replica
+from tfdist.communication.compression import Reduction, parse_reduction
+from tfdist.communication.presence import Presence
+from tfdist.communication.reduction import per_replica
+from tfdist.communication.share import share_of
+from tfdist.communication.workers import Agreement, Exchange
+from tfdist.compat import keras_internals, replacing, tf_internals
+from tfdist.data import rows, tf_data
+from tfdist.global_batch import position as position_lib
+from tfdist.global_batch import randomness, tracing
+from tfdist.global_batch.position import Position
+from tfdist.step import update
+
+_plain = tf.autograph.experimental.do_not_convert
+
+
+def average_loss(
+    per_example: Any, *, sample_weight: Any = None, model: keras.Model | None = None
+) -> tf.Tensor:
+    """Returns this replica's share of the mean loss over the global batch.
+
+    The shares of all replicas sum to the mean, so their gradients have to be *summed*, which
+    `apply_gradients` does. As in Keras, the mean counts examples whether they are weighted or not
+    (`tf.nn.compute_average_loss` has the same rule).
+
+    Args:
+        per_example: Losses of this replica's examples, shape `(n,)` or `(n, ...)`, floating; every
+            entry counts once. `n` may be 0.
+        sample_weight: Weights that `per_example` is multiplied with; broadcast from the left, as
+            `(n,)` against `(n, steps)`.
+        model: Where given, the model's own losses (`add_loss`, regularizers) are added, each at
+            the value that one device would give it. Give it after the forward pass.
+
+    Returns:
+        Scalar of the dtype of `per_example`.
+
+    Raises:
+        RuntimeError: There is no replica: it was called in the strategy's scope.
+    """
+    place = _place(per_example)
+    own_losses = list(model.losses) if model is not None else []  # before any collective
+    per_example = tf.convert_to_tensor(per_example)
+    weighted = per_example
+    if sample_weight is not None:
+        weight = tf.cast(sample_weight, per_example.dtype)
+        missing = per_example.shape.rank - weight.shape.rank
+        weighted = per_example * tf.reshape(
+            weight, tf.concat([tf.shape(weight), tf.ones([missing], tf.int32)], 0)
+        )
+    entries = tf.cast(tf.reduce_prod(tf.shape(per_example)[1:]) * place.global_size, weighted.dtype)
+    share = tf.reduce_sum(weighted) / entries
+    for loss in own_losses:
+        share += tf.cast(tf.reduce_sum(loss), share.dtype) * place.fraction(share.dtype)
+    return share
+
+
+def apply_gradients(
+    optimizer: keras.optimizers.Optimizer,
+    gradients: Sequence[Any],
+    trainable_variables: Sequence[Any],
+    *,
+    reduction: Reduction | str | None = None,
+) -> None:
+    """Sums the replicas' gradients over all replicas of all workers, once, and applies them.
+
+    To be called inside the function that `strategy.run` runs. Infinities are looked for, the loss
+    scale taken out, and gradients clipped, accumulated and averaged after the sum, by the Keras
+    optimizer's own options: as on one device.
+
+    Args:
+        optimizer: A Keras optimizer, made in the strategy's scope.
+        gradients: Tensors, IndexedSlices or None, one a variable: gradients of this replica's
+            share of the loss (see `average_loss`). Do not reduce them before.
+        trainable_variables: The variables, in the same order.
+        reduction: How gradients travel between replicas, as in `tfdist.fit`.
+
+    Raises:
+        ValueError: There are not as many gradients as variables, or `reduction` is none.
+        RuntimeError: There is no replica: it was called in the strategy's scope.
+    """
+    gradients, variables = list(gradients), list(trainable_variables)
+    how = parse_reduction(reduction)
+    if how.is_open or how.error_feedback:
+        raise ValueError(
+            f"reduction={reduction!r} needs fit, which chooses sizes and keeps what rounding "
+            "takes. Give sizes in bytes, and leave out error_feedback."
+        )
+    if len(gradients) != len(variables):
+        raise ValueError(
+            f"There are {len(gradients)} gradients for {len(variables)} variables. Give "
+            "tape.gradient(loss, variables) and the same variables."
+        )
+    context = tf.distribute.get_replica_context()
+    if context is None:
+        for_replica()  # raises: says where to call it
+    if context.num_replicas_in_sync == 1:
+        optimizer.apply(gradients, variables)
+        return
+
+    update.apply_on_replica(optimizer, gradients, variables, how=how)
+
+
+def make_train_step(
+    replica_step: Callable[[Any], Any], strategy: tf.distribute.Strategy, *, jit_compile: Any = None
+) -> Callable[[Any], Any]:
+    """Makes a traced function that runs `replica_step` on every replica and sums what it returns.
+
+    Args:
+        replica_step: Takes one replica's batch; returns a tensor or a structure of tensors, each
+            this replica's *share* of a global value, such as `average_loss`.
+        strategy: The strategy whose replicas run it.
+        jit_compile: Passed on to `tf.function`.
+
+    Returns:
+        A function of one element of `distribute_dataset`. It returns the sums over all replicas of
+        all workers, the same on every worker. Keras's random layers draw each example's own values
+        in it, as on one device.
+    """
+
+    def on_replica(batch: Any) -> Any:
+        place = _place(batch) if strategy.num_replicas_in_sync > 1 else None
+        if place is not None:
+            place = dataclasses.replace(
+                place, fixed_rows=rows.fixed_in(batch), inputs=tuple(keras.tree.flatten(batch))
+            )
+        with position_lib.at(place):
+            return replica_step(batch)
+
+    @tf.function(autograph=False, reduce_retracing=True, jit_compile=jit_compile)
+    def train_step(batch: Any) -> Any:
+        draws = randomness.keyed_draws(keras_internals.random_functions())
+        with replacing.replaced(draws), tf_internals.default_replica_mode():
+            shares = strategy.run(_plain(on_replica), args=(batch,))
+            return keras.tree.map_structure(
+                lambda share: strategy.reduce(tf.distribute.ReduceOp.SUM, share, axis=None), shares
+            )
+
+    return train_step
+
+
+def distribute_dataset(
+    dataset: tf.data.Dataset, strategy: tf.distribute.Strategy
+) -> Iterator[Any]:
+    """Iterates over global batches, each split over the replicas of all workers.
+
+    Meanwhile the workers watch each other, as in `tfdist.fit`: where one dies, or is stopped, the
+    others end, with its name, instead of waiting for it in the next step for ever.
+
+    Args:
+        dataset: Batched in *global* batches; every worker gives the same one.
+        strategy: The strategy whose replicas will train.
+
+    Yields:
+        One per-replica structure a global batch: what the function of `make_train_step` takes. Each
+        example is on exactly one replica. A batch smaller than the number of replicas leaves some
+        with tensors of zero rows.
+
+    Raises:
+        ValueError: The dataset is not batched.
+    """
+    share = share_of(strategy)
+    source = tf_data.dataset_source(dataset, share=share, fill_empty=False)
+    agreement = Agreement(strategy, has_others=share.has_others)
+    presence = Presence(strategy, agreement, Exchange(strategy, share))
+    with presence.run():
+        for _, parts in source.stream(0, 0):
+            presence.tick()
+            yield per_replica(strategy, parts)
+
+
+def _place(batch: Any) -> Position:
+    """Returns the current position, or works it out by asking the other replicas for their rows."""
+    place = position_lib.current()
+    if place is not None:
+        return place
+    collectives = for_replica()
+    local = tracing.num_rows(batch)
+    if collectives.num_replicas == 1:
+        return Position(global_size=local, local_size=local, offset=0, collectives=collectives)
+    numbers = tf.range(collectives.num_replicas)
+    own = tf.where(tf.equal(numbers, collectives.replica_id), local, 0)
+    counts = collectives.sum(own)
+    return Position(
+        global_size=tf.reduce_sum(counts),
+        local_size=local,
+        # No slice, whose size a program for a TPU would have to know while it is compiled.
+        offset=tf.reduce_sum(tf.where(numbers < collectives.replica_id, counts, 0)),
+        collectives=collectives,
+    )

@@ -1,0 +1,285 @@
+"""How do epochs go by? Calls of the traced loop, their events, and what is done between two.
+
+No arithmetic: a call of the loop runs some steps, and then the workers agree on what comes next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfdist.checkpoint.run import Run
+from tfdist.communication.presence import Presence
+from tfdist.communication.workers import Agreement
+from tfdist.compat import keras_internals, tf_internals
+from tfdist.data.feed import Feed
+from tfdist.data.same_data import refuse_other_batches
+from tfdist.loop.outputs import OutputLoop
+from tfdist.loop.pacing import Plan, Stopwatch, batches_between_events, stops_at_nan_of
+from tfdist.loop.programs import Programs, Way
+from tfdist.loop.while_loop import Loop
+from tfdist.step.rounds import Rounds
+from tfdist.training.guard import Guard
+from tfdist.training.profiling import Profiler
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """One call of `fit`, set up.
+
+    Attributes:
+        feed: The data.
+        validation: The data to validate on, or None.
+        events: The `CallbackList`.
+        epochs: The number of the epoch to stop before.
+        initial_epoch: The epoch to begin with where nothing says otherwise; from 0.
+        validation_freq: As in `fit`.
+        run: Where the run is, and what saves it.
+        guard: What looks at it while it goes on.
+        way: How the loop goes through the batches.
+        profiler: What measures it, or None.
+    """
+
+    feed: Feed
+    validation: Feed | None
+    events: Any
+    epochs: int
+    initial_epoch: int
+    validation_freq: Any
+    run: Run
+    guard: Guard
+    way: Way
+    profiler: Profiler | None = None
+
+    def bounded(self, steps: int, plan: Plan) -> int:
+        """Returns how many of `steps` may run until there is something to do between two calls."""
+        if not plan.event_steps:
+            steps = self.run.bounded(steps)
+            steps = self.guard.bounded(steps, step=self.run.place.step)
+        return plan.bounded(steps, done=self.run.place.done)
+
+
+class Epochs:
+    """Takes a model through epochs of training, and through passes of evaluation.
+
+    Args:
+        model: The model.
+        programs: Its traced functions.
+        agreement: Between the workers, who make the same calls in the same order.
+        presence: What shows the launcher that steps are being done.
+    """
+
+    def __init__(
+        self, model: keras.Model, programs: Programs, agreement: Agreement, presence: Presence
+    ) -> None:
+        self._model, self._programs = model, programs
+        self._agreement, self._presence = agreement, presence
+
+    def train(self, training: Training) -> None:
+        """Runs the epochs that are left, with validation and all events."""
+        model, run, events = self._model, training.run, training.events
+        profiler = training.profiler
+        self._begin(training)
+        stops_at_nan = self._agreement.any(stops_at_nan_of(model, events))
+        way = dataclasses.replace(training.way, stops_at_nan=stops_at_nan)
+        loop, rounds = self._programs.train(way), self._programs.rounds(way)
+        loop = profiler.timed(loop) if profiler else loop
+        for epoch in run.place.epochs(training.epochs):
+            run.leave_if_told(self._agreement)
+            if not run.place.done:  # else another process has begun the epoch
+                model.reset_metrics()
+                events.on_epoch_begin(epoch)
+            self._steps(
+                training.feed, loop, events, phase="train", training=training, rounds=rounds
+            )
+            logs = dict(self._programs.logs("train"))
+            with profiler.left_out() if profiler else contextlib.nullcontext():
+                logs |= self._validated(epoch, training)
+            events.on_epoch_end(epoch, logs)
+            is_over = self._agreement.any(model.stop_training)
+            run.end_epoch(logs, is_over=is_over, is_last=epoch + 1 == training.epochs)
+            if is_over:
+                break
+        self._finalize(training.epochs)
+        events.on_train_end(run.place.logs or None)
+
+    def evaluate(self, feed: Feed, events: Any) -> dict[str, Any]:
+        """Returns the loss and metrics over a feed, as floats."""
+        self._model.stop_evaluating = False
+        events.on_test_begin()
+        self._model.reset_metrics()
+        feed.rewind()
+        way = Way(is_share=feed.source.is_share, padding=feed.source.padding)
+        loop = self._programs.test(way)
+        self._steps(feed, loop, events, phase="test")
+        logs = keras_internals.python_logs(self._programs.logs("test"))
+        events.on_test_end(logs)
+        return logs
+
+    def _begin(self, training: Training) -> None:
+        """Takes everything to where the run begins: its start, a checkpoint, a callback's epoch."""
+        run, feed = training.run, training.feed
+        self._model.stop_training = False
+        place = run.begin(
+            training.events, feed=feed, validation=training.validation,
+            epoch=training.initial_epoch,
+        )
+        restored = int(self._agreement.gather(keras_internals.restored_epoch(self._model))[0, 0])
+        if restored and not place.step:
+            place.epoch = restored
+            feed.seek(restored)
+        training.guard.begin(place.step)
+
+    def _validated(self, epoch: int, training: Training) -> dict[str, Any]:
+        feed, freq = training.validation, training.validation_freq
+        if not feed or not keras_internals.is_validation_epoch(self._model, epoch, freq):
+            return {}
+        return {f"val_{name}": v for name, v in self.evaluate(feed, training.events).items()}
+
+    def _steps(
+        self,
+        feed: Feed,
+        loop: Loop,
+        events: Any,
+        *,
+        phase: str,
+        training: Training | None = None,
+        rounds: Rounds | None = None,
+    ) -> None:
+        """Runs an epoch's steps, with the events of each call of the traced loop around it.
+
+        Args:
+            feed: The data; read from where it is.
+            loop: Runs so many steps on it.
+            events: The `CallbackList`.
+            phase: "train" or "test".
+            training: What is saved and looked at between the calls, in training.
+            rounds: The rounds that the steps go by, in training.
+        """
+        model, stop_flag = self._model, "stop_training" if phase == "train" else "stop_evaluating"
+        begin = getattr(events, f"on_{phase}_batch_begin")
+        end = getattr(events, f"on_{phase}_batch_end")
+        plan = batches_between_events(model, events, phase=phase, rounds=rounds)
+        plan = plan.agreed(self._agreement)
+        planned, done, ended = feed.begin_epoch(), training.run.place.done if training else 0, False
+        loop = self._presence.ticking(loop)
+        while not ended and (planned is None or done < planned):
+            wanted = training.bounded(plan.steps, plan) if training else plan.steps
+            wanted = wanted if planned is None else min(wanted, planned - done)
+            begin(done)
+            with Stopwatch() as watch:
+                ran = loop(feed.iterator, wanted)
+            ended = ran < wanted
+            if ran == 0:
+                break
+            logs = self._programs.logs(phase) if plan.is_watched else None
+            end(done + (plan.event_steps or ran) - 1, logs)
+            done += ran
+            next_steps = plan.after(ran, watch.secs, done=done)
+            stop, plan.steps = self._between(
+                ran, bool(getattr(model, stop_flag)), next_steps, training
+            )
+            if stop:
+                setattr(model, stop_flag, True)
+                ended = False  # the loop itself may have stopped
+                break
+        feed.end_epoch(done, ended=ended)
+
+    def _between(
+        self, ran: int, stop: bool, steps: int, training: Training | None
+    ) -> tuple[bool, int]:
+        """Agrees on what comes after a call of the loop, and saves, looks or leaves.
+
+        Args:
+            ran: Steps of that call.
+            stop: Whether this worker wishes to stop.
+            steps: Steps that this worker wishes to run next.
+            training: What is saved and looked at, in training.
+
+        Returns:
+            Whether all stop, and how many steps come next.
+
+        Raises:
+            RuntimeError: The workers have read different batches.
+        """
+        run = training.run if training else None
+        agreed = self._agreement.boundary(
+            stop, steps, self._programs.witness.value(),
+            is_due=run.advance(ran) if run else False,
+            leaves=run.is_told_to_leave if run else False,
+        )
+        refuse_other_batches(agreed.witnesses)
+        if training and run:
+            training.guard.look(run.place.step)
+            if agreed.leaves and not agreed.stop:
+                run.leave(self._agreement)
+            if agreed.is_due and not agreed.stop:
+                run.save()
+        return agreed.stop, agreed.steps
+
+    def _finalize(self, epochs: int) -> None:
+        optimizer = getattr(self._model, "optimizer", None)
+        if isinstance(optimizer, keras.optimizers.Optimizer) and epochs > 0:
+            with tf_internals.default_replica_mode():
+                optimizer.finalize_variable_values(self._model.trainable_weights)
+
+
+def predicted(
+    model: keras.Model, feed: Feed, events: Any, loop: OutputLoop, *, agreement: Agreement | None
+) -> Any:
+    """Runs a model over one epoch of a feed, with the events of Keras's `predict`.
+
+    Args:
+        model: The model.
+        feed: Its inputs.
+        events: The callbacks.
+        loop: Runs so many batches.
+        agreement: Between the workers that predict together, or None where each is alone.
+
+    Returns:
+        NumPy arrays (or ragged or sparse tensors) of the model's output structure, with the rows of
+        all batches.
+
+    Raises:
+        ValueError: There was no batch.
+    """
+    plan = batches_between_events(model, events, phase="predict")
+    plan = plan.agreed(agreement) if agreement else plan
+    model.stop_predicting = False
+    events.on_predict_begin()
+    planned, done, ended, outputs = feed.begin_epoch(), 0, False, []
+    while not ended and not model.stop_predicting and (planned is None or done < planned):
+        wanted = plan.steps if planned is None else min(plan.steps, planned - done)
+        events.on_predict_batch_begin(done)
+        with Stopwatch() as watch:
+            ran, parts = loop(feed.iterator, wanted)
+        ended = ran < wanted
+        if ran == 0:
+            break
+        outputs += parts
+        logs = {"outputs": _joined(parts)} if plan.is_watched else None
+        events.on_predict_batch_end(done + (plan.event_steps or ran) - 1, logs)
+        done += ran
+        plan.steps = plan.after(ran, watch.secs, done=done)
+    feed.end_epoch(done, ended=ended and not model.stop_predicting)
+    events.on_predict_end()
+    if not outputs:
+        raise ValueError("The data held no batch to predict on. Give at least one example.")
+    return keras.tree.map_structure(_to_numpy, _joined(outputs))
+
+
+def _joined(batches: list[Any]) -> Any:
+    return keras.tree.map_structure(
+        lambda *values: keras_internals.concat_batches(list(values)), *batches
+    )
+
+
+def _to_numpy(value: Any) -> Any:
+    if isinstance(value, (tf.RaggedTensor, tf.SparseTensor)):
+        return value
+    return np.asarray(value)

@@ -1,0 +1,150 @@
+"""Do all replicas still hold the same weights?  One number of each variable, compared.
+
+A variable's number changes with any one of its elements: 2x**2 + x is another one for every integer
+x modulo 2**64, and what two changed elements add to the sum does not cancel out but by chance.
+`Fingerprint` compares the replicas' numbers, `Comparison` those of the workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfdist.communication.workers import Agreement
+from tfdist.compat import tf_internals
+from tfdist.step.variables import Entry, entries_of, value_of
+
+
+class Fingerprint:
+    """Compares the variables that all replicas share; those of which they hold parts are left out.
+
+    Args:
+        entries: The run's variables.
+        strategy: The strategy of the variables.
+    """
+
+    def __init__(self, entries: Sequence[Entry], strategy: tf.distribute.Strategy) -> None:
+        self._shared = [entry for entry in entries if not entry.per_replica]
+        self._is_needed = strategy.num_replicas_in_sync > 1 and bool(self._shared)
+        self._numbers = _numbers_of(self._shared, strategy)
+
+    def compare(self, *, step: int) -> None:
+        """Compares them. Every worker has to call it.
+
+        Args:
+            step: Steps of the run that are done; for the text.
+
+        Raises:
+            RuntimeError: A variable differs; the text names the first one, and the replicas.
+        """
+        if not self._is_needed:
+            return
+        with tf_internals.default_replica_mode():
+            numbers = self._numbers().numpy()
+        if text := difference([entry.name for entry in self._shared], numbers):
+            raise RuntimeError(
+                f"After step {step} the replicas no longer hold the same weights: {text}. A device "
+                "or a link corrupts data, or code outside of fit has written to one replica alone. "
+                "Go back to a checkpoint from before that, and replace the hardware at fault."
+            )
+
+
+def difference(names: Sequence[str], numbers: np.ndarray) -> str:
+    """Names the first variable that is not the same everywhere; "" where all are.
+
+    Args:
+        names: Of the variables.
+        numbers: One row a replica, one column a variable.
+
+    >>> difference(["kernel", "bias"], np.array([[1, 2], [1, 5], [1, 2]]))
+    "'bias' differs (1 of 2 variables does): replicas [0, 2] hold one value, [1] another"
+    """
+    differing = np.flatnonzero((numbers != numbers[0]).any(axis=0))
+    if not differing.size:
+        return ""
+    column = numbers[:, differing[0]]
+    groups = [np.flatnonzero(column == value).tolist() for value in dict.fromkeys(column.tolist())]
+    groups.sort(key=len, reverse=True)
+    others = ", ".join(f"{group} another" for group in groups[1:])
+    verb = "do" if differing.size > 1 else "does"
+    return (
+        f"{names[differing[0]]!r} differs ({differing.size} of {len(names)} variables {verb}): "
+        f"replicas {groups[0]} hold one value, {others}"
+    )
+
+
+def number_of(value: tf.Tensor) -> tf.Tensor:
+    """Returns a tensor's number, an int64 scalar, in a graph or eagerly."""
+    if value.dtype.is_floating or value.dtype.is_complex:
+        kind = {1: tf.uint8, 2: tf.int16, 4: tf.int32}.get(value.dtype.size, tf.int64)
+        value = tf.bitcast(value, kind)  # a complex128 becomes two
+    integers = tf.cast(value, tf.int64)
+    return tf.reduce_sum(integers * (2 * integers + 1))
+
+
+def _numbers_of(entries: Sequence[Entry], strategy: tf.distribute.Strategy) -> Any:
+    """Returns a function that gives one row a replica, one number a variable."""
+    variables = [value_of(entry.variable) for entry in entries]
+
+    def on_replica() -> tf.Tensor:
+        row = tf.stack([number_of(variable.read_value()) for variable in variables])
+        context = tf.distribute.get_replica_context()
+        return context.all_gather(row[tf.newaxis], axis=0)
+
+    @tf.function(autograph=False)
+    def gathered() -> tf.Tensor:
+        rows = strategy.run(tf.autograph.experimental.do_not_convert(on_replica))
+        return strategy.experimental_local_results(rows)[0]
+
+    return gathered
+
+
+class Comparison:
+    """Compares a model's variables over the workers, by a number of each, see fingerprints.py.
+
+    Args:
+        model: The model.
+        strategy: The strategy that it was made under.
+        agreement: Between the workers, who make the same calls in the same order.
+    """
+
+    def __init__(
+        self, model: keras.Model, strategy: tf.distribute.Strategy, agreement: Agreement
+    ) -> None:
+        self._model, self._strategy, self._agreement = model, strategy, agreement
+        self._entries: list[Entry] = []
+        self._numbers: Callable[[], tf.Tensor] | None = None
+
+    def parted(self) -> list[Entry]:
+        """Returns the variables that are not the same on all workers.
+
+        Those that each replica has a value of its own of are left out.
+        """
+        entries = [e for e in entries_of(self._model) if not e.per_replica]
+        if not entries:
+            return []
+        if self._numbers is None or _variables(entries) != _variables(self._entries):
+            self._entries, self._numbers = entries, self._traced(entries)
+        with tf_internals.default_replica_mode():
+            own = self._numbers().numpy()
+        rows = self._agreement.gather(*own.tolist())
+        return [entry for entry, found in zip(entries, rows.T, strict=True) if len(set(found)) > 1]
+
+    def local(self, entry: Entry) -> tf.Variable:
+        """Returns the variable's component on this worker's first replica."""
+        return self._strategy.experimental_local_results(value_of(entry.variable))[0]
+
+    def _traced(self, entries: list[Entry]) -> Callable[[], tf.Tensor]:
+        components = [self.local(entry) for entry in entries]
+        return tf.function(
+            lambda: tf.stack([number_of(c.read_value()) for c in components]), autograph=False
+        )
+
+
+def _variables(entries: list[Entry]) -> list[int]:
+    # Those of a trace are kept with their entries, so that no other one can have their ids.
+    return [id(entry.variable) for entry in entries]

@@ -1,0 +1,158 @@
+"""What is looked at while training goes on?  Numbers that are none, and replicas that part."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfdist.checkpoint.interval import parse_every
+from tfdist.communication.workers import Agreement
+from tfdist.compat import keras_internals
+from tfdist.step import variables
+from tfdist.step.finite import FiniteWatch
+from tfdist.training.fingerprints import Fingerprint
+
+_LOG = logging.getLogger("tfdist")
+POLICIES = ("warn", "raise", "skip", "ignore")
+
+
+class Guard:
+    """Looks after one call of `fit`.
+
+    Args:
+        model: The model, built.
+        strategy: Its strategy.
+        agreement: Between the workers.
+        fingerprint_every: Steps between two comparisons of the weights over the replicas, or None.
+        on_nan: One of POLICIES.
+        watch: What sees the gradients, where the policy needs it.
+
+    Raises:
+        ValueError: An argument that cannot be, or that is not the same on all workers.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        strategy: tf.distribute.Strategy,
+        agreement: Agreement,
+        *,
+        fingerprint_every: int | None,
+        on_nan: str,
+        watch: FiniteWatch | None,
+    ) -> None:
+        self._model, self._strategy, self.on_nan, self._watch = model, strategy, on_nan, watch
+        if fingerprint_every is not None and (
+            type(fingerprint_every) is not int or fingerprint_every < 1
+        ):
+            raise ValueError(
+                f"fingerprint_every={fingerprint_every!r} must be a whole number of steps from 1."
+            )
+        self._every = parse_every(fingerprint_every)
+        self._fingerprint: Fingerprint | None = None
+        self._finite_at, self._has_warned = 0, False
+        how = (fingerprint_every or 0, POLICIES.index(on_nan))
+        if (agreement.gather(*how) != np.array(how)).any():
+            raise ValueError(
+                f"fingerprint_every={fingerprint_every!r} and on_nan={on_nan!r} are not the same "
+                "on all workers. Give every worker the same."
+            )
+
+    def begin(self, step: int) -> None:
+        """Takes note of the step that the run begins at."""
+        self._finite_at = step
+        self._every.restart(step, now=0.0)
+        if self._watch is not None:
+            self._watch.take()  # of an earlier run that ended with an error
+
+    def bounded(self, steps: int, *, step: int) -> int:
+        """Returns how many of `steps` may run until the next comparison is due."""
+        left = self._every.steps_left(step)
+        return steps if left is None else min(steps, left)
+
+    def look(self, step: int) -> None:
+        """Looks at what the steps up to this one have left. Every worker has to call it.
+
+        Raises:
+            RuntimeError: A gradient is not finite, where `on_nan` is "raise"; or the replicas no
+                longer hold the same weights.
+        """
+        if self.on_nan == "warn":
+            self._warn(step)
+        elif self._watch is not None and (found := self._watch.take()):
+            self._tell(step, *found)
+        if self._every.is_due(step, now=0.0):
+            if self._fingerprint is None:
+                entries = variables.entries_of(self._model)
+                self._fingerprint = Fingerprint(entries, self._strategy)
+            self._fingerprint.compare(step=step)
+            self._every.restart(step, now=0.0)
+
+    def _warn(self, step: int) -> None:
+        loss = _own_loss(self._model, self._strategy)
+        if loss is None or np.isfinite(loss):
+            self._finite_at = step
+        elif not self._has_warned:
+            self._has_warned = True
+            _LOG.warning(
+                "The loss is %s at step %d of the run, and was finite at step %d; %s. Training "
+                "goes on, as in Keras. fit(..., on_nan='raise') ends it at the very step, and "
+                "on_nan='skip' leaves such steps out.",
+                loss, step, self._finite_at, _first_bad(self._model, self._strategy),
+            )
+
+    def _tell(self, step: int, count: int, ago: int, place: int) -> None:
+        path = self._model.trainable_variables[place].path
+        if self.on_nan == "raise":
+            raise RuntimeError(
+                f"At step {step - ago} of the run the gradient of {path!r} is not finite. The "
+                "weights are those of the step before. Look at that batch and the learning rate, "
+                "or use on_nan='skip' to leave such steps out."
+            )
+        _LOG.warning(
+            "%d of the steps up to step %d were left out, since gradients were not finite: first "
+            "that of %r, at step %d.", count, step, path, step - ago,
+        )
+
+
+def parse_on_nan(on_nan: Any, *, is_own_rule: bool) -> str:
+    """Checks the policy.
+
+    Args:
+        on_nan: What `fit` was given.
+        is_own_rule: Whether the model's updates are the user's own.
+
+    Raises:
+        ValueError: It is none of POLICIES, or needs Keras's own updates.
+    """
+    if on_nan not in POLICIES:
+        raise ValueError(f"on_nan={on_nan!r} must be one of {', '.join(map(repr, POLICIES))}.")
+    if is_own_rule and on_nan in ("raise", "skip"):
+        raise ValueError(
+            f"on_nan={on_nan!r} looks at the gradients of Keras's own training step, but this "
+            "model trains by a rule of its own. Check the gradients there, or use on_nan='warn'."
+        )
+    return str(on_nan)
+
+
+def _own_loss(model: keras.Model, strategy: tf.distribute.Strategy) -> float | None:
+    """Returns the sum of losses that this worker's first replica has counted in the epoch."""
+    total = getattr(keras_internals.loss_tracker(model), "total", None)
+    if total is None:
+        return None
+    return float(strategy.experimental_local_results(variables.value_of(total))[0].numpy())
+
+
+def _first_bad(model: keras.Model, strategy: tf.distribute.Strategy) -> str:
+    """Names the first variable that holds infinities, or none numbers."""
+    for entry in variables.entries_of(model):
+        if entry.name.startswith("metrics/") or not tf.as_dtype(entry.variable.dtype).is_floating:
+            continue
+        value = strategy.experimental_local_results(variables.value_of(entry.variable))[0]
+        if not bool(tf.reduce_all(tf.math.is_finite(value))):
+            return f"{entry.name!r} is the first variable that is not finite"
+    return "all variables are finite"
