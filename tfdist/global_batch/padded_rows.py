@@ -162,7 +162,7 @@ def functions() -> dict[str, Callable[..., Any]]:
 
 def _weight_one(metric: Any, y_true: Any, y_pred: Any) -> tf.Tensor:
     """Returns weights of 1 in the shape in which a metric of Keras takes weights of rows."""
-    mask = getattr(y_pred, "_keras_mask", None)
+    mask = keras_internals.mask_of(y_pred)
     if isinstance(metric, (keras.metrics.IoU, keras.metrics.MeanIoU)):  # one an entry
         shape = list(y_true.shape)
         if not metric.sparse_y_true:

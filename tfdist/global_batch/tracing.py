@@ -75,9 +75,9 @@ def counted(structure: Any) -> Any:
         if value is None or len(value.shape) == 0:
             return value
         kept = _first_rows(value, place.local_size)
-        mask = getattr(value, "_keras_mask", None)
+        mask = keras_internals.mask_of(value)
         if mask is not None:
-            kept._keras_mask = mask[: place.local_size]
+            keras_internals.set_mask(kept, mask[: place.local_size])
         return kept
 
     return keras.tree.map_structure(cut, structure)
