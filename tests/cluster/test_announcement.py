@@ -19,7 +19,6 @@ from tfdist.cluster.announcement import (
     gather_facts,
     parse_announcement,
 )
-from tfdist.cluster.wording import name_workers
 
 GOOD = {"rank": 0, "size": 2, "address": "a:1", "facts": {}}
 
@@ -86,18 +85,6 @@ def _announce(rank, **facts):
 )
 def test_differences(announcements, expected):
     assert find_differences(announcements) == expected
-
-
-@pytest.mark.parametrize(
-    ("ranks", "expected"),
-    [
-        ([3], "worker 3"),
-        ([0, 1], "workers 0-1"),
-        ([5, 0, 2, 1], "workers 0-2, 5"),
-    ],
-)
-def test_name_workers(ranks, expected):
-    assert name_workers(ranks) == expected
 
 
 def _installed(*names):

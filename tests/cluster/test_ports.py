@@ -7,6 +7,7 @@ import socket
 import pytest
 
 from tfdist.cluster import ports
+from tfdist.cluster.ports import reserved_port
 
 _LOCAL = ["127.0.0.1:1", "[::1]:2", "localhost:3"]
 
@@ -46,3 +47,12 @@ def test_own_addresses_are_the_hosts():
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with socket.socket(family, socket.SOCK_DGRAM) as end:
             end.bind((address, 0))  # nobody can bind what is not its own
+
+
+def test_reserved_port_is_nobody_elses():
+    with reserved_port() as port:
+        with pytest.raises(OSError, match="in use"):
+            socket.create_server(("127.0.0.1", port)).close()
+        assert 20000 <= port < 30000
+    with socket.create_server(("127.0.0.1", port)):
+        pass

@@ -16,7 +16,7 @@ import scipy.sparse
 import tensorflow as tf
 from keras.src.trainers.data_adapters import get_data_adapter
 
-from tfdist.communication.share import Share, bounds, share_of
+from tfdist.communication.share import Share, bounds
 from tfdist.data import already_sharded
 from tfdist.data.adapters import make_source
 from tfdist.data.order import epoch_order, worker_examples
@@ -273,12 +273,6 @@ def test_a_shuffled_py_dataset_has_an_order_of_its_own_each_pass():
     assert passes(seed=1) == first != passes(seed=2)
 
 
-def test_share_of_a_strategy():
-    assert share_of(tf.distribute.get_strategy()) == Share(0, 1, 1)
-    mirrored = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1", "/cpu:2"])
-    assert share_of(mirrored) == Share(0, 3, 3)
-
-
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -381,27 +375,3 @@ def test_a_share_of_arrays_is_shuffled_anew_each_pass():
         taken = itertools.islice(already_sharded.padded(source, epoch, 0), 3)
         seen = np.concatenate([element[1][0] for element in taken])
         assert seen.tolist() == epoch_order(ROWS, seed=3, epoch=epoch).tolist()
-
-
-@pytest.mark.parametrize(
-    ("share", "batch_size", "own"),
-    [
-        (Share(0, 1, 2), 7, 4),
-        (Share(1, 1, 2), 7, 3),
-        (Share(2, 2, 4), 7, 3),
-        (Share(0, 1, 2), None, 16),
-        (Share(0, 2, 2), 5, 5),
-    ],
-)
-def test_batch_size_stays_the_global_one_for_shares(share, batch_size, own):
-    assert already_sharded.batch_size_of(share, batch_size) == own
-
-
-def test_a_batch_without_a_row_for_a_worker_is_refused():
-    with pytest.raises(ValueError, match="batch_size=1 .*at least one example a worker"):
-        already_sharded.batch_size_of(Share(1, 1, 2), 1)
-
-
-def test_own_rows_alone():
-    sizes = already_sharded.only_own(Share(2, 2, 6), tf.constant(5))
-    assert sizes.numpy().tolist() == [0, 0, 3, 2, 0, 0]

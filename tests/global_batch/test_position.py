@@ -7,8 +7,6 @@ import threading
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tfdist.communication.share import bounds
 from tfdist.global_batch import position
@@ -18,44 +16,6 @@ from tfdist.global_batch.position import Position, at, current
 def _position(**facts: object) -> Position:
     usual = {"global_size": 8, "local_size": 3, "offset": 2, "collectives": None}
     return Position(**{**usual, **facts})
-
-
-@given(size=st.integers(0, 10_000), replicas=st.integers(1, 300))
-def test_bounds_are_a_partition(size: int, replicas: int) -> None:
-    rows = [bounds(size, replica, replicas) for replica in range(replicas)]
-    assert rows[0][0] == 0
-    assert rows[-1][1] == size
-    assert all(before[1] == after[0] for before, after in zip(rows, rows[1:], strict=False))
-
-
-@given(size=st.integers(0, 10_000), replicas=st.integers(1, 300))
-def test_bounds_are_even(size: int, replicas: int) -> None:
-    counts = [stop - start for start, stop in (bounds(size, r, replicas) for r in range(replicas))]
-    assert max(counts) - min(counts) <= 1
-    assert counts[0] == max(counts), "replica 0 is the last to stay empty"
-
-
-@pytest.mark.parametrize(
-    ("size", "replicas", "expected"),
-    [
-        (8, 2, [(0, 4), (4, 8)]),
-        (5, 2, [(0, 3), (3, 5)]),
-        (1, 2, [(0, 1), (1, 1)]),
-        (0, 2, [(0, 0), (0, 0)]),
-        (2, 4, [(0, 1), (1, 1), (1, 2), (2, 2)]),
-        (7, 3, [(0, 3), (3, 5), (5, 7)]),
-        (7, 1, [(0, 7)]),
-    ],
-)
-def test_bounds(size: int, replicas: int, expected: list[tuple[int, int]]) -> None:
-    assert [bounds(size, replica, replicas) for replica in range(replicas)] == expected
-
-
-def test_bounds_of_tensors() -> None:
-    for size in range(12):
-        for replica in range(4):
-            rows = bounds(tf.constant(size), tf.constant(replica), 4)
-            assert tuple(int(row) for row in rows) == bounds(size, replica, 4)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])

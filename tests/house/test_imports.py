@@ -1,4 +1,8 @@
-"""Does importing tfdist do nothing, and do its files import in one direction only?"""
+"""Does importing tfdist do nothing, and do its files import in one direction only?
+
+The direction is that of the reading lists: folders in the order of `tfdist.__doc__`, and the files
+of a folder in the order of its own docstring.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +21,27 @@ import tfdist
 
 _ROOT = pathlib.Path(tfdist.__file__).parent
 
-# The reading list of the package: a file may import from those before it, and its own package.
-_READING_LIST = tfdist.__doc__.partition("Read in this order")[2]
-_LAYERS = re.findall(r"(\w+)(?:\.py|/)", _READING_LIST)
+
+def _reading_list(docstring: str | None) -> list[str]:
+    """Returns the names of the files and folders of a reading list, in its order."""
+    return re.findall(r"(\w+)(?:\.py|/)", (docstring or "").partition("Read in this order")[2])
+
+
+_LAYERS = _reading_list(tfdist.__doc__)
 # What a worker is and how workers are started: in a moment, on hosts without TensorFlow too.
 _WITHOUT_TENSORFLOW = {"datasets", *_LAYERS[: _LAYERS.index("launch") + 1]}
 _STANDARD_LIBRARY_ONLY = _LAYERS[: _LAYERS.index("launch")]
 _PRIVATE_PREFIXES = ("keras.src", "tensorflow.python", "tf.__internal__", "tensorflow.__internal__")
-_LONGEST_FILE = 400  # lines
+_LONGEST_FILE = 300  # lines; longer ones say why they are one file
+_REASON = "In one file, since"
+_MOST_FILES = 20  # of a folder, without its docstring
+_LONGEST_FUNCTION = 80  # lines
+# Longer ones, and why.
+_LONG_FUNCTIONS = {"tfdist.training.trainer.fit": "a third of it is its signature"}
+# Private names of other libraries outside of compat/, and why.
+_OTHERS_NAMES = {
+    "tfdist.launch.engines.spark": {"_active_spark_context", "_gateway"},  # needs no TensorFlow
+}
 
 
 def _module_name(path: pathlib.Path) -> str:
@@ -34,7 +51,15 @@ def _module_name(path: pathlib.Path) -> str:
 
 _TREES = {_module_name(path): ast.parse(path.read_text()) for path in _ROOT.rglob("*.py")}
 _MODULES = sorted(_TREES)
+_FOLDERS = [name for name in _MODULES[1:] if any(m.startswith(name + ".") for m in _MODULES)]
+# Those whose `__init__.py` holds public names.
+_PUBLIC_FOLDERS = ("tfdist.launch", "tfdist.tpu")
 _OF_PRIVATE_NAMES = tuple(name for name in _MODULES if name.startswith("tfdist.compat."))
+
+
+def _inside(folder: str) -> list[str]:
+    """Returns the modules of a folder, without the folder itself."""
+    return [name for name in _MODULES if name.startswith(folder + ".")]
 
 
 def _layer_name(module: str) -> str:
@@ -227,10 +252,74 @@ def test_standard_library_only(module):
     assert packages <= {*sys.stdlib_module_names, "tfdist"}
 
 
+@pytest.mark.parametrize("folder", _FOLDERS)
+def test_folder_names_each_of_its_files_once(folder):
+    inside = {name.removeprefix(folder + ".").partition(".")[0] for name in _inside(folder)}
+    assert sorted(_reading_list(ast.get_docstring(_TREES[folder]))) == sorted(inside)
+
+
+@pytest.mark.parametrize("folder", _FOLDERS)
+def test_imports_inside_a_folder_go_upwards_in_its_list(folder):
+    order = _reading_list(ast.get_docstring(_TREES[folder]))
+    for module in _inside(folder):
+        name = module.removeprefix(folder + ".").partition(".")[0]
+        needed = {n.removeprefix(folder + ".") for n in _imports(module) & set(_inside(folder))}
+        wrong = {n.partition(".")[0] for n in needed} - set(order[: order.index(name) + 1])
+        assert not wrong, f"{module} imports from files that come after it: {sorted(wrong)}"
+
+
+@pytest.mark.parametrize("folder", _FOLDERS)
+def test_folder_is_small(folder):
+    assert len([name for name in _inside(folder) if name.count(".") == folder.count(".") + 1]) <= (
+        _MOST_FILES
+    )
+
+
+@pytest.mark.parametrize("folder", [name for name in _FOLDERS if name not in _PUBLIC_FOLDERS])
+def test_folder_is_nothing_but_its_files(folder):
+    assert [type(node) for node in _TREES[folder].body] == [ast.Expr]  # its docstring
+
+
+def test_no_folder_hides_a_public_function():
+    # Importing tfdist.fit.x would put a module on tfdist.fit.
+    names = {name.rpartition(".")[2] for name in _FOLDERS} - set(tfdist._SUBMODULES)
+    assert not names & set(tfdist.__all__)
+
+
 @pytest.mark.parametrize("module", [name for name in _MODULES if name not in _OF_PRIVATE_NAMES])
-def test_private_names_stay_in_their_files(module):
+def test_private_names_stay_in_compat(module):
     used = {name for name in _names(_TREES[module]) if name.startswith(_PRIVATE_PREFIXES)}
     assert not used
+    others = _private_names_of_others(_TREES[module])
+    assert others == _OTHERS_NAMES.get(module, set())
+
+
+def _private_names_of_others(tree: ast.Module) -> set[str]:
+    """Returns the attributes `._name` of objects that are neither `self` nor Python's modules."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            owner, name = node.value, node.attr
+        elif _asks_by_name(node):
+            owner, name = node.args[0], node.args[1].value
+        else:
+            continue
+        is_own = isinstance(owner, ast.Name) and owner.id in {"self", "cls"}
+        is_of_python = isinstance(owner, ast.Name) and owner.id in sys.stdlib_module_names
+        is_private = name.startswith("_") and not name.startswith("__")
+        if is_private and not is_own and not is_of_python:
+            found.add(name)
+    return found
+
+
+def _asks_by_name(node: ast.AST) -> bool:
+    """Tells whether a node is a call such as `getattr(value, "name")`."""
+    return (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in ("getattr", "hasattr", "setattr", "delattr")
+        and isinstance(node.args[1], ast.Constant)
+    )
 
 
 def _names(tree: ast.Module) -> set[str]:
@@ -260,5 +349,15 @@ def test_file_is_short_and_has_a_question(module):
     path = _ROOT.parent / module.replace(".", "/")
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     assert path.stem not in ("utils", "util", "helpers", "common", "misc")
-    assert len(path.read_text().splitlines()) <= _LONGEST_FILE
-    assert ast.get_docstring(_TREES[module])
+    docstring = ast.get_docstring(_TREES[module])
+    assert docstring
+    is_long = len(path.read_text().splitlines()) > _LONGEST_FILE
+    assert is_long == (_REASON in " ".join(docstring.split()))
+
+
+@pytest.mark.parametrize("module", _MODULES)
+def test_functions_are_short(module):
+    for node in ast.walk(_TREES[module]):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            is_long = node.end_lineno - node.lineno >= _LONGEST_FUNCTION
+            assert is_long == (f"{module}.{node.name}" in _LONG_FUNCTIONS), node.name

@@ -46,8 +46,8 @@ MUTATIONS = {
     ),
     "gradients are clipped before the reduction": Mutation(
         "step/update.py",
-        "return tape.gradient(scaled, variables), logs",
-        "return [tf.clip_by_norm(g, 0.05) for g in tape.gradient(scaled, variables)], logs",
+        "gradients = tape.gradient(scaled, variables)",
+        "gradients = [tf.clip_by_norm(g, 0.05) for g in tape.gradient(scaled, variables)]",
         "SGD clipnorm",
     ),
     "rows of an embedding become dense": Mutation(

@@ -10,7 +10,8 @@ Synopsis:
     ...     checkpointer.restore(model)
     {'epoch': 3}
 
-`fit(..., checkpoint_dir=...)` does it by itself; this is for loops of one's own.
+`fit(..., checkpoint_dir=...)` does it by itself; this is for loops of one's own. In one file, since
+saving, restoring and cleaning up share what is being written in the background.
 """
 
 from __future__ import annotations
@@ -291,7 +292,6 @@ class Checkpointer:
         if self._best is None or not isinstance(score, float) or score != score:
             return _NO_RANK
         return score if self._best[0] == "min" else -score
-
 
 
 def _parse_best(best: str | None) -> tuple[str, str] | None:

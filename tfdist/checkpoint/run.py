@@ -2,7 +2,8 @@
 
 A run is at a place: an epoch, and so many steps of it. `Run` keeps that place, saves it with
 everything else when it is time, and takes a new process to it. A run of which nothing is to be
-saved has the same methods, which then do nothing else.
+saved has the same methods, which then do nothing else. In one file, since all of them ask where the
+run is.
 """
 
 from __future__ import annotations

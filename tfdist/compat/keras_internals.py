@@ -11,7 +11,7 @@ Checked with Keras 3.10 to 3.15 and TensorFlow 2.18 to 2.21.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -33,9 +33,6 @@ def lacking(name: str) -> str:
         "metrics on several replicas. Install a Keras release that tfdist was checked with "
         "(3.10 to 3.15), or a newer tfdist."
     )
-
-
-# ---- Keras: the trainer's own helpers --------------------------------------------------------
 
 
 def compute_loss(model: keras.Model, **kwargs: Any) -> Any:
@@ -68,6 +65,16 @@ def accumulators(optimizer: Any, variables: Sequence[Any]) -> list[Any]:
 def settings_of(optimizer: Any) -> tuple[Any, Any]:
     """Returns the variables that count an optimizer's calls, and hold its learning rate if any."""
     return optimizer._iterations, getattr(optimizer, "_learning_rate", None)
+
+
+def trainable_variables_of(optimizer: Any) -> Any:
+    """Returns the variables that an optimizer was built for."""
+    return optimizer._trainable_variables
+
+
+def function_of(metric: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """Returns the function that a `MeanMetricWrapper` takes the mean of, and its options."""
+    return metric._fn, metric._fn_kwargs
 
 
 def flat_layers(model: keras.Model) -> list[Any]:
@@ -137,10 +144,20 @@ def py_dataset_adapter_class() -> type:
     return module("keras.src.trainers.data_adapters.py_dataset_adapter").PyDatasetAdapter
 
 
+def adapter_inputs(adapter: Any) -> Any:
+    """Returns an array adapter's inputs, as they were given."""
+    return adapter._inputs
+
+
+def num_samples(adapter: Any) -> int:
+    """Returns the number of rows of an array adapter's inputs."""
+    return int(adapter._num_samples)
+
+
 def adapter_arrays(adapter: Any) -> Any:
     """Returns an array adapter's inputs as tensors, or wrappers of sparse ones."""
     slicing = module("keras.src.trainers.data_adapters.array_slicing")
-    arrays = slicing.convert_to_sliceable(adapter._inputs, target_backend="tensorflow")
+    arrays = slicing.convert_to_sliceable(adapter_inputs(adapter), target_backend="tensorflow")
     return keras.tree.lists_to_tuples(arrays)
 
 
@@ -193,6 +210,35 @@ def make_global_seed_generator() -> Any:
 def random_functions() -> Any:
     """Returns the module of the TensorFlow backend's drawing functions."""
     return module("keras.src.backend.tensorflow.random")
+
+
+def seed_caster(functions: Any) -> Callable[[Any], Any]:
+    """Returns what casts a seed for the `random_functions`."""
+    caster: Callable[[Any], Any] = functions._cast_seed
+    return caster
+
+
+def batches_of_saving(callback: Any) -> tuple[int, int | None] | None:
+    """Returns what a callback that saves every so many batches has counted.
+
+    Returns:
+        Its batches since it has saved last, and the number of the last one in its epoch (None
+        before the first one); None where it shows neither.
+    """
+    names = ("_batches_seen_since_last_saving", "_last_batch_seen")
+    if not all(hasattr(callback, name) for name in names):
+        return None
+    return callback._batches_seen_since_last_saving, callback._last_batch_seen
+
+
+def is_bar_of_fit(callback: Any) -> bool:
+    """Tells whether a progress bar belongs to `fit`, and so does not draw a validation."""
+    return bool(getattr(callback, "_called_in_fit", False))
+
+
+def traces_batches(callback: Any) -> bool:
+    """Tells whether a TensorBoard profiles single batches."""
+    return bool(getattr(callback, "_should_trace", True))
 
 
 def first_of_generator(adapter: Any) -> Any:

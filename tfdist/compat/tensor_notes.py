@@ -23,6 +23,16 @@ _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+def mask_of(value: Any) -> Any:
+    """Returns the mask that Keras has put on a tensor; None where there is none."""
+    return getattr(value, "_keras_mask", None)
+
+
+def set_mask(value: Any, mask: Any) -> None:
+    """Puts a mask on a tensor, where Keras looks for it."""
+    value._keras_mask = mask
+
+
 def with_notes(of_rows: Callable[[Any], Any], value: Any) -> Any:
     """Returns `of_rows(value)` with the notes that `value` has.
 
@@ -30,7 +40,7 @@ def with_notes(of_rows: Callable[[Any], Any], value: Any) -> Any:
         of_rows: Makes a tensor of other rows of a tensor; called for each note as well.
         value: A tensor whose first dimension is the rows.
     """
-    logits, mask = getattr(value, "_keras_logits", None), getattr(value, "_keras_mask", None)
+    logits, mask = getattr(value, "_keras_logits", None), mask_of(value)
     kind = _kind(value)
     if logits is None and kind in _ACTIVATIONS and (kind != "Softmax" or value.shape.rank > 1):
         made = _ACTIVATIONS[kind](of_rows(value.op.inputs[0]))
@@ -39,7 +49,7 @@ def with_notes(of_rows: Callable[[Any], Any], value: Any) -> Any:
     if logits is not None:
         made._keras_logits = of_rows(logits)
     if mask is not None:
-        made._keras_mask = of_rows(mask)
+        set_mask(made, of_rows(mask))
     return made
 
 

@@ -86,6 +86,13 @@ def dataset_parts(dataset: tf.data.Dataset) -> Iterator[Any]:
             yield function.function.graph.as_graph_def()
 
 
+def seeds_of(part: Any) -> tuple[int, int] | None:
+    """Returns the two seeds of a part of a dataset; None where it draws no random numbers."""
+    if not (hasattr(part, "_seed") and hasattr(part, "_seed2")):
+        return None
+    return int(part._seed), int(part._seed2)
+
+
 def iterator_resource(iterator: Any) -> tf.Tensor:
     """Returns the handle by which TensorFlow's operations know an iterator."""
     return iterator._iterator_resource

@@ -116,7 +116,8 @@ def _adapter(
 
 def _array_source(adapter: Any, *, share: Share, shuffle: bool | str, seed: int) -> Source:
     arrays = as_tensors(keras_internals.adapter_arrays(adapter))
-    size, examples, steps = adapter.batch_size, adapter._num_samples, adapter.num_batches
+    inputs, examples = keras_internals.adapter_inputs(adapter), keras_internals.num_samples(adapter)
+    size, steps = adapter.batch_size, adapter.num_batches
 
     def order(epoch: np.ndarray) -> np.ndarray:
         if shuffle != "batch":
@@ -170,7 +171,7 @@ def _array_source(adapter: Any, *, share: Share, shuffle: bool | str, seed: int)
     return Source(
         steps, examples, spec, stream, endless=True, is_seekable=True,
         batch_size=lambda: size, is_even=examples % size == 0,
-        identity=lambda: {**facts, **same_data.of_arrays(adapter._inputs)},
+        identity=lambda: {**facts, **same_data.of_arrays(inputs)},
         arrays=arrays_of(
             arrays, order=order_of, batch_size=size, replicas=share.replicas,
             num_replicas=share.num_replicas,

@@ -210,8 +210,8 @@ def random_parts(dataset: tf.data.Dataset) -> Iterator[tuple[str, tuple[int, int
     """Gives the name and the two seeds of everything in a dataset that draws random numbers."""
     for part in tf_internals.dataset_parts(dataset):
         if isinstance(part, tf.data.Dataset):
-            if hasattr(part, "_seed") and hasattr(part, "_seed2"):
-                yield type(part).__name__.strip("_"), (int(part._seed), int(part._seed2))
+            if (seeds := tf_internals.seeds_of(part)) is not None:
+                yield type(part).__name__.strip("_"), seeds
         else:
             yield from _seeds_of_graph(part)
 

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import keras
 import tensorflow as tf
 
-from tfdist.compat import keras_internals, replacing
+from tfdist.compat import keras_internals, replacing, tensor_notes
 from tfdist.global_batch import padded_timesteps
 from tfdist.global_batch import position as position_lib
 from tfdist.global_batch.position import Position
@@ -162,7 +162,7 @@ def functions() -> dict[str, Callable[..., Any]]:
 
 def _weight_one(metric: Any, y_true: Any, y_pred: Any) -> tf.Tensor:
     """Returns weights of 1 in the shape in which a metric of Keras takes weights of rows."""
-    mask = getattr(y_pred, "_keras_mask", None)
+    mask = tensor_notes.mask_of(y_pred)
     if isinstance(metric, (keras.metrics.IoU, keras.metrics.MeanIoU)):  # one an entry
         shape = list(y_true.shape)
         if not metric.sparse_y_true:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import tensorflow as tf
 from keras import ops
 
+from tfdist.compat import tensor_notes
 from tfdist.global_batch import position as position_lib
 from tfdist.global_batch.position import Steps
 
@@ -40,9 +41,10 @@ def masked(outputs: list[Any]) -> None:
     """Takes the steps that only pad out of the masks of a model's outputs, in place."""
     steps = _steps()
     for output in outputs:
-        mask = getattr(output, "_keras_mask", None)
+        mask = tensor_notes.mask_of(output)
         if steps is not None and mask is not None and has_steps(mask):
-            output._keras_mask = tf.cast(mask, tf.bool) & _counted(steps)[tf.newaxis]
+            counted = tf.cast(mask, tf.bool) & _counted(steps)[tf.newaxis]
+            tensor_notes.set_mask(output, counted)
 
 
 def weights(value: Any, y_true: Any) -> Any:

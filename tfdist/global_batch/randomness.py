@@ -46,7 +46,8 @@ def keyed_draws(original: Any) -> dict[str, Callable[..., Any]]:
         Function name to function. Outside of a step (no current position) and on one replica each
         calls the original.
     """
-    cast_seed, draw_seed = original._cast_seed, _draw_seed_once(original.draw_seed)
+    cast_seed = keras_internals.seed_caster(original)
+    draw_seed = _draw_seed_once(original.draw_seed)
     # Bound now: by the time they are called, the module's own names are replaced.
     keras_uniform, keras_normal = original.uniform, original.normal
     keras_dropout, keras_categorical = original.dropout, original.categorical

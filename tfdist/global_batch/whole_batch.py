@@ -20,7 +20,7 @@ import tensorflow as tf
 from keras import ops
 
 from tfdist.communication import collectives
-from tfdist.compat import replacing, tensor_notes
+from tfdist.compat import keras_internals, replacing, tensor_notes
 from tfdist.global_batch import padded_rows, padded_timesteps
 from tfdist.global_batch import position as position_lib
 from tfdist.global_batch.position import Position
@@ -90,7 +90,8 @@ def functions() -> dict[str, Callable[..., Any]]:
 
     def updated(metric: Any, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         def compute(*rows: Any) -> Any:
-            return metric._fn(*rows, **metric._fn_kwargs)
+            function, options = keras_internals.function_of(metric)
+            return function(*rows, **options)
 
         with _remembered(_Call(compute, y_true, y_pred, f"metric {metric.name!r}")):
             update_state(metric, y_true, y_pred, sample_weight)

@@ -7,12 +7,23 @@ Synopsis (the same for a program: `python -m tfdist.launch --workers=2 script.py
     >>> launch.run(math.factorial, workers=2, args=(4,))
     [24, 24]
 
-Read in this order: job.py (what is asked for), supervise.py (attempts and restarts), attempt.py
-(one attempt: place, exchange addresses, wait, end), engine.py (those four steps, as each engine has
-them), engines/ (the engines), processes.py and guardian.py (workers on this machine), output.py
-(their lines), child.py (what runs first inside a worker), call.py (functions and values between
-processes), failures.py (who failed first, and how it is told), watch.py (what is known of the
-workers), stop.py (signals to the launcher). And render.py: jobs without a launcher.
+Read in this order; each file imports from those above it only:
+
+1. job.py: what is asked for.
+2. failures.py: who failed first, and how it is told.
+3. stop.py: signals to the launcher, remembered until somebody looks.
+4. output.py: what the workers say.
+5. engine.py: what an engine is.
+6. guardian.py: what ends the workers when their launcher has gone.
+7. processes.py: how workers are started and ended on this host.
+8. watch.py: what is known of the workers of an attempt.
+9. attempt.py: one attempt: place the workers, call the roll, wait for the first failure, end all.
+10. supervise.py: attempts and restarts.
+11. call.py: how a function and its values travel between the caller and the workers.
+12. child.py: what runs first inside a worker.
+13. render.py: how a job is described to a cluster that starts the workers itself.
+14. engines/: where workers are placed; each is loaded by its name.
+15. __main__.py: the command line.
 """
 
 from __future__ import annotations

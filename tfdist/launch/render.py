@@ -8,6 +8,8 @@ lists; `render` writes them down.
     >>> [pool["replicaCount"] for pool in vertex(asked)["jobSpec"]["workerPoolSpecs"]]
     [1, 1]
 
+In one file, since a target is a few lines over parts that all share.
+
 No launcher runs there: each worker finds its place in its environment. Slurm is the exception,
 where the launcher runs inside the allocation.
 """

@@ -5,9 +5,9 @@ Python, is training/.
 
 Read in this order; each file imports from those above it only:
 
-1. waits.py: how long a traced loop waits for its batches.
-2. agreed_end.py: whether the data ends at the same place on all workers.
-3. while_loop.py: how many steps run inside one traced function.
+1. agreed_end.py: whether the data ends at the same place on all workers.
+2. while_loop.py: how many steps run inside one traced function.
+3. waits.py: how long a traced loop waits for its batches.
 4. outputs.py: how the outputs of all batches come back, in input order.
 5. branches.py: how a step sees full shapes, where lengths are padded.
 6. listeners.py: who listens to single batches.

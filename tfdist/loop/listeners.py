@@ -12,6 +12,8 @@ from typing import Any
 
 import keras
 
+from tfdist.compat import keras_internals
+
 _HOOKS = {
     "train": ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end"),
     "test": ("on_test_batch_begin", "on_test_batch_end"),
@@ -56,7 +58,7 @@ def _definer(kind: type, name: str) -> type:
 
 
 def _of_progress(callback: Any, phase: str) -> Interest:
-    is_silent = phase == "test" and getattr(callback, "_called_in_fit", False)
+    is_silent = phase == "test" and keras_internals.is_bar_of_fit(callback)
     # Only this one of its forms draws between the ends of epochs.
     return Interest.LOGS if callback.verbose == 1 and not is_silent else Interest.NONE
 
@@ -64,13 +66,12 @@ def _of_progress(callback: Any, phase: str) -> Interest:
 def _of_saving(callback: Any, phase: str) -> Interest:
     if callback.save_freq == "epoch":
         return Interest.NONE
-    counts = ("_batches_seen_since_last_saving", "_last_batch_seen")
-    is_known = callback.save_freq and all(hasattr(callback, name) for name in counts)
+    is_known = callback.save_freq and keras_internals.batches_of_saving(callback) is not None
     return Interest.SAVING if is_known else Interest.EVERY
 
 
 def _of_tensorboard(callback: Any, phase: str) -> Interest:
-    by_epoch = callback.update_freq == "epoch" and not getattr(callback, "_should_trace", True)
+    by_epoch = callback.update_freq == "epoch" and not keras_internals.traces_batches(callback)
     return Interest.NONE if by_epoch else Interest.EVERY
 
 

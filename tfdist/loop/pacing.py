@@ -17,6 +17,7 @@ from typing import Any
 import keras
 
 from tfdist.communication.workers import Agreement
+from tfdist.compat import keras_internals
 from tfdist.loop.listeners import Interest, interest_of
 from tfdist.step.rounds import Rounds
 
@@ -192,10 +193,11 @@ def stops_at_nan_of(model: keras.Model, callbacks: Any) -> bool:
 
 def _until_saving(callback: Any, done: int) -> int:
     """Returns how many batches may go by until a callback with an integer `save_freq` acts."""
-    left = callback.save_freq - callback._batches_seen_since_last_saving
-    if done == 0 and callback._last_batch_seen is not None:
+    seen, last = keras_internals.batches_of_saving(callback) or (0, None)
+    left = int(callback.save_freq) - seen
+    if done == 0 and last is not None:
         # It tells a new epoch by a number that is not above the last one it saw.
-        left = min(left, callback._last_batch_seen + 1)
+        left = min(left, last + 1)
     return max(left, 1)
 
 

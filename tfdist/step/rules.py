@@ -155,7 +155,7 @@ def _reducing_optimizers(how: Reduction) -> Iterator[None]:
         place = position_lib.current()
         if place is None:  # the update itself, or a replica that is the only one
             return original(optimizer, grads, trainable_variables)
-        variables = list(trainable_variables or optimizer._trainable_variables)
+        variables = list(trainable_variables or keras_internals.trainable_variables_of(optimizer))
         grads = [g if g is None else update.scaled(g, place.fraction(g.dtype)) for g in grads]
         return update.apply_on_replica(optimizer, grads, variables, how=how)
 

@@ -10,6 +10,8 @@ Synopsis:
     >>> history = trainer.fit(np.ones((5, 4)), np.ones(5), batch_size=3, epochs=2, verbose=0)
     >>> sorted(history.history), trainer.is_chief
     (['loss'], True)
+
+In one file, since the signatures of three methods are a third of it.
 """
 
 from __future__ import annotations

@@ -1,0 +1,102 @@
+"""Has every file of the package a test file of its name, in the folder of its name?"""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+
+import tfdist
+
+_PACKAGE = pathlib.Path(tfdist.__file__).parent
+_TESTS = pathlib.Path(__file__).parents[1]
+_PARITY = "parity/table.py"  # what it does shows in the results of whole trainings alone
+
+# The files without a test file of their name, and which one goes through them instead.
+_TESTED_BY = {
+    "checkpoint/contents.py": "checkpoint/test_checkpointer.py",
+    "checkpoint/rng_state.py": "step/test_variables.py",  # where all that a run holds is compared
+    "cluster/roll_call_client.py": "cluster/test_roll_call.py",  # both sides of one conversation
+    "communication/collectives.py": "tpu/test_program.py",
+    "communication/compression.py": "communication/test_reduction.py",
+    "compat/keras_internals.py": _PARITY,
+    "compat/replacing.py": _PARITY,
+    "compat/tf_internals.py": "communication/test_reduction.py",
+    "compat/untraced.py": "loop/test_waits.py",
+    "data/inputs.py": "data/test_feed.py",
+    "data/padding_check.py": "data/test_lengths.py",
+    "data/rows.py": "data/test_adapters.py",
+    "data/source.py": "data/test_adapters.py",  # a record
+    "data/tf_data.py": "data/test_adapters.py",
+    "diagnostics/recording.py": "diagnostics/test_verification.py",
+    "global_batch/activity_losses.py": _PARITY,
+    "global_batch/padded_rows.py": "data/test_padding.py",
+    "global_batch/padded_timesteps.py": "data/test_lengths.py",
+    "global_batch/tracing.py": _PARITY,
+    "launch/attempt.py": "launch/test_failures.py",
+    "launch/child.py": "launch/test_main.py",
+    "launch/engine.py": "launch/engines/test_engines.py",
+    "launch/engines/agent.py": "launch/engines/test_remote.py",
+    "launch/engines/dask.py": "launch/engines/test_engines.py",
+    "launch/engines/local.py": "launch/test_main.py",
+    "launch/engines/mpi.py": "launch/engines/test_engines.py",
+    "launch/engines/ray.py": "launch/engines/test_engines.py",
+    "launch/engines/slurm.py": "launch/engines/test_engines.py",
+    "launch/engines/spark.py": "launch/engines/test_engines.py",
+    "launch/engines/starter.py": "launch/engines/test_engines.py",
+    "launch/guardian.py": "launch/test_failures.py",
+    "launch/job.py": "launch/test_main.py",
+    "launch/processes.py": "launch/test_failures.py",
+    "launch/stop.py": "launch/test_failures.py",
+    "launch/supervise.py": "launch/test_failures.py",
+    "loop/branches.py": "data/test_lengths.py",
+    "loop/programs.py": "training/test_trainer.py",
+    "step/jit_compile.py": "step/test_update.py",
+    "step/logs.py": _PARITY,
+    "step/replicas.py": "step/test_update.py",
+    "step/rounds.py": "step/test_local_steps.py",  # a protocol, and how it is kept
+    "step/rules.py": _PARITY,
+    "tpu/compiler_process.py": "tpu/test_preflighting.py",
+    "tpu/limits.py": "tpu/test_linting.py",
+    "training/epochs.py": "training/test_trainer.py",
+    "training/fitting.py": "training/test_trainer.py",
+    "training/guard.py": "training/test_fingerprints.py",
+}
+# Test files in mirrored folders that are of no one file.
+_OF_SEVERAL = {
+    "launch/engines/test_engines.py",  # each engine against "local"
+    "tpu/test_fit.py",  # fit on a TPUStrategy
+    "tpu/test_notebook.py",
+    "tpu/test_numbers.py",  # the program that preflight compiles, executed
+    "tpu/test_pair.py",  # the pins of the extra
+}
+_BESIDE = ("faults", "house", "parity", "scripts", "support")
+
+_FILES = sorted(
+    path.relative_to(_PACKAGE).as_posix()
+    for path in _PACKAGE.rglob("*.py")
+    if path.name != "__init__.py"
+)
+
+
+def _test_of(file: str) -> str:
+    path = pathlib.PurePosixPath(file)
+    return (path.parent / f"test_{path.stem.strip('_')}.py").as_posix()
+
+
+@pytest.mark.parametrize("file", _FILES)
+def test_file_has_its_test(file):
+    is_there = (_TESTS / _test_of(file)).exists()
+    assert is_there != (file in _TESTED_BY), "give it a test file of its name, or say what tests it"
+    assert is_there or (_TESTS / _TESTED_BY[file]).exists()
+
+
+def test_exceptions_are_files():
+    assert set(_TESTED_BY) <= set(_FILES)
+
+
+def test_tests_are_of_files():
+    there = {path.relative_to(_TESTS).as_posix() for path in _TESTS.rglob("test_*.py")}
+    mirrored = {name for name in there if name.partition("/")[0] not in _BESIDE}
+    of_packages = {"test_datasets.py"}
+    assert mirrored == {_test_of(file) for file in _FILES} & there | _OF_SEVERAL | of_packages
