@@ -37,7 +37,7 @@ def time_steps(
     with tfdist.get_strategy(device, cluster=None if is_apart else "auto").scope():
         model = benchmark_models.compiled(benchmark_models.cnn())
     x, y = benchmark_models.zeros(model, _STEPS * global_batch)
-    options = {"batch_size": global_batch, "verbose": 0}
+    options: dict[str, Any] = {"batch_size": global_batch, "verbose": 0}
     tfdist.fit(model, x, y, **options)
     profiles = [
         tfdist.fit(model, x, y, epochs=2, profile=True, **options).profile for _ in range(rounds)
@@ -56,7 +56,7 @@ def time_passes(global_batch: int, rounds: int) -> dict[str, float]:
 
     with tfdist.get_strategy("cpu").scope():
         model = benchmark_models.compiled(benchmark_models.cnn())
-    options = {"batch_size": global_batch, "verbose": 0}
+    options: dict[str, Any] = {"batch_size": global_batch, "verbose": 0}
     steps = (_STEPS // 2, 2 * _STEPS)
     data = [benchmark_models.zeros(model, count * global_batch) for count in steps]
     work = {

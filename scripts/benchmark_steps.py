@@ -127,7 +127,7 @@ def suite_step(steps: int, rounds: int, *, orbit: str = "") -> list[speed.Ratio]
 
         return hidden
 
-    silent = {"verbose": 0}
+    silent: dict[str, Any] = {"verbose": 0}
     ratios = [
         compare("fit / keras fit", fit(**silent), keras_fit(**silent), 3.0),
         compare("fit / keras fit, bar", bar(fit(verbose=1)), bar(keras_fit(verbose=1)), 3.0),
@@ -137,7 +137,7 @@ def suite_step(steps: int, rounds: int, *, orbit: str = "") -> list[speed.Ratio]
             peer = raw_loop(x, y, steps_per_call=count, in_memory=in_memory)
             name = f"fit / raw loop of {count} steps{', rows in memory' if in_memory else ''}"
             ratios.append(compare(name, fit(**silent), peer, 0.97))
-    passes = {"batch_size": _BATCH, "verbose": 0}
+    passes: dict[str, Any] = {"batch_size": _BATCH, "verbose": 0}
     ratios += [
         compare("evaluate / keras evaluate", lambda: tfdist.evaluate(ours, x, y, **passes),
                 lambda: theirs.evaluate(x, y, **passes), 1.0),
@@ -173,7 +173,7 @@ def compare_replicas(steps: int, rounds: int) -> speed.Ratio:
     with strategy.scope():
         ours, theirs = small_model(), small_model()
     x, y = small_data(steps)
-    given = {"batch_size": _BATCH, "verbose": 0}
+    given: dict[str, Any] = {"batch_size": _BATCH, "verbose": 0}
     return speed.compare(
         "fit / keras fit, 2 replicas", lambda: tfdist.fit(ours, x, y, **given),
         lambda: theirs.fit(x, y, **given), rounds=rounds, target=3.0,

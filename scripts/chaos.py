@@ -110,9 +110,9 @@ def train(folder: str | None, attempt: int, epochs: int) -> tuple[list[str], dic
             loss=lambda y, p: keras.losses.sparse_categorical_crossentropy(y[:, 0], p),
             metrics=[Ledger(len(y), name="ledger")],
         )
-    saving = {} if folder is None else {"checkpoint_dir": f"{folder}/run", "save_every": 1}
     history = tfdist.fit(
-        model, x, y, batch_size=64, epochs=epochs, verbose=0, **saving
+        model, x, y, batch_size=64, epochs=epochs, verbose=0,
+        checkpoint_dir=f"{folder}/run" if folder else None, save_every=1 if folder else None,
     )
     variables = [*model.variables, *model.optimizer.variables]
     digests = [hashlib.sha256(np.asarray(v.value).tobytes()).hexdigest() for v in variables]

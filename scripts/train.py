@@ -86,7 +86,6 @@ def main(argv: list[str]) -> None:
             steps_per_execution=_STEPS_PER_EXECUTION.value,
         )
 
-    resuming = {"checkpoint_dir": _CHECKPOINT_DIR.value} if _CHECKPOINT_DIR.value else {}
     start, epochs = time.perf_counter(), []  # those of this process: a run may go on
     history = tfdist.fit(
         model,
@@ -96,7 +95,7 @@ def main(argv: list[str]) -> None:
         epochs=_EPOCHS.value,
         verbose=_VERBOSE.value,
         callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=lambda e, logs: epochs.append(e))],
-        **resuming,
+        checkpoint_dir=_CHECKPOINT_DIR.value or None,
     )
     secs = time.perf_counter() - start
 

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tfdist.communication import link_check
-from tfdist.communication.share import share_of
+from tfdist.communication.workers import Workers
 
 
 def _whole(num_replicas, num_local, length=50):
@@ -53,11 +53,11 @@ def test_it_is_done_once_where_there_are_links(monkeypatch):
 
     strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
     monkeypatch.setattr(link_check, "_exchanged", exchanged)
-    link_check.check_links(strategy, share_of(strategy))
+    link_check.check_links(Workers(strategy))
     assert calls == []  # one memory
     monkeypatch.setattr(link_check, "_has_links", lambda *_: True)
     with pytest.raises(RuntimeError, match="links between the replicas change data: of the sum, 1"):
-        link_check.check_links(strategy, share_of(strategy))
-    link_check.check_links(strategy, share_of(strategy))
-    link_check.check_links(strategy, share_of(strategy))
+        link_check.check_links(Workers(strategy))
+    link_check.check_links(Workers(strategy))
+    link_check.check_links(Workers(strategy))
     assert len(calls) == 2

@@ -9,8 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tfdist import testing
-from tfdist.communication.share import share_of
-from tfdist.communication.workers import Exchange
+from tfdist.communication.workers import Workers
 
 # Nothing, less than a word, a word and a bit, more than travels at a time.
 _SIZES = (0, 1, 5, 17 * 2**20 + 3)
@@ -24,12 +23,12 @@ def _on_worker() -> tuple[list[str], list[list[int]], bool]:
     import tfdist
 
     strategy = tfdist.get_strategy("cpu")
-    exchange = Exchange(strategy, share_of(strategy))
-    rank = exchange.share.first_replica
-    sent = [_payload(size) if exchange.is_chief else b"no" for size in _SIZES]
-    told = [hashlib.sha256(exchange.from_chief(payload)).hexdigest() for payload in sent]
+    workers = Workers(strategy)
+    rank = workers.rank
+    sent = [_payload(size) if workers.is_chief else b"no" for size in _SIZES]
+    told = [hashlib.sha256(workers.from_chief(payload)).hexdigest() for payload in sent]
     own = np.array([[255, 128 + rank, 0, 1, rank]], np.uint8)
-    return told, exchange.rows(own).tolist(), exchange.is_chief
+    return told, workers.rows(own).tolist(), workers.is_chief
 
 
 def test_two_workers():
@@ -43,8 +42,8 @@ def test_two_workers():
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_one_worker_asks_nobody(replicas):
     strategy = tf.distribute.MirroredStrategy([f"/cpu:{index}" for index in range(replicas)])
-    exchange = Exchange(strategy, share_of(strategy))
+    workers = Workers(strategy)
     rows = np.arange(3 * replicas, dtype=np.uint8).reshape(replicas, 3)
-    assert exchange.rows(rows).tolist() == rows.tolist()
-    assert exchange.from_chief(b"\0\xff") == b"\0\xff"
-    assert (exchange.is_chief, exchange.has_others) == (True, False)
+    assert workers.rows(rows).tolist() == rows.tolist()
+    assert workers.from_chief(b"\0\xff") == b"\0\xff"
+    assert (workers.is_chief, workers.has_others) == (True, False)

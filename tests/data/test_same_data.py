@@ -17,7 +17,7 @@ X = np.arange(12.0).reshape(6, 2)
 
 
 class TwoWorkers:
-    """The exchange of a worker with another one, in threads that wait for each other."""
+    """What a worker tells another one, in threads that wait for each other."""
 
     def __init__(self) -> None:
         self.share = Share(0, 1, 2)
@@ -33,11 +33,11 @@ class TwoWorkers:
 
 def refused(first, second):
     """Lets two workers compare; returns what each of them raised."""
-    exchange, raised = TwoWorkers(), {}
+    two_workers, raised = TwoWorkers(), {}
 
     def work(facts):
         try:
-            same_data.require(facts, exchange)
+            same_data.require(facts, two_workers)
         except ValueError as error:
             raised[threading.current_thread().name] = str(error)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import types
 
 import keras
+import numpy as np
 import pytest
 
-from tfdist.communication.workers import Calls
+from tfdist.compat.notes import set_note
 from tfdist.loop import pacing
 from tfdist.loop.pacing import Pace, Plan, end_from, end_near
 
@@ -42,7 +43,7 @@ def plan(*, pace=8, limit=None, is_fixed=False, begun=0, **compiled):
     rounds = types.SimpleNamespace(size=3, is_fixed=is_fixed, begun=lambda: begun)
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.compile(**compiled)
-    vars(model)["_tfdist_paces"] = {"train": Pace(steps=pace)}
+    set_note(model, "paces", {"train": Pace(steps=pace)})
     callbacks = keras.callbacks.CallbackList(limit or [], add_history=True, model=model)
     return pacing.batches_between_events(model, callbacks, phase="train", rounds=rounds)
 
@@ -63,15 +64,23 @@ def test_the_pace_is_rounded_to_whole_rounds():
 def test_what_asks_for_an_end_gets_it():
     assert plan(limit=[saving(4)]).steps == 4
     found = plan(steps_per_execution=2)
-    assert (found.steps, found.event_steps, found.bounded(2, done=0)) == (2, 2, 2)
+    assert (found.steps, found.event_steps, found.next_steps(0, left=None)) == (2, 2, 2)
 
 
 def test_rounds_that_may_not_end_early_do_not():
     found = plan(limit=[saving(4)], is_fixed=True)
-    assert found.bounded(found.steps, done=0) == 6
+    assert found.next_steps(0, left=None) == 6
+    assert found.next_steps(0, left=4) == 4  # a round ends with its epoch
     found = plan(is_fixed=True, steps_per_execution=2)
     assert (found.steps, found.event_steps) == (3, 3)
-    assert found.bounded(3, done=3) == 3
+    assert found.next_steps(3, left=None) == 3
+
+
+def test_what_is_done_between_two_calls_bounds_them():
+    found = Plan(8, None, False, None, bounds=[lambda: None, lambda: 5, lambda: 7])
+    assert [found.next_steps(0, left=left) for left in (None, 20, 3)] == [5, 5, 3]
+    fixed = Plan(8, 8, False, None, bounds=[lambda: 5])
+    assert fixed.next_steps(0, left=None) == 8  # it is done at the next event
 
 
 def model_with(**options):
@@ -146,15 +155,15 @@ def test_nan_stops_the_loop_where_a_callback_asks_for_it():
 
 @pytest.mark.parametrize(("has_others", "secs"), [(False, 0.2), (True, 0.5)])
 def test_workers_run_longer_between_two_agreements(has_others, secs):
-    class Agreement:
+    class Workers:
         def __init__(self):
             self.has_others = has_others
 
-        def plan(self, **wishes):
-            return Calls(wishes["steps"], None, wishes["is_watched"])
+        def gather(self, *wishes):
+            return np.array([wishes])
 
     pace = Pace()
-    Plan(1, None, False, pace).agreed(Agreement())
+    Plan(1, None, False, pace).agreed(Workers())
     for _ in range(4):
         pace.learn(10, 0.1)
     assert pace.steps == round(secs / 0.01)

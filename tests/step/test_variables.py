@@ -8,8 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tfdist.checkpoint import rng_state
-from tfdist.communication.share import share_of
-from tfdist.communication.workers import Exchange
+from tfdist.communication.workers import Workers
 from tfdist.step import variables as variables_lib
 
 
@@ -57,7 +56,7 @@ def _values(strategy, model) -> dict[str, list]:
 
 def _travelled(strategy, model, entries=None):
     tensors = variables_lib.snapshot(
-        entries or variables_lib.entries_of(model), strategy, Exchange(strategy, share_of(strategy))
+        entries or variables_lib.entries_of(model), Workers(strategy)
     )
     return {name: np.asarray(tensor) for name, tensor in tensors.items()}
 
@@ -67,7 +66,7 @@ def _restored(tensors, replicas):
     model = _model(strategy)
     entries = variables_lib.entries_of(model)
     assert variables_lib.differences(entries, tensors) == []
-    variables_lib.restore(entries, tensors, strategy, Exchange(strategy, share_of(strategy)))
+    variables_lib.restore(entries, tensors, Workers(strategy))
     return strategy, model
 
 
@@ -123,9 +122,7 @@ def test_what_is_alike_is_stored_once():
 def test_a_snapshot_does_not_change_with_its_variables():
     variable = tf.Variable(tf.zeros([1000]))
     strategy = _strategy(1)
-    tensors = variables_lib.snapshot(
-        variables_lib.entries_of(variable), strategy, Exchange(strategy, share_of(strategy))
-    )
+    tensors = variables_lib.snapshot(variables_lib.entries_of(variable), Workers(strategy))
     variable.assign_add(tf.ones([1000]))
     variable.scatter_update(tf.IndexedSlices([5.0], [3]))
     assert tensors["variables/0/Variable"].numpy().max() == 0
@@ -162,12 +159,12 @@ def test_streams_go_on_where_they_were():
     import random
 
     strategy = _strategy(1)
-    exchange = Exchange(strategy, share_of(strategy))
+    workers = Workers(strategy)
     keras.utils.set_random_seed(3)
     random.gauss(0, 1)
     np.random.standard_normal()
     keras.random.uniform(())  # makes Keras's own generator
-    taken = rng_state.take(exchange)
+    taken = rng_state.take(workers)
 
     def draws() -> list[float]:
         return [random.random(), random.gauss(0, 1), np.random.rand(), np.random.standard_normal(),
@@ -175,19 +172,19 @@ def test_streams_go_on_where_they_were():
 
     expected = draws()
     assert draws() != expected
-    rng_state.give(taken, strategy, exchange)
+    rng_state.give(taken, workers)
     assert draws() == expected
 
 
 def test_a_generator_of_another_kind_is_left_alone(monkeypatch):
     strategy = _strategy(1)
-    exchange = Exchange(strategy, share_of(strategy))
-    taken = rng_state.take(exchange)
+    workers = Workers(strategy)
+    taken = rng_state.take(workers)
     before = np.random.get_bit_generator()
     try:
         np.random.set_bit_generator(np.random.PCG64(1))
-        without = rng_state.take(exchange)
-        rng_state.give(without, strategy, exchange)
+        without = rng_state.take(workers)
+        rng_state.give(without, workers)
     finally:
         np.random.set_bit_generator(before)
-    rng_state.give(taken, strategy, exchange)
+    rng_state.give(taken, workers)

@@ -32,7 +32,9 @@ class NoRun:
 
 
 class Chief:
-    """An agreement in which the chief has measured something else."""
+    """Workers of which the chief has measured something else."""
+
+    strategy = None
 
     def __init__(self, choice: int) -> None:
         self._choice = choice
@@ -45,8 +47,8 @@ def settled(monkeypatch: Any, secs: list[float], *, chief: int | None = None, **
     monkeypatch.setattr(bucket_tuning, "sum_secs", lambda strategy, variables, hows: secs)
     run = NoRun(**facts)
     best = min(range(len(secs)), key=secs.__getitem__)
-    agreement: Any = Chief(best if chief is None else chief)
-    how = bucket_tuning.settled(_OPEN, None, [], agreement, run)  # type: ignore[arg-type]
+    workers: Any = Chief(best if chief is None else chief)
+    how = bucket_tuning.settled(_OPEN, [], workers, run)  # type: ignore[arg-type]
     assert run.facts["reduction_sizes"] == [how.piece_bytes, how.bucket_bytes]
     return how
 
@@ -63,13 +65,15 @@ def test_noise_changes_nothing(monkeypatch):
     sent = []
 
     class Same:
+        strategy = None
+
         def gather(self, *values: int) -> Any:
             sent.extend(values)
             return np.array([list(values)])
 
     secs = [0.1, 0.099, *[0.2] * (len(bucket_tuning._SIZES) - 2)]
     monkeypatch.setattr(bucket_tuning, "sum_secs", lambda strategy, variables, hows: secs)
-    how = bucket_tuning.settled(_OPEN, None, [], Same(), NoRun())  # type: ignore[arg-type]
+    how = bucket_tuning.settled(_OPEN, [], Same(), NoRun())  # type: ignore[arg-type]
     assert (how.piece_bytes, how.bucket_bytes) == (EXACT.piece_bytes, EXACT.bucket_bytes)
     assert sent == [0]
 
@@ -85,13 +89,13 @@ def test_a_run_keeps_what_it_began_with(monkeypatch):
 
     monkeypatch.setattr(bucket_tuning, "_measured", refuse)
     run = NoRun(reduction_sizes=[64, 32])
-    how = bucket_tuning.settled(_OPEN, None, [], None, run)  # type: ignore[arg-type]
+    how = bucket_tuning.settled(_OPEN, [], None, run)  # type: ignore[arg-type]
     assert (how.piece_bytes, how.bucket_bytes) == (64, 32)
 
 
 def test_sizes_that_were_given_stay(monkeypatch):
     how = Reduction(piece_bytes=64, bucket_bytes=32)
-    assert bucket_tuning.settled(how, None, [], None, NoRun()) is how  # type: ignore[arg-type]
+    assert bucket_tuning.settled(how, [], None, NoRun()) is how  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import tensorflow as tf
 from parity import worlds
 
 import tfdist
-from tfdist.communication.workers import Agreement
+from tfdist.communication.workers import Workers
 from tfdist.training import fingerprints
 
 pytestmark = pytest.mark.slow
@@ -102,11 +102,11 @@ def test_interval_that_cannot_be(every):
         _fit(fingerprint_every=every)
 
 
-class _Apart(Agreement):
+class _Apart(Workers):
     """What two workers tell each other, where the other one holds something else in a place."""
 
     def __init__(self, strategy: Any, place: int | None = None) -> None:
-        super().__init__(strategy, has_others=False)
+        super().__init__(strategy)
         self.place = place
 
     def gather(self, *values: int) -> np.ndarray:

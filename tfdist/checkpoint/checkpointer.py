@@ -30,8 +30,7 @@ import tensorflow as tf
 from tfdist.checkpoint import manifest
 from tfdist.checkpoint.contents import Saved, pack, read_files, unpack, write_files
 from tfdist.checkpoint.folder_lock import claim
-from tfdist.communication.share import share_of
-from tfdist.communication.workers import Exchange
+from tfdist.communication.workers import Workers
 from tfdist.compat import keras_internals
 from tfdist.step import variables
 
@@ -80,7 +79,7 @@ class Checkpointer:
         self.directory = pathlib.Path(directory).expanduser().absolute()
         self._keep, self._best = keep, _parse_best(best)
         self._strategy = strategy
-        self._bound: tuple[tf.distribute.Strategy, Exchange] | None = None
+        self._bound: Workers | None = None
         self._claim: Any = None
         self._writer: concurrent.futures.ThreadPoolExecutor | None = None
         self._pending: concurrent.futures.Future[None] | None = None
@@ -92,8 +91,8 @@ class Checkpointer:
         return self._best[1] if self._best else None
 
     @property
-    def _exchange(self) -> Exchange:
-        return self.bind()[1]
+    def _workers(self) -> Workers:
+        return self.bind()
 
     def save(
         self,
@@ -115,9 +114,9 @@ class Checkpointer:
             RuntimeError: The checkpoint before this one could not be written. None that was there
                 is lost.
         """
-        strategy, exchange = self.bind(*objects)
+        workers = self.bind(*objects)
         self.wait()
-        tensors = variables.snapshot(variables.entries_of(*objects), strategy, exchange)
+        tensors = variables.snapshot(variables.entries_of(*objects), workers)
         self.store(tensors, {"progress": dict(progress or {})}, step=step, logs=logs)
 
     def restore(self, *objects: Any, which: str = "newest") -> dict[str, Any] | None:
@@ -134,14 +133,14 @@ class Checkpointer:
             ValueError: The checkpoint is of other variables; the text names the difference.
             RuntimeError: There are checkpoints, but none of them is whole.
         """
-        strategy, exchange = self.bind(*objects)
+        workers = self.bind(*objects)
         saved = self.load(which=which)
         if saved is None:
             return None
         entries = variables.entries_of(*objects)
         tensors = saved.variables()
         saved.refuse(variables.differences(entries, tensors))
-        variables.restore(entries, tensors, strategy, exchange)
+        variables.restore(entries, tensors, workers)
         return saved.plain.get("progress")
 
     def wait(self) -> None:
@@ -181,13 +180,13 @@ class Checkpointer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def bind(self, *objects: Any) -> tuple[tf.distribute.Strategy, Exchange]:
-        """Settles, once, on the strategy of these objects; returns it and its workers' exchange."""
+    def bind(self, *objects: Any) -> Workers:
+        """Settles, once, on the strategy of these objects; returns its workers."""
         if self._bound is None:
             models = [owner for owner in objects if isinstance(owner, keras.Model)]
             made_under = keras_internals.made_under(models[0]) if models else None
             strategy = self._strategy or made_under or tf.distribute.get_strategy()
-            self._bound = strategy, Exchange(strategy, share_of(strategy))
+            self._bound = Workers(strategy)
         return self._bound
 
     def store(
@@ -200,7 +199,7 @@ class Checkpointer:
         logs: Mapping[str, float] | None = None,
     ) -> None:
         """Hands a checkpoint to the writer, on the chief; what is in `tensors` must not change."""
-        if not self._exchange.is_chief:
+        if not self._workers.is_chief:
             return
         writer = self._open()
         text = json.dumps(plain)
@@ -215,15 +214,15 @@ class Checkpointer:
                 f"which={which!r} must be 'newest', or 'best' of a Checkpointer(..., best=...)."
             )
         self.wait()
-        if not self._exchange.has_others:
+        if not self._workers.has_others:
             return self._read(which)
         found, error = None, None
-        if self._exchange.is_chief:
+        if self._workers.is_chief:
             try:
                 found = self._read(which)
             except (RuntimeError, ValueError, OSError) as failure:
                 error = failure  # the others wait for an answer
-        payload = self._exchange.from_chief(pack(found, error))
+        payload = self._workers.from_chief(pack(found, error))
         if error is not None:
             raise error
         return unpack(payload)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfdist.communication.workers import Exchange
+from tfdist.communication.workers import Workers
 from tfdist.compat import keras_internals, tf_internals
 
 _OF_WORKERS = "random/python_and_numpy"  # one row of bytes a worker
@@ -32,23 +32,20 @@ def settle(strategy: tf.distribute.Strategy) -> None:
         random.setstate(before)
 
 
-def take(exchange: Exchange) -> dict[str, np.ndarray]:
+def take(workers: Workers) -> dict[str, np.ndarray]:
     """Returns the states of all generators on all workers; every worker has to call it."""
-    local = exchange.share.local_replicas
-    rows = exchange.rows(np.tile(_own_row(), (local, 1)))[::local]
+    local = workers.share.local_replicas
+    rows = workers.rows(np.tile(_own_row(), (local, 1)))[::local]
     of_keras = keras_internals.global_seed_generator()
     return {_OF_WORKERS: rows} | ({_OF_KERAS: np.asarray(of_keras.state)} if of_keras else {})
 
 
-def give(
-    arrays: Mapping[str, np.ndarray], strategy: tf.distribute.Strategy, exchange: Exchange
-) -> None:
+def give(arrays: Mapping[str, np.ndarray], workers: Workers) -> None:
     """Puts all generators where `take` found them; a worker that is new follows the chief."""
     rows = arrays[_OF_WORKERS]
-    worker = exchange.share.first_replica // exchange.share.local_replicas
-    _put(rows[worker if worker < len(rows) else 0])
+    _put(rows[workers.rank if workers.rank < len(rows) else 0])
     if _OF_KERAS in arrays:
-        with strategy.scope():
+        with workers.strategy.scope():
             of_keras = keras_internals.make_global_seed_generator()
         with tf_internals.default_replica_mode():
             of_keras.state.assign(arrays[_OF_KERAS])

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import secrets
 import signal
 import time
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ from tfdist.checkpoint.checkpointer import Checkpointer
 from tfdist.checkpoint.contents import OF_BUFFERS, OF_CALLBACKS, Saved
 from tfdist.checkpoint.interval import parse_every
 from tfdist.cluster.contract import PREEMPTED
-from tfdist.communication.workers import Agreement
+from tfdist.communication.workers import Workers
 from tfdist.compat import keras_internals
 from tfdist.data.feed import Feed
 from tfdist.step import variables
@@ -113,22 +114,15 @@ class Run:
                 raise
             _LOG.error("%s", failure)  # what ended the training is the news
 
-    def seed(self, agreement: Agreement) -> int:
+    def seed(self, workers: Workers) -> int:
         """Looks for a checkpoint; returns the seed of the run that it is of, else a new one.
 
         Raises:
             ValueError: Another seed was given than that of the checkpoint.
             RuntimeError: There are checkpoints, but none of them is whole.
         """
-        every = self._every
-        how = (self._checkpointer is not None, every.steps or 0, int(1000 * (every.secs or 0)))
-        if (agreement.gather(*how) != np.array(how)).any():
-            raise ValueError(
-                "checkpoint_dir and save_every are not the same on all workers. Give every worker "
-                "both, or none; only the chief uses the folder."
-            )
         if self._checkpointer is None:
-            return agreement.seed()
+            return _seed(workers)
         if getattr(self._model, "optimizer", None) is None:
             raise ValueError(
                 "checkpoint_dir was given, but the model has no optimizer that could be saved. "
@@ -137,7 +131,7 @@ class Run:
         self._checkpointer.bind(self._model)
         self._saved = self._checkpointer.load()
         if self._saved is None:
-            seed = agreement.seed()
+            seed = _seed(workers)
         else:
             seed = int(self._saved.facts["run"]["seed"])
             given = keras_internals.random_seed()
@@ -179,11 +173,11 @@ class Run:
         if self._checkpointer is None:
             callbacks.on_train_begin()
             return self.place
-        strategy, exchange = self._checkpointer.bind(self._model)
+        workers = self._checkpointer.bind(self._model)
         # One of several workers holds its own rows in its buffers, and they read in one order.
-        self._keeps_buffers = not exchange.has_others
-        rng_state.settle(strategy)
-        self._world = same_run.of_world(exchange.share)
+        self._keeps_buffers = not workers.has_others
+        rng_state.settle(workers.strategy)
+        self._world = same_run.of_world(workers.share)
         self._rate = same_run.learning_rate(self._model)
         described = {"data": _identity_of(feed), "model": same_run.of_model(self._model)}
         self.note(**described, steps_per_epoch=feed.steps_per_epoch)
@@ -194,22 +188,21 @@ class Run:
         else:
             self._refuse_other(saved)
             known = plain_values.decode(saved.plain["callbacks"], saved.arrays)
-            self._callbacks.prepare(known if exchange.is_chief else {})
+            self._callbacks.prepare(known if workers.is_chief else {})
             callbacks.on_train_begin()
             self._callbacks.begin()
             self._go_to(saved, callbacks)
             # Last, so that it holds whatever the callbacks have just done.
             self._callbacks.give(known)
             entries = variables.entries_of(self._model)
-            variables.restore(entries, saved.variables(), strategy, exchange)
-            rng_state.give(saved.arrays, strategy, exchange)
+            variables.restore(entries, saved.variables(), workers)
+            rng_state.give(saved.arrays, workers)
         self._every.restart(self.place.step, now=time.monotonic())
         return self.place
 
-    def bounded(self, steps: int) -> int:
-        """Returns how many of `steps` may run until the next save is due."""
-        left = self._every.steps_left(self.place.step)
-        return steps if left is None else min(steps, left)
+    def steps_left(self) -> int | None:
+        """Returns how many steps may run until the next save is due; None for any number."""
+        return self._every.steps_left(self.place.step)
 
     def advance(self, steps: int) -> bool:
         """Takes note that `steps` more steps are done; tells whether it is time to save."""
@@ -243,7 +236,7 @@ class Run:
         if checkpointer is None:
             return
         checkpointer.wait()
-        strategy, exchange = checkpointer.bind(self._model)
+        workers = checkpointer.bind(self._model)
         arrays: dict[str, np.ndarray] = {}
         place = dataclasses.asdict(self.place)
         content = {
@@ -253,8 +246,8 @@ class Run:
             },
             "callbacks": self._callbacks.take(arrays),
         }
-        tensors = variables.snapshot(variables.entries_of(self._model), strategy, exchange)
-        tensors |= arrays | rng_state.take(exchange) | self._buffers()
+        tensors = variables.snapshot(variables.entries_of(self._model), workers)
+        tensors |= arrays | rng_state.take(workers) | self._buffers()
         checkpointer.store(
             tensors,
             content,
@@ -291,12 +284,12 @@ class Run:
         """Whether this worker was sent SIGTERM, or SIGUSR1."""
         return self._notice.number != 0
 
-    def leave_if_told(self, agreement: Agreement) -> None:
+    def leave_if_told(self, workers: Workers) -> None:
         """Does as `leave` if any worker was told to leave. Every worker has to call it."""
-        if self._checkpointer is not None and agreement.any(self.is_told_to_leave):
-            self.leave(agreement)
+        if self._checkpointer is not None and workers.any(self.is_told_to_leave):
+            self.leave(workers)
 
-    def leave(self, agreement: Agreement) -> None:
+    def leave(self, workers: Workers) -> None:
         """Saves everything and ends this process. Every worker has to call it.
 
         Raises:
@@ -304,10 +297,10 @@ class Run:
         """
         if self._checkpointer is None:
             return
-        told = agreement.gather(self._notice.number)[:, 0]
+        told = workers.gather(self._notice.number)[:, 0]
         self.save()
         self._checkpointer.wait()
-        agreement.gather(0)  # who ends first may take the others along: the chief has written
+        workers.gather(0)  # who ends first may take the others along: the chief has written
         _LOG.warning(
             "%s has come: the run is saved at step %d and ends with exit code %d. The same command "
             "goes on from there.",
@@ -346,6 +339,13 @@ class Run:
         if place.done:
             callbacks.on_epoch_begin(place.epoch)
         self._model.stop_training = place.is_over
+
+
+def _seed(workers: Workers) -> int:
+    """Returns the seed of `keras.utils.set_random_seed`, else one that the chief draws."""
+    given = keras_internals.random_seed()
+    drawn = secrets.randbelow(2**31) if given is None else int(given)
+    return int(workers.gather(drawn)[0, 0])
 
 
 def _identity_of(feed: Feed) -> Any:

@@ -8,7 +8,7 @@ Read in this order; each file imports from those above it only:
 2. collectives.py: what a replica can ask of the others.
 3. compression.py: what gradients look like between replicas.
 4. reduction.py: how gradients and counts travel: once, summed, in packs.
-5. workers.py: what the workers tell each other between two calls of the loop.
+5. workers.py: which workers there are, and what they tell each other.
 6. link_check.py: whether the links carry what they are given.
 7. presence.py: whether this worker is at work, and its peers.
 """

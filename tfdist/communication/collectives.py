@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfdist.communication.share import is_tpu
+from tfdist.communication.share import Share, is_tpu
 from tfdist.compat import tf_internals
+from tfdist.compat.notes import note_of, set_note
 
 # XLA's all-reduce, as an operation of TensorFlow, takes no 64 bits.
 _SUMMED_AS = {tf.float64: tf.float32, tf.int64: tf.int32, tf.bool: tf.int32}
-_NOTE = "_tfdist_changes_shapes"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,8 +141,9 @@ def _all_rows(context: Any, rows: Any) -> Any:
 
 
 def note_changing_shapes(strategy: tf.distribute.Strategy) -> None:
+    """Takes note, while a step is traced, of what `changes_shapes` tells."""
     if not tf_internals.reduces_on_one_device(strategy):
-        vars(strategy)[_NOTE] = True
+        set_note(strategy, "changes_shapes", True)
 
 
 def changes_shapes(strategy: tf.distribute.Strategy) -> bool:
@@ -151,4 +152,46 @@ def changes_shapes(strategy: tf.distribute.Strategy) -> bool:
     TensorFlow's collectives keep the shape that they had first in a call of a traced function
     ("Shape mismatch in the collective instance"), so such steps run one a call.
     """
-    return _NOTE in vars(strategy)
+    return bool(note_of(strategy, "changes_shapes"))
+
+
+def gathered(
+    strategy: tf.distribute.Strategy, row: Callable[[Any], tf.Tensor]
+) -> tf.Tensor:
+    """Returns every replica's row, one below the other, in cross-replica context.
+
+    Args:
+        strategy: The strategy; all its workers call it together.
+        row: Takes the replica's context; gives its tensor, of the same shape on all replicas.
+
+    Returns:
+        The rows, of shape `(num_replicas, ...)`, as this worker's first replica has them.
+    """
+
+    def on_replica() -> tf.Tensor:
+        context = tf.distribute.get_replica_context()
+        return context.all_gather(row(context)[tf.newaxis], axis=0)
+
+    rows = strategy.run(tf.autograph.experimental.do_not_convert(on_replica))
+    return strategy.experimental_local_results(rows)[0]
+
+
+def sum_over_workers(
+    strategy: tf.distribute.Strategy, share: Share, values: tf.Tensor
+) -> tf.Tensor:
+    """Returns the sum of what the workers give, in cross-replica context.
+
+    Args:
+        strategy: The strategy; all its workers call it together.
+        share: Which replicas this worker has.
+        values: This worker's; they count once, whatever number of replicas it has.
+    """
+
+    def on_replica() -> tf.Tensor:
+        context = tf.distribute.get_replica_context()
+        is_first = tf.equal(context.replica_id_in_sync_group % share.local_replicas, 0)
+        own = tf.where(is_first, values, tf.zeros_like(values))
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, own)
+
+    total = strategy.run(tf.autograph.experimental.do_not_convert(on_replica))
+    return strategy.experimental_local_results(total)[0]

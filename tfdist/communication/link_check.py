@@ -11,20 +11,22 @@ import numpy as np
 import tensorflow as tf
 
 from tfdist.communication.share import Share
+from tfdist.communication.workers import Workers
 from tfdist.compat import tf_internals
+from tfdist.compat.notes import note_of, set_note
 
 _LENGTH = 2**16  # 256 KiB a replica: some links fail only in longer copies
 _POWERS, _FACTORS = 16, 7  # up to 256 replicas, all sums are below 2**24, and so exact in float32
 
 
-def check_links(strategy: tf.distribute.Strategy, share: Share) -> None:
+def check_links(workers: Workers) -> None:
     """Checks the links of a strategy, once. Every worker has to call it.
 
     Raises:
         RuntimeError: Something arrived changed; the text names the replicas.
     """
-    known = vars(strategy)
-    if known.get("_tfdist_has_checked_links") or not _has_links(strategy, share):
+    strategy, share = workers.strategy, workers.share
+    if note_of(strategy, "has_checked_links") or not _has_links(strategy, share):
         return
     sums, rows = _exchanged(strategy)
     if found := faults(sums, rows, first_replica=share.first_replica):
@@ -32,7 +34,7 @@ def check_links(strategy: tf.distribute.Strategy, share: Share) -> None:
             f"The links between the replicas change data: {'; '.join(found)}. Look for a faulty "
             "device or cable; on GPUs, NCCL_P2P_DISABLE=1 keeps copies off the direct links."
         )
-    known["_tfdist_has_checked_links"] = True
+    set_note(strategy, "has_checked_links", True)
 
 
 def contribution(replica: int, length: int = _LENGTH) -> np.ndarray:

@@ -33,7 +33,8 @@ from tfdist.cluster.heartbeat import Heart, Loss
 from tfdist.cluster.progress import Progress
 from tfdist.cluster.tf_config import TRAINING_TYPES
 from tfdist.cluster.wording import name_workers
-from tfdist.communication.workers import Agreement, Exchange
+from tfdist.communication.workers import Workers
+from tfdist.compat.notes import note_of, set_note
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -52,16 +53,12 @@ class Presence:
     """Shows this worker to the launcher and to the strategy's other workers, and them to it.
 
     Args:
-        strategy: The strategy that the workers share.
-        agreement: Between the workers, who make the same calls in the same order.
-        exchange: Between the workers.
+        workers: Of the strategy.
     """
 
-    def __init__(
-        self, strategy: tf.distribute.Strategy, agreement: Agreement, exchange: Exchange
-    ) -> None:
+    def __init__(self, workers: Workers) -> None:
         self._progress = Progress()
-        self._strategy, self._agreement, self._exchange = strategy, agreement, exchange
+        self._workers = workers
 
     def tick(self) -> None:
         """Shows the launcher that something was begun or done."""
@@ -78,7 +75,7 @@ class Presence:
         Args:
             is_shared: Whether the other workers take part in it.
         """
-        heart = self._heart() if is_shared and self._exchange.has_others else None
+        heart = self._heart() if is_shared and self._workers.has_others else None
         with self._progress, heart.run() if heart else contextlib.nullcontext():
             try:
                 yield
@@ -89,19 +86,18 @@ class Presence:
 
     def _heart(self) -> Heart | None:
         """Returns the strategy's heart, which beats from the first run to the process's end."""
-        known = vars(self._strategy)
-        if "_tfdist_heart" not in known:
-            known["_tfdist_heart"] = _make_heart(self._strategy, self._agreement, self._exchange)
-        return known["_tfdist_heart"]
+        strategy = self._workers.strategy
+        known = note_of(strategy, "heart", ())
+        if known == ():  # None says that the workers are not connected
+            known = _make_heart(self._workers)
+            set_note(strategy, "heart", known)
+        return known
 
 
-def _make_heart(
-    strategy: tf.distribute.Strategy, agreement: Agreement, exchange: Exchange
-) -> Heart | None:
+def _make_heart(workers: Workers) -> Heart | None:
     """Connects the workers, who have to call it together; None where they cannot be, or may not."""
-    share = exchange.share
-    rank, size = (n // share.local_replicas for n in (share.first_replica, share.num_replicas))
-    addresses = _addresses(strategy)
+    rank, size = workers.rank, workers.count
+    addresses = _addresses(workers.strategy)
     secs = _silence_secs(os.environ)
     host = addresses[0].rpartition(":")[0].strip("[]") if addresses else ""
     listener, note = None, {"secs": secs, "port": 0, "secret": secrets.token_hex(32)}
@@ -109,14 +105,14 @@ def _make_heart(
         with contextlib.suppress(OSError):  # port 0 then says that there is none
             listener = side_channel.open_listener(host)
             note["port"] = listener.getsockname()[1]
-    note = json.loads(exchange.from_chief(json.dumps(note).encode() if rank == 0 else b""))
+    note = json.loads(workers.from_chief(json.dumps(note).encode() if rank == 0 else b""))
     if not note["secs"]:
         return None
     connections = _connected(listener, host, note, rank=rank, size=size)
     # The chief counts those that came; every other worker, whether it reached the chief.
     missing = [r for r in range(1, size) if r not in connections] if rank == 0 else []
     is_complete = not missing if rank == 0 else 0 in connections
-    if not agreement.gather(int(is_complete))[:, 0].all():
+    if workers.any(not is_complete):
         for connection in connections.values():
             connection.close()
         _LOG.warning(

@@ -15,8 +15,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfdist.communication import collectives
 from tfdist.communication.share import Share, bounds
-from tfdist.communication.workers import Agreement
+from tfdist.communication.workers import Workers
 from tfdist.data import rows
 from tfdist.data.adapters import refuse_batch_size
 from tfdist.data.rows import unconverted
@@ -49,19 +50,18 @@ def batch_size_of(share: Share, global_size: int | None) -> int:
     return stop - start
 
 
-def agreed(source: Source, agreement: Agreement, share: Share) -> Source:
+def agreed(source: Source, workers: Workers) -> Source:
     """Makes a worker's own source part of one that all workers go through together.
 
     Args:
         source: Made for this worker `alone`.
-        agreement: Between the workers; each has to call it.
-        share: Which replicas this worker feeds.
+        workers: All of them; each has to call it.
 
     Raises:
         ValueError: The data of one worker never ends, and that of another one does.
     """
     own = _INFINITE if source.is_infinite else source.num_batches
-    lengths = agreement.gather(_UNKNOWN if own is None else own)[:: share.local_replicas, 0]
+    lengths = workers.gather(_UNKNOWN if own is None else own)[:, 0]
     if _INFINITE in lengths and (lengths >= 0).any():
         found = {rank: "endless" if n == _INFINITE else f"{n} batches" for rank, n in
                  enumerate(lengths.tolist()) if n != _UNKNOWN}
@@ -108,15 +108,12 @@ def sizes_of_replicas(strategy: tf.distribute.Strategy, share: Share, own_size: 
         own_size: Rows of this worker's batch.
     """
 
-    def on_replica() -> tf.Tensor:
-        context = tf.distribute.get_replica_context()
+    def size_of(context: Any) -> tf.Tensor:
         own = context.replica_id_in_sync_group % share.local_replicas
         start, stop = bounds(own_size, own, share.local_replicas)
-        mine = tf.reshape(tf.cast(stop - start, tf.int64), [1])
-        return context.all_gather(mine, axis=0)
+        return tf.reshape(tf.cast(stop - start, tf.int64), [])
 
-    gathered = strategy.run(unconverted(on_replica))
-    return tf.cast(strategy.experimental_local_results(gathered)[0], tf.int32)
+    return tf.cast(collectives.gathered(strategy, size_of), tf.int32)
 
 
 def only_own(share: Share, own_size: Any) -> tf.Tensor:

@@ -8,8 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist.communication.share import Share
-from tfdist.communication.workers import Agreement, Exchange
+from tfdist.communication.workers import Workers
 from tfdist.compat import keras_internals, tf_internals
 from tfdist.data import already_sharded as already_sharded_lib
 from tfdist.data import lengths, same_data
@@ -25,15 +24,11 @@ class Inputs:
     """Makes feeds of what `fit`, `evaluate` and `predict` are given.
 
     Attributes:
-        share: Which replicas this worker feeds.
-        agreement: Between the workers, who make the same calls in the same order.
-        exchange: Between the workers.
+        workers: Of the model's strategy.
         model: The model that the data is for.
     """
 
-    share: Share
-    agreement: Agreement
-    exchange: Exchange
+    workers: Workers
     model: keras.Model
 
     def feed(
@@ -70,16 +65,16 @@ class Inputs:
             refuse_own_share()
         source = self._source(x, y, already_sharded=already_sharded, steps=steps, **kwargs)
         if already_sharded and not is_alone:
-            source = already_sharded_lib.agreed(source, self.agreement, self.share)
-        if not already_sharded and self.exchange.has_others:
+            source = already_sharded_lib.agreed(source, self.workers)
+        if not already_sharded and self.workers.has_others:
             facts = {**source.identity(), "length_buckets": list(shapes.buckets)}
-            same_data.require(facts, self.exchange)
+            same_data.require(facts, self.workers)
         _refuse_no_end(source, steps)
         if shapes.buckets:
             spec = lengths.opened(source.spec, self.model)
             source = dataclasses.replace(source, spec=spec)
         if shapes.are_static:
-            source = pad(source, self.share, shapes.buckets)
+            source = pad(source, self.workers.share, shapes.buckets)
         return Feed(source, steps_per_epoch=steps, first_pass=first_pass, in_loop=not is_alone)
 
     def validation_feed(self, data: Any, **kwargs: Any) -> Feed | None:
@@ -92,11 +87,11 @@ class Inputs:
     def _source(
         self, x: Any, y: Any, *, already_sharded: bool, batch_size: int | None, **kwargs: Any
     ) -> Source:
-        share = self.share
+        share = self.workers.share
         if already_sharded:
             share = already_sharded_lib.alone(share)
             if keras_internals.is_arrays((x, y, kwargs.get("sample_weight"))):
-                batch_size = already_sharded_lib.batch_size_of(self.share, batch_size)
+                batch_size = already_sharded_lib.batch_size_of(self.workers.share, batch_size)
         with tf.init_scope(), tf_internals.default_replica_mode():
             return make_source(x, y, share=share, batch_size=batch_size, **kwargs)
 

@@ -21,6 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfdist.communication.workers import Workers
 from tfdist.compat import tf_internals
 from tfdist.compat.untraced import plain_variable
 
@@ -78,22 +79,22 @@ def of_dataset(dataset: tf.data.Dataset) -> dict[str, Any]:
     }
 
 
-def require(facts: Mapping[str, Any], exchange: Any) -> None:
+def require(facts: Mapping[str, Any], workers: Workers) -> None:
     """Compares facts over the workers; every worker has to call it.
 
     Args:
         facts: This worker's, by name.
-        exchange: The workers' `Exchange`.
+        workers: All of them.
 
     Raises:
         ValueError: They differ; it names the fact, the workers and their values.
     """
     texts = {name: str(value) for name, value in facts.items()}
     digest = zlib.crc32(json.dumps(texts).encode())
-    if len(set(_of_workers(digest.to_bytes(4, "little"), exchange))) == 1:
+    if len(set(_of_workers(digest.to_bytes(4, "little"), workers))) == 1:
         return
     told = b"\n".join(f"{name} is {text}"[:_TEXT_BYTES].encode() for name, text in texts.items())
-    values = [v.decode(errors="replace") for v in _of_workers(told[:2048].ljust(2048), exchange)]
+    values = [v.decode(errors="replace") for v in _of_workers(told[:2048].ljust(2048), workers)]
     by_line = list(zip(*[value.rstrip().split("\n") for value in values], strict=False))
     lines = next((line for line in by_line if len(set(line)) > 1), by_line[0])
     found = "; ".join(f"worker {rank}: {line}" for rank, line in enumerate(lines))
@@ -156,10 +157,10 @@ class Witness:
 _FILE = tf.data.experimental.AutoShardPolicy.FILE
 
 
-def _of_workers(payload: bytes, exchange: Any) -> list[bytes]:
-    local = exchange.share.local_replicas
+def _of_workers(payload: bytes, workers: Workers) -> list[bytes]:
+    local = workers.share.local_replicas
     own = np.tile(np.frombuffer(payload, np.uint8), (local, 1))
-    return [row.tobytes() for row in exchange.rows(own)[::local]]
+    return [row.tobytes() for row in workers.rows(own)[::local]]
 
 
 def _dense_parts(leaf: Any) -> list[np.ndarray]:

@@ -17,6 +17,7 @@ import tensorflow as tf
 from keras import ops
 
 from tfdist.compat import keras_internals, replacing
+from tfdist.compat.notes import note_of, set_note
 from tfdist.global_batch import padded_rows
 from tfdist.global_batch import position as position_lib
 from tfdist.global_batch.position import Position
@@ -123,8 +124,8 @@ def warn_of_plain(model: keras.Model, num_replicas: int) -> None:
         num_replicas: Replicas of all workers together.
     """
     names = plain_batch_normalizations(model) if num_replicas > 1 else []
-    if names and not vars(model).get("_tfdist_warned_of_statistics"):
-        vars(model)["_tfdist_warned_of_statistics"] = True  # past Keras's tracking of attributes
+    if names and not note_of(model, "warned_of_statistics"):
+        set_note(model, "warned_of_statistics", True)
         _LOG.warning(
             "%s normalizes each of the %d replicas' examples by their own mean and variance, so "
             "the result differs from one device's. Make it BatchNormalization(synchronized=True) "

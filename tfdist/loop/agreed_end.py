@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-_plain = tf.autograph.experimental.do_not_convert
+from tfdist.communication import collectives
 
 
 def numbers_of_replicas(strategy: tf.distribute.Strategy, number: tf.Tensor) -> tf.Tensor:
@@ -25,12 +25,7 @@ def numbers_of_replicas(strategy: tf.distribute.Strategy, number: tf.Tensor) -> 
         number: This worker's, an int64 scalar.
     """
 
-    def on_replica() -> tf.Tensor:
-        context = tf.distribute.get_replica_context()
-        return context.all_gather(tf.reshape(number, [1]), axis=0)
-
-    gathered = strategy.run(_plain(on_replica))
-    everybody = strategy.experimental_local_results(gathered)[0]
+    everybody = collectives.gathered(strategy, lambda context: tf.reshape(number, []))
     return tf.ensure_shape(everybody, [strategy.num_replicas_in_sync])
 
 

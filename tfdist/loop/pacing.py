@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 
-from tfdist.communication.workers import Agreement
+from tfdist.communication.workers import Workers
 from tfdist.compat import keras_internals
+from tfdist.compat.notes import note_of, set_note
 from tfdist.loop.listeners import Interest, interest_of
 from tfdist.step.rounds import Rounds
 
@@ -102,6 +103,8 @@ class Plan:
             event, or None for any number.
         rounds: The rounds of steps that training goes by, or None.
         begun: Steps of a round that were done when the epoch began.
+        bounds: Each tells how many steps may run until something is to be done between two calls,
+            or None for any number. Where events are fixed, it is done at the next one.
     """
 
     steps: int
@@ -111,17 +114,21 @@ class Plan:
     limit: Callable[[int], int | None] = lambda done: None
     rounds: Rounds | None = None
     begun: int = 0
+    bounds: Sequence[Callable[[], int | None]] = ()
 
-    def agreed(self, agreement: Agreement) -> Plan:
-        """Returns the plan that all workers follow together."""
-        calls = agreement.plan(
-            steps=self.steps, event_steps=self.event_steps, is_watched=self.is_watched
-        )
-        if self.pace and agreement.has_others:
+    def agreed(self, workers: Workers) -> Plan:
+        """Returns the plan that all workers follow together, whoever's callbacks want it.
+
+        The least number of steps counts, and those that callbacks fixed before the others. Reading
+        the logs is a collective, so all take part in it or nobody does.
+        """
+        rows = workers.gather(self.steps, self.event_steps or 0, int(self.is_watched))
+        fixed = min((int(wish) for wish in rows[:, 1] if wish), default=None)
+        if self.pace and workers.has_others:
             self.pace.target_secs = SHARED_TARGET_SECS
         return dataclasses.replace(
-            self, steps=calls.steps, event_steps=calls.event_steps, is_watched=calls.is_watched,
-            pace=None if calls.event_steps else self.pace,
+            self, steps=fixed or int(rows[:, 0].min()), event_steps=fixed,
+            is_watched=bool(rows[:, 2].any()), pace=None if fixed else self.pace,
         )
 
     def after(self, ran: int, secs: float, *, done: int) -> int:
@@ -144,15 +151,28 @@ class Plan:
             steps = end_near(steps, begun=self.begun + done, size=self.rounds.size)
         return min(steps, self.limit(done) or steps)
 
-    def bounded(self, steps: int, *, done: int) -> int:
-        """Returns at least so many steps, where a round may not end early: those to its end."""
-        if self.rounds is None or not self.rounds.is_fixed:
-            return steps
-        return end_from(steps, begun=self.begun + done, size=self.rounds.size)
+    def next_steps(self, done: int, *, left: int | None) -> int:
+        """Returns how many steps the next call runs.
+
+        Args:
+            done: Steps of the epoch up to now.
+            left: Steps that are left of it; None where nobody knows.
+        """
+        steps = self.steps
+        if not self.event_steps:
+            steps = min([steps, *(n for bound in self.bounds if (n := bound()) is not None)])
+        if self.rounds is not None and self.rounds.is_fixed:  # a round may not end early
+            steps = end_from(steps, begun=self.begun + done, size=self.rounds.size)
+        return steps if left is None else min(steps, left)
 
 
 def batches_between_events(
-    model: keras.Model, callbacks: Any, *, phase: str, rounds: Rounds | None = None
+    model: keras.Model,
+    callbacks: Any,
+    *,
+    phase: str,
+    rounds: Rounds | None = None,
+    bounds: Sequence[Callable[[], int | None]] = (),
 ) -> Plan:
     """Decides how many steps may run at a time in an epoch.
 
@@ -161,6 +181,7 @@ def batches_between_events(
         callbacks: The `CallbackList` of the run.
         phase: "train", "test" or "predict".
         rounds: The rounds of steps that training goes by, or None.
+        bounds: As in `Plan`.
 
     Returns:
         The plan: fixed where `steps_per_execution` was given or somebody listens to batches.
@@ -173,14 +194,14 @@ def batches_between_events(
     if fixed > 1 or is_eager or Interest.EVERY in interests.values():
         if rounds and rounds.is_fixed:  # as if steps_per_execution were whole rounds
             fixed = end_from(fixed, begun=0, size=rounds.size)
-        return Plan(fixed, fixed, is_watched, None, rounds=rounds, begun=begun)
+        return Plan(fixed, fixed, is_watched, None, rounds=rounds, begun=begun, bounds=bounds)
     saving = [c for c in callbacks.callbacks if interests[id(c)] is Interest.SAVING]
 
     def limit(done: int) -> int | None:
         return min((_until_saving(callback, done) for callback in saving), default=None)
 
     pace = _paces(model).setdefault(phase, Pace())
-    plan = Plan(pace.steps, None, is_watched, pace, limit, rounds, begun)
+    plan = Plan(pace.steps, None, is_watched, pace, limit, rounds, begun, bounds)
     return dataclasses.replace(plan, steps=plan.paced(0))
 
 
@@ -203,4 +224,8 @@ def _until_saving(callback: Any, done: int) -> int:
 
 def _paces(model: keras.Model) -> dict[str, Pace]:
     # A pace that was learnt in one epoch serves the next ones.
-    return vars(model).setdefault("_tfdist_paces", {})
+    paces = note_of(model, "paces")
+    if paces is None:
+        paces = {}
+        set_note(model, "paces", paces)
+    return paces

@@ -43,14 +43,14 @@ from tfdist.step.rounds import Rounds
 
 
 @dataclasses.dataclass(frozen=True)
-class Way:
+class LoopOptions:
     """How a loop goes through its batches. Loops that differ in it are traced apart.
 
     Attributes:
         is_share: Whether each worker's iterator holds its own rows alone.
         padding: The shape of every batch, where they are given one.
         stops_at_nan: Whether training ends after a step whose loss is not finite.
-        on_nan: What is done where a gradient is not finite; one of guard.POLICIES.
+        on_nan: What is done where a gradient is not finite; one of options.ON_NAN.
         reduction: How gradients travel between replicas.
         local_steps: Steps that each replica trains alone, see step/local_steps.py; None for none.
         outer_optimizer: What updates after them, or None.
@@ -91,39 +91,39 @@ class Programs:
         self._compiled: tuple[Any, ...] = ()
         self._returned: dict[str, LastLogs] = {}
 
-    def train(self, way: Way = Way()) -> Loop:
+    def train(self, options: LoopOptions = LoopOptions()) -> Loop:
         """Returns the traced loop over training steps."""
-        watch, rounds = self.watch(way.on_nan), self.rounds(way)
+        watch, rounds = self.watch(options.on_nan), self.rounds(options)
 
         def goes_on() -> Any:
-            is_well = watch.is_well() if watch and way.on_nan == "raise" else True
-            return tf.logical_and(is_well, self._is_loss_finite() if way.stops_at_nan else True)
+            is_well = watch.is_well() if watch and options.on_nan == "raise" else True
+            return tf.logical_and(is_well, self._is_loss_finite() if options.stops_at_nan else True)
 
         def make() -> Loop:
-            undoing = watch.undoing if watch and way.on_nan == "skip" else None
+            undoing = watch.undoing if watch and options.on_nan == "skip" else None
             loop = self._loop(
-                "train", way, rules.train_rule, self._replica_step, watch, way.reduction, rounds,
-                undoing=undoing, goes_on=goes_on,
+                "train", options, rules.train_rule, self._replica_step, watch, options.reduction,
+                rounds, undoing=undoing, goes_on=goes_on,
             )
             if rounds is None:
                 return loop
             return in_rounds(loop, rounds, is_alone=not self._share.has_others)
 
-        return self._kept(("train", way), make)
+        return self._kept(("train", options), make)
 
-    def rounds(self, way: Way) -> Rounds | None:
+    def rounds(self, options: LoopOptions) -> Rounds | None:
         """Returns the rounds of steps that training goes by; None where replicas sum each step."""
-        model, strategy, how = self._model, self._strategy, way.reduction
+        model, strategy, how = self._model, self._strategy, options.reduction
         if self._replica_step is not None or keras_internals.overrides(model, "train_step"):
             return None
-        if (size := way.local_steps) is not None:
+        if (size := options.local_steps) is not None:
             return self._kept(
-                ("rounds", way), lambda: local_steps.LocalSteps(model, strategy, how, size=size)
+                ("rounds", options), lambda: local_steps.LocalSteps(model, strategy, how, size=size)
             )
-        if not accumulation.is_possible(model, strategy, on_nan=way.on_nan):
+        if not accumulation.is_possible(model, strategy, on_nan=options.on_nan):
             return None
         return self._kept(
-            ("rounds", way),
+            ("rounds", options),
             lambda: accumulation.Accumulation(model, strategy, self._share, how),
         )
 
@@ -138,18 +138,20 @@ class Programs:
         skips = on_nan == "skip"
         return self._kept(("watch", skips), lambda: FiniteWatch(self._strategy, skips=skips))
 
-    def test(self, way: Way = Way()) -> Loop:
+    def test(self, options: LoopOptions = LoopOptions()) -> Loop:
         """Returns the traced loop over test steps."""
-        return self._kept(("test", way), lambda: self._loop("test", way, rules.test_rule))
+        return self._kept(("test", options), lambda: self._loop("test", options, rules.test_rule))
 
-    def predict(self, way: Way = Way(), followed: shapes.Followed | None = None) -> OutputLoop:
+    def predict(
+        self, options: LoopOptions = LoopOptions(), followed: shapes.Followed | None = None
+    ) -> OutputLoop:
         """Returns the traced loop over batches whose outputs are wanted: those for its rows.
 
         Args:
-            way: How it goes through its batches.
+            options: How it goes through its batches.
             followed: Which lengths the outputs have, where lengths are padded.
         """
-        return self._kept(("predict", way, followed), lambda: self._predict(way, followed))
+        return self._kept(("predict", options, followed), lambda: self._predict(options, followed))
 
     def followed(self, source: Source, *, predicts: bool = False) -> shapes.Followed | None:
         """Sees that the model may be given padded lengths, and which of them its outputs have.
@@ -194,24 +196,24 @@ class Programs:
     def _loop(
         self,
         phase: str,
-        way: Way,
+        options: LoopOptions,
         rule: Callable[..., rules.Rule],
         *args: Any,
         undoing: Callable[..., Any] | None = None,
         goes_on: Callable[[], Any] = lambda: True,
     ) -> Loop:
-        if way.padding is not None and way.padding.is_needed:
+        if options.padding is not None and options.padding.is_needed:
             padded_rows.refuse_own_rules(self._model, phase, self._replica_step)
         returned = self._returned.setdefault(phase, LastLogs())
         one_step = rule(self._model, self._strategy, returned, *args)
         if undoing is not None:
             one_step = undoing(self._model, self._strategy, one_step)
-        if way.padding is not None:
-            one_step = branches.padded(one_step, way.padding)
+        if options.padding is not None:
+            one_step = branches.padded(one_step, options.padding)
         next_batch = next_where
-        if way.is_timed:
+        if options.is_timed:
             one_step, next_batch = self.waits().after(one_step), self.waits().next_where
-        if way.is_share:
+        if options.is_share:
             loop = make_shared_loop(
                 one_step, eager=self._is_eager, sizes_of=self._sizes_of, goes_on=goes_on,
                 next_batch=next_batch,
@@ -242,21 +244,21 @@ class Programs:
         with self._strategy.scope():
             return tf.math.is_finite(tracker.result() if loss is None else loss)
 
-    def _predict(self, way: Way, followed: shapes.Followed | None) -> OutputLoop:
+    def _predict(self, options: LoopOptions, followed: shapes.Followed | None) -> OutputLoop:
         def outputs_of(batch: Batch) -> Any:
             return update.predict_step(self._model, self._strategy, batch)
 
         def one_step(element: Any) -> Any:
             global_size, parts, *_ = element
-            sizes = already_sharded.only_own(self._share, global_size) if way.is_share else None
+            sizes = already_sharded.only_own(self._share, global_size) if options.is_share else None
             batch = Batch(global_size, parts, sizes)
-            if way.padding is None:
+            if options.padding is None:
                 return outputs_of(batch)
-            outputs = branches.padded(outputs_of, way.padding)(batch)
+            outputs = branches.padded(outputs_of, options.padding)(batch)
             return branches.cut_back(outputs, parts[0][1], followed) if followed else outputs
 
         # Rows of other workers are gathered, in shapes that follow the batch: one batch a call.
-        is_gathered = not way.is_share and self._share.has_others
+        is_gathered = not options.is_share and self._share.has_others
         loop = make_output_loop(
             one_step, agree=self._agree, eager=self._is_eager, joins=not is_gathered
         )

@@ -13,9 +13,10 @@ import keras
 import tensorflow as tf
 
 from tfdist.communication.compression import Reduction
+from tfdist.compat.notes import note_of, set_note
 from tfdist.step import variables
 
-_NAME, _KEPT = "error_feedback", "_tfdist_rests"
+_NAME = "error_feedback"
 
 
 def adopt(
@@ -55,10 +56,12 @@ def adopt(
         raise ValueError(
             f"error_feedback=True cannot be combined with {found[0]}. Leave out one of the two."
         )
-    if _KEPT not in vars(model):  # a loop that is traced knows them, also where a run goes without
+    kept = note_of(model, "residuals")
+    if kept is None:  # a loop that is traced knows them, also where a run goes without
         with strategy.scope():
-            vars(model)[_KEPT] = [_rest(v, how) for v in model.trainable_variables]
-    variables.attach(model, _NAME, vars(model)[_KEPT])
+            kept = [_rest(v, how) for v in model.trainable_variables]
+        set_note(model, "residuals", kept)
+    variables.attach(model, _NAME, kept)
 
 
 def residuals_of(model: keras.Model) -> Sequence[Any]:

@@ -29,8 +29,8 @@ import tensorflow as tf
 from tfdist.communication import reduction
 from tfdist.communication.compression import EXACT, Reduction
 from tfdist.communication.share import is_tpu
-from tfdist.communication.workers import Agreement
 from tfdist.compat import keras_internals, replacing, tf_internals
+from tfdist.compat.notes import note_of, set_note
 from tfdist.compat.untraced import plain_variable
 from tfdist.global_batch import position as position_lib
 from tfdist.global_batch import tracing
@@ -39,7 +39,7 @@ from tfdist.step import variables as variables_lib
 from tfdist.step.logs import sum_shares
 from tfdist.step.replicas import Batch
 
-_OUTER, _GIVEN = "outer_optimizer", "_tfdist_given_outer_optimizer"
+_OUTER = "outer_optimizer"
 
 
 class LocalSteps:
@@ -157,24 +157,13 @@ class LocalSteps:
 def refuse(
     model: keras.Model,
     strategy: tf.distribute.Strategy,
-    agreement: Agreement,
     *,
     local_steps: Any,
     outer_optimizer: Any,
     is_own_rule: bool,
     on_nan: str,
 ) -> None:
-    """Raises a ValueError where a model cannot train by local steps, or an argument is none.
-
-    Every worker has to call it, since all have to be given the same.
-    """
-    is_number = type(local_steps) is int and 0 < local_steps < 2**62
-    given = (local_steps if is_number else 0, int(outer_optimizer is not None))
-    if (agreement.gather(*given) != given).any():
-        raise ValueError(
-            f"local_steps={local_steps!r}, or whether there is an outer_optimizer, is not the same "
-            "on all workers. Give every worker the same."
-        )
+    """Raises a ValueError where a model cannot train by local steps, or an argument is invalid."""
     if local_steps is None:
         if outer_optimizer is not None:
             raise ValueError(
@@ -182,7 +171,7 @@ def refuse(
                 "Give both."
             )
         return
-    if not is_number:
+    if type(local_steps) is not int or not 0 < local_steps < 2**62:
         raise ValueError(f"local_steps={local_steps!r} must be a whole number of steps from 1.")
     if outer_optimizer is not None and not isinstance(outer_optimizer, keras.optimizers.Optimizer):
         raise ValueError(
@@ -212,13 +201,13 @@ def adopt(model: keras.Model, strategy: tf.distribute.Strategy, outer_optimizer:
     One that was made outside of the strategy's scope is made anew inside; given again, it goes on
     with the states that it has.
     """
-    given, own = vars(model).get(_GIVEN, (None, None))
+    given, own = note_of(model, "outer_optimizer", (None, None))
     if outer_optimizer is None:
         own = None
     elif outer_optimizer is not given:
         with strategy.scope():
             own = type(outer_optimizer).from_config(outer_optimizer.get_config())
-        vars(model)[_GIVEN] = outer_optimizer, own
+        set_note(model, "outer_optimizer", (outer_optimizer, own))
     variables_lib.attach(model, _OUTER, own)
     if own is not None:
         update.build(strategy, own, model.trainable_variables)

@@ -22,12 +22,11 @@ import tensorflow as tf
 
 from tfdist.communication import collectives
 from tfdist.communication.reduction import Lookups
+from tfdist.compat.notes import note_of, set_note
 from tfdist.compat.untraced import outside_of_steps
 from tfdist.data import rows
 from tfdist.global_batch import position as position_lib
 from tfdist.global_batch.position import Position
-
-_NOTE = "_tfdist_shared_lookups"
 
 
 def taken_apart(gradients: Sequence[Any], inputs: Any = None) -> list[Any]:
@@ -65,9 +64,10 @@ def seen_eagerly(
     has_rows = any(isinstance(gradient, tf.IndexedSlices) for gradient in gradients)
     if place is None or place.collectives.num_replicas == 1 or not has_rows:
         return list(gradients)
-    if _NOTE not in vars(model):
-        vars(model)[_NOTE] = _shared_in(traced, data, place)
-    shared = vars(model)[_NOTE]
+    shared = note_of(model, "shared_lookups")
+    if shared is None:
+        shared = _shared_in(traced, data, place)
+        set_note(model, "shared_lookups", shared)
     return [Lookups(None, g) if i in shared else g for i, g in enumerate(gradients)]
 
 

@@ -25,12 +25,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfdist.communication.workers import Exchange
+from tfdist.communication.workers import Workers
 from tfdist.compat import tf_internals
+from tfdist.compat.notes import note_of, set_note
 
 # After the name of a variable: the values of all replicas, along a new first axis.
 OF_REPLICAS = "@replicas"
-_ATTACHED = "_tfdist_attached"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,9 +78,7 @@ def plain_name(path: str) -> str:
     return re.sub(r"_\d+(?=[_/]|$)", "", path)
 
 
-def snapshot(
-    entries: Sequence[Entry], strategy: tf.distribute.Strategy, exchange: Exchange
-) -> dict[str, Any]:
+def snapshot(entries: Sequence[Entry], workers: Workers) -> dict[str, Any]:
     """Copies all variables to the host's memory; every worker has to call it.
 
     On a CPU nothing is copied: a variable that is written to while its value is held elsewhere
@@ -89,23 +87,20 @@ def snapshot(
     Returns:
         Tensors by name; where the replicas differ, all of theirs, by name and `OF_REPLICAS`.
     """
-    tensors: dict[str, Any] = _of_replicas(entries, strategy, exchange)
+    tensors: dict[str, Any] = _of_replicas(entries, workers)
     with tf.device("/cpu:0"):
         for entry in entries:
             if entry.name + OF_REPLICAS not in tensors:
-                first = _components(strategy, entry)[0]
+                first = _components(workers.strategy, entry)[0]
                 tensors[entry.name] = tf.identity(first.read_value())
     return tensors
 
 
 def restore(
-    entries: Sequence[Entry],
-    tensors: Mapping[str, np.ndarray],
-    strategy: tf.distribute.Strategy,
-    exchange: Exchange,
+    entries: Sequence[Entry], tensors: Mapping[str, np.ndarray], workers: Workers
 ) -> None:
     """Gives all variables the values that `snapshot` took, on any number of replicas."""
-    share = exchange.share
+    share = workers.share
     for entry in entries:
         rows = tensors.get(entry.name + OF_REPLICAS)
         if rows is None and entry.per_replica != "sum":
@@ -116,7 +111,8 @@ def restore(
             rows = np.asarray(tensors[entry.name])[np.newaxis]
         if len(rows) != share.num_replicas:
             rows = _dealt_out(rows, entry.per_replica, share.num_replicas)
-        for component, replica in zip(_components(strategy, entry), share.replicas, strict=True):
+        components = _components(workers.strategy, entry)
+        for component, replica in zip(components, share.replicas, strict=True):
             component.assign(rows[replica])
 
 
@@ -173,8 +169,7 @@ def attach(model: keras.Model, name: str, owner: Any) -> None:
         owner: Variables, or anything with `variables`.
     """
     attached = {other: value for other, value in _attached(model).items() if other != name}
-    # Past Keras's tracking of attributes.
-    vars(model)[_ATTACHED] = attached if owner is None else {**attached, name: owner}
+    set_note(model, "attached", attached if owner is None else {**attached, name: owner})
 
 
 def attached(model: keras.Model, name: str) -> Any:
@@ -183,7 +178,7 @@ def attached(model: keras.Model, name: str) -> Any:
 
 
 def _attached(model: keras.Model) -> dict[str, Any]:
-    return vars(model).get(_ATTACHED, {})
+    return note_of(model, "attached", {})
 
 
 def _path(variable: Any) -> str:
@@ -208,23 +203,23 @@ def _components(strategy: tf.distribute.Strategy, entry: Entry) -> Sequence[Any]
 
 
 def _of_replicas(
-    entries: Sequence[Entry], strategy: tf.distribute.Strategy, exchange: Exchange
+    entries: Sequence[Entry], workers: Workers
 ) -> dict[str, np.ndarray]:
     """Returns the values in which the replicas differ, or of which they hold parts."""
-    if exchange.share.num_replicas == 1:
+    if workers.share.num_replicas == 1:
         return {}
     own = {
-        entry.name: np.stack([part.numpy() for part in _components(strategy, entry)])
+        entry.name: np.stack([part.numpy() for part in _components(workers.strategy, entry)])
         for entry in entries
         if entry.per_replica
     }
     sums = {entry.name for entry in entries if entry.per_replica == "sum"}
     # Frozen layers are large and alike: only what differs anywhere has to travel.
-    if _is_alike({name: rows for name, rows in own.items() if name not in sums}, exchange):
+    if _is_alike({name: rows for name, rows in own.items() if name not in sums}, workers):
         own = {name: rows for name, rows in own.items() if name in sums}
     if not own:
         return {}
-    every = exchange.rows(np.concatenate([_as_bytes(rows) for rows in own.values()], axis=1))
+    every = workers.rows(np.concatenate([_as_bytes(rows) for rows in own.values()], axis=1))
     gathered, start = {}, 0
     for name, rows in own.items():
         width = rows[0].nbytes
@@ -236,14 +231,14 @@ def _of_replicas(
     return gathered
 
 
-def _is_alike(own: Mapping[str, np.ndarray], exchange: Exchange) -> bool:
+def _is_alike(own: Mapping[str, np.ndarray], workers: Workers) -> bool:
     """Tells whether all replicas of all workers hold the same values; every worker has to ask."""
-    local = exchange.share.local_replicas
+    local = workers.share.local_replicas
     digests = [hashlib.sha256() for _ in range(local)]
     for rows in own.values():
         for digest, row in zip(digests, rows, strict=True):
             digest.update(row.tobytes())
-    every = exchange.rows(np.stack([np.frombuffer(d.digest(), np.uint8) for d in digests]))
+    every = workers.rows(np.stack([np.frombuffer(d.digest(), np.uint8) for d in digests]))
     return bool((every == every[0]).all())
 
 

@@ -12,7 +12,8 @@ Read in this order; each file imports from those above it only:
 6. callback_files.py: which worker's callbacks write files.
 7. shared_events.py: what callbacks need where several workers run them.
 8. epochs.py: how epochs go by.
-9. trainer.py: arguments in, results out.
-10. fitting.py: `fit`, `evaluate` and `predict` as functions.
-11. custom_loop.py: the parts of a step for a training loop of one's own.
+9. options.py: what `fit` takes besides Keras's own arguments.
+10. trainer.py: arguments in, results out.
+11. fitting.py: `fit`, `evaluate` and `predict` as functions.
+12. custom_loop.py: the parts of a step for a training loop of one's own.
 """

@@ -7,11 +7,9 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-import tensorflow as tf
-
 from tfdist.checkpoint.run import Run
 from tfdist.communication.compression import EXACT, Reduction
-from tfdist.communication.workers import Agreement
+from tfdist.communication.workers import Workers
 from tfdist.training.profiling import sum_secs
 
 _LOG = logging.getLogger("tfdist")
@@ -27,39 +25,37 @@ _GAIN = 0.05  # less is noise
 
 def settled(
     how: Reduction,
-    strategy: tf.distribute.Strategy,
     variables: Sequence[Any],
-    agreement: Agreement,
+    workers: Workers,
     run: Run,
 ) -> Reduction:
     """Returns how gradients travel, with sizes; those that a run began with are kept.
 
     Args:
         how: What `fit` was given. Every worker has to call it with the same.
-        strategy: The strategy that trains.
         variables: What is trained.
-        agreement: Between the workers: the chief's measurement counts.
+        workers: Of the strategy; the chief's measurement counts.
         run: Has the sizes of the run that is gone on with; takes note of them.
     """
     if not how.is_open:
         return how
-    sizes = run.noted(_NOTED) or _measured(how, strategy, variables, agreement)
+    sizes = run.noted(_NOTED) or _measured(how, variables, workers)
     run.note(**{_NOTED: list(sizes)})
     return dataclasses.replace(how, piece_bytes=int(sizes[0]), bucket_bytes=int(sizes[1]))
 
 
 def _measured(
-    how: Reduction, strategy: tf.distribute.Strategy, variables: Sequence[Any], agreement: Agreement
+    how: Reduction, variables: Sequence[Any], workers: Workers
 ) -> Sequence[Any]:
     hows = [
         Reduction(how.wire_dtype, piece_bytes=piece, bucket_bytes=bucket)
         for piece, bucket in _SIZES
     ]
-    secs = sum_secs(strategy, variables, hows)
+    secs = sum_secs(workers.strategy, variables, hows)
     best = min(range(len(secs)), key=secs.__getitem__)
     if secs[best] > (1 - _GAIN) * secs[0]:
         best = 0
-    best = int(agreement.gather(best)[0, 0])
+    best = int(workers.gather(best)[0, 0])
     piece, bucket = _SIZES[best]
     _LOG.info(
         "Gradients travel in pieces of %s and buckets of %s bytes: %.2f ms a sum, where the usual "

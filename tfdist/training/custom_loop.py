@@ -36,8 +36,7 @@ from tfdist.communication.collectives import for_replica
 from tfdist.communication.compression import Reduction, parse_reduction
 from tfdist.communication.presence import Presence
 from tfdist.communication.reduction import per_replica
-from tfdist.communication.share import share_of
-from tfdist.communication.workers import Agreement, Exchange
+from tfdist.communication.workers import Workers
 from tfdist.compat import keras_internals, replacing, tf_internals
 from tfdist.data import rows, tf_data
 from tfdist.global_batch import position as position_lib
@@ -192,10 +191,9 @@ def distribute_dataset(
     Raises:
         ValueError: The dataset is not batched.
     """
-    share = share_of(strategy)
-    source = tf_data.dataset_source(dataset, share=share, fill_empty=False)
-    agreement = Agreement(strategy, has_others=share.has_others)
-    presence = Presence(strategy, agreement, Exchange(strategy, share))
+    workers = Workers(strategy)
+    source = tf_data.dataset_source(dataset, share=workers.share, fill_empty=False)
+    presence = Presence(workers)
     with presence.run():
         for _, parts in source.stream(0, 0):
             presence.tick()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -15,13 +16,13 @@ import tensorflow as tf
 
 from tfdist.checkpoint.run import Run
 from tfdist.communication.presence import Presence
-from tfdist.communication.workers import Agreement
+from tfdist.communication.workers import Workers
 from tfdist.compat import keras_internals, tf_internals
 from tfdist.data.feed import Feed
 from tfdist.data.same_data import refuse_other_batches
 from tfdist.loop.outputs import OutputLoop
-from tfdist.loop.pacing import Plan, Stopwatch, batches_between_events, stops_at_nan_of
-from tfdist.loop.programs import Programs, Way
+from tfdist.loop.pacing import Stopwatch, batches_between_events, stops_at_nan_of
+from tfdist.loop.programs import LoopOptions, Programs
 from tfdist.loop.while_loop import Loop
 from tfdist.step.rounds import Rounds
 from tfdist.training.guard import Guard
@@ -41,7 +42,7 @@ class Training:
         validation_freq: As in `fit`.
         run: Where the run is, and what saves it.
         guard: What looks at it while it goes on.
-        way: How the loop goes through the batches.
+        options: How the loop goes through the batches.
         profiler: What measures it, or None.
     """
 
@@ -53,15 +54,12 @@ class Training:
     validation_freq: Any
     run: Run
     guard: Guard
-    way: Way
+    options: LoopOptions
     profiler: Profiler | None = None
 
-    def bounded(self, steps: int, plan: Plan) -> int:
-        """Returns how many of `steps` may run until there is something to do between two calls."""
-        if not plan.event_steps:
-            steps = self.run.bounded(steps)
-            steps = self.guard.bounded(steps, step=self.run.place.step)
-        return plan.bounded(steps, done=self.run.place.done)
+    def bounds(self) -> Sequence[Callable[[], int | None]]:
+        """Returns what tells how many steps may run until something is to be done between calls."""
+        return self.run.steps_left, lambda: self.guard.steps_left(self.run.place.step)
 
 
 class Epochs:
@@ -70,27 +68,27 @@ class Epochs:
     Args:
         model: The model.
         programs: Its traced functions.
-        agreement: Between the workers, who make the same calls in the same order.
+        workers: Of the model's strategy.
         presence: What shows the launcher that steps are being done.
     """
 
     def __init__(
-        self, model: keras.Model, programs: Programs, agreement: Agreement, presence: Presence
+        self, model: keras.Model, programs: Programs, workers: Workers, presence: Presence
     ) -> None:
         self._model, self._programs = model, programs
-        self._agreement, self._presence = agreement, presence
+        self._workers, self._presence = workers, presence
 
     def train(self, training: Training) -> None:
         """Runs the epochs that are left, with validation and all events."""
         model, run, events = self._model, training.run, training.events
         profiler = training.profiler
         self._begin(training)
-        stops_at_nan = self._agreement.any(stops_at_nan_of(model, events))
-        way = dataclasses.replace(training.way, stops_at_nan=stops_at_nan)
-        loop, rounds = self._programs.train(way), self._programs.rounds(way)
+        stops_at_nan = self._workers.any(stops_at_nan_of(model, events))
+        options = dataclasses.replace(training.options, stops_at_nan=stops_at_nan)
+        loop, rounds = self._programs.train(options), self._programs.rounds(options)
         loop = profiler.timed(loop) if profiler else loop
         for epoch in run.place.epochs(training.epochs):
-            run.leave_if_told(self._agreement)
+            run.leave_if_told(self._workers)
             if not run.place.done:  # else another process has begun the epoch
                 model.reset_metrics()
                 events.on_epoch_begin(epoch)
@@ -101,7 +99,7 @@ class Epochs:
             with profiler.left_out() if profiler else contextlib.nullcontext():
                 logs |= self._validated(epoch, training)
             events.on_epoch_end(epoch, logs)
-            is_over = self._agreement.any(model.stop_training)
+            is_over = self._workers.any(model.stop_training)
             run.end_epoch(logs, is_over=is_over, is_last=epoch + 1 == training.epochs)
             if is_over:
                 break
@@ -114,8 +112,8 @@ class Epochs:
         events.on_test_begin()
         self._model.reset_metrics()
         feed.rewind()
-        way = Way(is_share=feed.source.is_share, padding=feed.source.padding)
-        loop = self._programs.test(way)
+        options = LoopOptions(is_share=feed.source.is_share, padding=feed.source.padding)
+        loop = self._programs.test(options)
         self._steps(feed, loop, events, phase="test")
         logs = keras_internals.python_logs(self._programs.logs("test"))
         events.on_test_end(logs)
@@ -129,7 +127,7 @@ class Epochs:
             training.events, feed=feed, validation=training.validation,
             epoch=training.initial_epoch,
         )
-        restored = int(self._agreement.gather(keras_internals.restored_epoch(self._model))[0, 0])
+        restored = int(self._workers.gather(keras_internals.restored_epoch(self._model))[0, 0])
         if restored and not place.step:
             place.epoch = restored
             feed.seek(restored)
@@ -164,13 +162,13 @@ class Epochs:
         model, stop_flag = self._model, "stop_training" if phase == "train" else "stop_evaluating"
         begin = getattr(events, f"on_{phase}_batch_begin")
         end = getattr(events, f"on_{phase}_batch_end")
-        plan = batches_between_events(model, events, phase=phase, rounds=rounds)
-        plan = plan.agreed(self._agreement)
+        bounds = training.bounds() if training else ()
+        plan = batches_between_events(model, events, phase=phase, rounds=rounds, bounds=bounds)
+        plan = plan.agreed(self._workers)
         planned, done, ended = feed.begin_epoch(), training.run.place.done if training else 0, False
         loop = self._presence.ticking(loop)
         while not ended and (planned is None or done < planned):
-            wanted = training.bounded(plan.steps, plan) if training else plan.steps
-            wanted = wanted if planned is None else min(wanted, planned - done)
+            wanted = plan.next_steps(done, left=None if planned is None else planned - done)
             begin(done)
             with Stopwatch() as watch:
                 ran = loop(feed.iterator, wanted)
@@ -208,19 +206,20 @@ class Epochs:
             RuntimeError: The workers have read different batches.
         """
         run = training.run if training else None
-        agreed = self._agreement.boundary(
-            stop, steps, self._programs.witness.value(),
-            is_due=run.advance(ran) if run else False,
-            leaves=run.is_told_to_leave if run else False,
-        )
-        refuse_other_batches(agreed.witnesses)
+        is_due = run.advance(ran) if run else False  # by this worker's clock; the chief's counts
+        told = run.is_told_to_leave if run else False
+        witness = self._programs.witness.value()
+        rows = self._workers.gather(int(stop), steps, witness, int(is_due), int(told))
+        stops, wishes, witnesses, are_due, are_told = rows.T
+        refuse_other_batches(witnesses)
+        stop = bool(stops.any())
         if training and run:
             training.guard.look(run.place.step)
-            if agreed.leaves and not agreed.stop:
-                run.leave(self._agreement)
-            if agreed.is_due and not agreed.stop:
+            if are_told.any() and not stop:
+                run.leave(self._workers)
+            if are_due[0] and not stop:
                 run.save()
-        return agreed.stop, agreed.steps
+        return stop, int(wishes.min())
 
     def _finalize(self, epochs: int) -> None:
         optimizer = getattr(self._model, "optimizer", None)
@@ -230,7 +229,7 @@ class Epochs:
 
 
 def predicted(
-    model: keras.Model, feed: Feed, events: Any, loop: OutputLoop, *, agreement: Agreement | None
+    model: keras.Model, feed: Feed, events: Any, loop: OutputLoop, *, workers: Workers | None
 ) -> Any:
     """Runs a model over one epoch of a feed, with the events of Keras's `predict`.
 
@@ -239,7 +238,7 @@ def predicted(
         feed: Its inputs.
         events: The callbacks.
         loop: Runs so many batches.
-        agreement: Between the workers that predict together, or None where each is alone.
+        workers: Those that predict together, or None where each is alone.
 
     Returns:
         NumPy arrays (or ragged or sparse tensors) of the model's output structure, with the rows of
@@ -249,12 +248,12 @@ def predicted(
         ValueError: There was no batch.
     """
     plan = batches_between_events(model, events, phase="predict")
-    plan = plan.agreed(agreement) if agreement else plan
+    plan = plan.agreed(workers) if workers else plan
     model.stop_predicting = False
     events.on_predict_begin()
     planned, done, ended, outputs = feed.begin_epoch(), 0, False, []
     while not ended and not model.stop_predicting and (planned is None or done < planned):
-        wanted = plan.steps if planned is None else min(plan.steps, planned - done)
+        wanted = plan.next_steps(done, left=None if planned is None else planned - done)
         events.on_predict_batch_begin(done)
         with Stopwatch() as watch:
             ran, parts = loop(feed.iterator, wanted)

@@ -14,7 +14,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfdist.communication.workers import Agreement
+from tfdist.communication import collectives
+from tfdist.communication.workers import Workers
 from tfdist.compat import tf_internals
 from tfdist.step.variables import Entry, entries_of, value_of
 
@@ -90,17 +91,10 @@ def _numbers_of(entries: Sequence[Entry], strategy: tf.distribute.Strategy) -> A
     """Returns a function that gives one row a replica, one number a variable."""
     variables = [value_of(entry.variable) for entry in entries]
 
-    def on_replica() -> tf.Tensor:
-        row = tf.stack([number_of(variable.read_value()) for variable in variables])
-        context = tf.distribute.get_replica_context()
-        return context.all_gather(row[tf.newaxis], axis=0)
+    def row(context: Any) -> tf.Tensor:
+        return tf.stack([number_of(variable.read_value()) for variable in variables])
 
-    @tf.function(autograph=False)
-    def gathered() -> tf.Tensor:
-        rows = strategy.run(tf.autograph.experimental.do_not_convert(on_replica))
-        return strategy.experimental_local_results(rows)[0]
-
-    return gathered
+    return tf.function(lambda: collectives.gathered(strategy, row), autograph=False)
 
 
 class Comparison:
@@ -108,14 +102,11 @@ class Comparison:
 
     Args:
         model: The model.
-        strategy: The strategy that it was made under.
-        agreement: Between the workers, who make the same calls in the same order.
+        workers: Of the strategy that it was made under.
     """
 
-    def __init__(
-        self, model: keras.Model, strategy: tf.distribute.Strategy, agreement: Agreement
-    ) -> None:
-        self._model, self._strategy, self._agreement = model, strategy, agreement
+    def __init__(self, model: keras.Model, workers: Workers) -> None:
+        self._model, self._workers = model, workers
         self._entries: list[Entry] = []
         self._numbers: Callable[[], tf.Tensor] | None = None
 
@@ -131,12 +122,12 @@ class Comparison:
             self._entries, self._numbers = entries, self._traced(entries)
         with tf_internals.default_replica_mode():
             own = self._numbers().numpy()
-        rows = self._agreement.gather(*own.tolist())
+        rows = self._workers.gather(*own.tolist())
         return [entry for entry, found in zip(entries, rows.T, strict=True) if len(set(found)) > 1]
 
     def local(self, entry: Entry) -> tf.Variable:
         """Returns the variable's component on this worker's first replica."""
-        return self._strategy.experimental_local_results(value_of(entry.variable))[0]
+        return self._workers.strategy.experimental_local_results(value_of(entry.variable))[0]
 
     def _traced(self, entries: list[Entry]) -> Callable[[], tf.Tensor]:
         components = [self.local(entry) for entry in entries]

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tfdist.checkpoint.interval import parse_every
-from tfdist.communication.workers import Agreement
 from tfdist.compat import keras_internals
 from tfdist.step import variables
 from tfdist.step.finite import FiniteWatch
 from tfdist.training.fingerprints import Fingerprint
 
 _LOG = logging.getLogger("tfdist")
-POLICIES = ("warn", "raise", "skip", "ignore")
 
 
 class Guard:
@@ -26,41 +23,24 @@ class Guard:
     Args:
         model: The model, built.
         strategy: Its strategy.
-        agreement: Between the workers.
         fingerprint_every: Steps between two comparisons of the weights over the replicas, or None.
-        on_nan: One of POLICIES.
+        on_nan: One of options.ON_NAN.
         watch: What sees the gradients, where the policy needs it.
-
-    Raises:
-        ValueError: An argument that cannot be, or that is not the same on all workers.
     """
 
     def __init__(
         self,
         model: keras.Model,
         strategy: tf.distribute.Strategy,
-        agreement: Agreement,
         *,
         fingerprint_every: int | None,
         on_nan: str,
         watch: FiniteWatch | None,
     ) -> None:
         self._model, self._strategy, self.on_nan, self._watch = model, strategy, on_nan, watch
-        if fingerprint_every is not None and (
-            type(fingerprint_every) is not int or fingerprint_every < 1
-        ):
-            raise ValueError(
-                f"fingerprint_every={fingerprint_every!r} must be a whole number of steps from 1."
-            )
         self._every = parse_every(fingerprint_every)
         self._fingerprint: Fingerprint | None = None
         self._finite_at, self._has_warned = 0, False
-        how = (fingerprint_every or 0, POLICIES.index(on_nan))
-        if (agreement.gather(*how) != np.array(how)).any():
-            raise ValueError(
-                f"fingerprint_every={fingerprint_every!r} and on_nan={on_nan!r} are not the same "
-                "on all workers. Give every worker the same."
-            )
 
     def begin(self, step: int) -> None:
         """Takes note of the step that the run begins at."""
@@ -69,10 +49,9 @@ class Guard:
         if self._watch is not None:
             self._watch.take()  # of an earlier run that ended with an error
 
-    def bounded(self, steps: int, *, step: int) -> int:
-        """Returns how many of `steps` may run until the next comparison is due."""
-        left = self._every.steps_left(step)
-        return steps if left is None else min(steps, left)
+    def steps_left(self, step: int) -> int | None:
+        """Returns how many steps may run until the next comparison is due; None for any number."""
+        return self._every.steps_left(step)
 
     def look(self, step: int) -> None:
         """Looks at what the steps up to this one have left. Every worker has to call it.
@@ -117,26 +96,6 @@ class Guard:
             "%d of the steps up to step %d were left out, since gradients were not finite: first "
             "that of %r, at step %d.", count, step, path, step - ago,
         )
-
-
-def parse_on_nan(on_nan: Any, *, is_own_rule: bool) -> str:
-    """Checks the policy.
-
-    Args:
-        on_nan: What `fit` was given.
-        is_own_rule: Whether the model's updates are the user's own.
-
-    Raises:
-        ValueError: It is none of POLICIES, or needs Keras's own updates.
-    """
-    if on_nan not in POLICIES:
-        raise ValueError(f"on_nan={on_nan!r} must be one of {', '.join(map(repr, POLICIES))}.")
-    if is_own_rule and on_nan in ("raise", "skip"):
-        raise ValueError(
-            f"on_nan={on_nan!r} looks at the gradients of Keras's own training step, but this "
-            "model trains by a rule of its own. Check the gradients there, or use on_nan='warn'."
-        )
-    return str(on_nan)
 
 
 def _own_loss(model: keras.Model, strategy: tf.distribute.Strategy) -> float | None:

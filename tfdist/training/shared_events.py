@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfdist.communication.workers import Agreement, Exchange
+from tfdist.communication.workers import Workers
 from tfdist.compat import tf_internals
 from tfdist.loop import listeners
 from tfdist.training.callback_files import refuse_unable
@@ -33,8 +33,7 @@ def events_of(
     callbacks: Any,
     *,
     model: keras.Model,
-    agreement: Agreement,
-    exchange: Exchange,
+    workers: Workers,
     comparison: Comparison,
     verbose: Any,
     add_history: bool = False,
@@ -46,8 +45,7 @@ def events_of(
     Args:
         callbacks: As given to `fit`.
         model: The model that they act on.
-        agreement: Between the workers.
-        exchange: Between the workers.
+        workers: Of the model's strategy.
         comparison: Of the model's variables over the workers.
         verbose: As in `fit`; only the chief speaks.
         add_history: Whether to add a `History`.
@@ -56,17 +54,15 @@ def events_of(
     """
     inner = callbacks
     if not isinstance(callbacks, keras.callbacks.CallbackList):
-        verbose = verbose if exchange.is_chief else 0
+        verbose = verbose if workers.is_chief else 0
         inner = keras.callbacks.CallbackList(
             callbacks, add_history=add_history, add_progbar=verbose != 0, model=model,
             verbose=verbose, **params,
         )
-    if is_alone or not exchange.has_others:
+    if is_alone or not workers.has_others:
         return inner
     refuse_unable(inner)
-    return SharedEvents(
-        inner, model=model, agreement=agreement, exchange=exchange, comparison=comparison
-    )
+    return SharedEvents(inner, model=model, workers=workers, comparison=comparison)
 
 
 class SharedEvents:
@@ -82,8 +78,7 @@ class SharedEvents:
     Args:
         inner: The callbacks.
         model: The model that they act on.
-        agreement: Between the workers, who make the same calls in the same order.
-        exchange: Between the workers.
+        workers: Of the model's strategy.
         comparison: Of the model's variables.
     """
 
@@ -92,16 +87,15 @@ class SharedEvents:
         inner: keras.callbacks.CallbackList,
         *,
         model: keras.Model,
-        agreement: Agreement,
-        exchange: Exchange,
+        workers: Workers,
         comparison: Comparison,
     ) -> None:
         self._inner, self._model, self._comparison = inner, model, comparison
-        self._agreement, self._exchange = agreement, exchange
+        self._workers = workers
         own = [c for c in inner.callbacks if _is_own(c)]
         restores = [c for c in inner.callbacks if isinstance(c, keras.callbacks.BackupAndRestore)]
         listens = any(_listens(callback) for callback in own)
-        flags = agreement.gather(bool(own), bool(restores), listens)
+        flags = workers.gather(bool(own), bool(restores), listens)
         self._has_own, self._restores, self._has_listener = np.any(flags, axis=0).tolist()
         self._has_begun = self._told = False
 
@@ -140,12 +134,12 @@ class SharedEvents:
     def _settle_rates(self, name: str) -> None:
         rates = _learning_rates(self._model.optimizer)
         own = [np.float64(np.asarray(rate)) for rate in rates]
-        rows = self._agreement.gather(*(int(value.view(np.int64)) for value in own))
+        rows = self._workers.gather(*(int(value.view(np.int64)) for value in own))
         if (rows == rows[0]).all():
             return
         values = rows.view(np.float64)
         self._warn(
-            f"learning rates {values.tolist()} by replica after {name}: a callback set them on "
+            f"learning rates {values.tolist()} by worker after {name}: a callback set them on "
             "some workers only"
         )
         with tf_internals.default_replica_mode():
@@ -159,7 +153,7 @@ class SharedEvents:
             self._warn(f"{names} after {name}: they were changed on some workers only")
         for entry in parted:
             own = np.asarray(self._comparison.local(entry).read_value())
-            chief = np.frombuffer(self._exchange.from_chief(own.tobytes()), own.dtype)
+            chief = np.frombuffer(self._workers.from_chief(own.tobytes()), own.dtype)
             with tf_internals.default_replica_mode():
                 entry.variable.assign(chief.reshape(own.shape))
 

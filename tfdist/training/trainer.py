@@ -25,42 +25,43 @@ import keras
 import tensorflow as tf
 
 from tfdist.checkpoint.run import Run
-from tfdist.communication.compression import Reduction, parse_reduction
+from tfdist.communication.compression import Reduction
 from tfdist.communication.link_check import check_links
 from tfdist.communication.presence import Presence
-from tfdist.communication.share import is_tpu, share_of
-from tfdist.communication.workers import Agreement, Exchange
+from tfdist.communication.share import is_tpu
+from tfdist.communication.workers import Workers
 from tfdist.compat import keras_internals
-from tfdist.data.feed import limited
+from tfdist.data.feed import Feed, limited
 from tfdist.data.inputs import Inputs
 from tfdist.data.shapes import Shapes, parse_shapes
 from tfdist.global_batch import batch_norm
-from tfdist.loop.programs import Programs, Way
+from tfdist.loop.programs import LoopOptions, Programs
 from tfdist.step import error_feedback
 from tfdist.step import local_steps as local_steps_lib
 from tfdist.strategy import factory
 from tfdist.training import bucket_tuning, callback_files, profiling, shared_events
 from tfdist.training.epochs import Epochs, Training, predicted
 from tfdist.training.fingerprints import Comparison
-from tfdist.training.guard import Guard, parse_on_nan
+from tfdist.training.guard import Guard
+from tfdist.training.options import Options, options_of
 from tfdist.training.profiling import Profiler
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
-def _seen(
+def _as_a_run(
     method: Callable[Concatenate[Trainer, _P], _T],
 ) -> Callable[Concatenate[Trainer, _P], _T]:
     """Lets the launcher and the other workers see a method of a trainer while it runs."""
 
     @functools.wraps(method)
-    def seen(self: Trainer, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    def run(self: Trainer, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         is_alone = method.__name__ == "predict" and kwargs.get("already_sharded")
         with self._presence.run(is_shared=not is_alone):
             return method(self, *args, **kwargs)
 
-    return seen
+    return run
 
 
 class Trainer:
@@ -83,22 +84,20 @@ class Trainer:
     ) -> None:
         self.model = model
         self.strategy = _strategy_of(model)
-        self._share = share_of(self.strategy)
-        self._agreement = Agreement(self.strategy, has_others=self._share.has_others)
-        self._exchange = Exchange(self.strategy, self._share)
-        self._comparison = Comparison(model, self.strategy, self._agreement)
-        self._inputs = Inputs(self._share, self._agreement, self._exchange, model)
+        self._workers = Workers(self.strategy)
+        self._comparison = Comparison(model, self._workers)
+        self._inputs = Inputs(self._workers, model)
         self._programs = Programs(model, self.strategy, replica_step=replica_step)
         self._replica_step = replica_step
-        self._presence = Presence(self.strategy, self._agreement, self._exchange)
-        self._epochs = Epochs(model, self._programs, self._agreement, self._presence)
+        self._presence = Presence(self._workers)
+        self._epochs = Epochs(model, self._programs, self._workers, self._presence)
 
     @property
     def is_chief(self) -> bool:
         """Whether this process is the one that writes files and shows progress."""
-        return self._share.first_replica == 0
+        return self._workers.is_chief
 
-    @_seen
+    @_as_a_run
     def fit(
         self,
         x: Any = None,
@@ -118,92 +117,161 @@ class Trainer:
         validation_steps: int | None = None,
         validation_batch_size: int | None = None,
         validation_freq: Any = 1,
+        # Which data, in which shapes.
         already_sharded: bool = False,
         static_shapes: bool | None = None,
         length_buckets: Sequence[int] | None = None,
+        # What survives, and what is looked at.
         checkpoint_dir: Any = None,
         save_every: Any = None,
         fingerprint_every: int | None = None,
         on_nan: str = "warn",
+        # What travels between the replicas, and where time goes.
         reduction: Reduction | str | None = None,
         local_steps: int | None = None,
         outer_optimizer: Any = None,
         profile: Any = False,
     ) -> keras.callbacks.History:
-        """Trains the model; see `tfdist.fit`."""
-        model = self.model
-        has_own_step = keras_internals.overrides(model, "train_step")
-        is_own_rule = self._replica_step is not None or has_own_step
-        on_nan = parse_on_nan(on_nan, is_own_rule=is_own_rule)
-        how = self._agreed(reduction)
-        local_steps_lib.refuse(
-            model, self.strategy, self._agreement, local_steps=local_steps,
-            outer_optimizer=outer_optimizer, is_own_rule=is_own_rule, on_nan=on_nan,
+        """Trains the model, with the result that one device gives.
+
+        Works inside and outside `strategy.scope()`. The arguments from `x` to `validation_freq` are
+        those of `keras.Model.fit`, with the same meanings and defaults.
+
+        Args:
+            x: Inputs: arrays, a `tf.data.Dataset` of *global* batches, a `PyDataset`, a generator.
+            y: Targets, where `x` is arrays.
+            batch_size: The *global* batch: examples a step, over all replicas of all workers.
+            epochs: As in Keras.
+            verbose: As in Keras; only the chief speaks.
+            callbacks: As in Keras; only the chief's write files.
+            validation_split: As in Keras.
+            validation_data: As in Keras.
+            shuffle: As in Keras.
+            class_weight: As in Keras.
+            sample_weight: As in Keras.
+            initial_epoch: As in Keras.
+            steps_per_epoch: As in Keras.
+            validation_steps: As in Keras.
+            validation_batch_size: As in Keras; global, too.
+            validation_freq: As in Keras.
+            already_sharded: Whether each worker gives its own examples alone, for validation too.
+                What they give in a step is the global batch.
+            static_shapes: Whether every batch is padded to the shape of a full one, by rows that do
+                not count, so that a step is traced and compiled once. None: on a TPU alone.
+            length_buckets: Batches whose second dimension varies (`.padded_batch`) are padded to
+                the next of these lengths, as (32, 64, 128), by 0, "" or False, so that a step is
+                traced once for each. It asks for static shapes by itself. The model has to mask
+                what is padded (`Embedding(mask_zero=True)`, `Masking`), which is tried before the
+                first step. Draws of random layers are those of the padded length.
+            checkpoint_dir: A folder, or a `Checkpointer`, from which training goes on where it
+                ended, in the midst of an epoch too, and to which it is saved at the end of each
+                epoch. SIGTERM, or SIGUSR1, to any worker then makes all of them save, and leave
+                with exit code 75.
+            save_every: Save after so many steps (100), or so much time ("10m"), and at the end.
+            fingerprint_every: After so many steps, compare the weights over the replicas.
+            on_nan: Where the loss or a gradient is infinite or NaN, "warn" trains on as Keras does,
+                and says once where that began; "raise" ends at the step, and names the gradient;
+                "skip" leaves the step out, and its batch out of the metrics; "ignore" does not
+                look.
+            reduction: How gradients travel between replicas: a `tfdist.Reduction`, or its type,
+                "bfloat16" or "float16", which halve what is sent and round it. By default nothing
+                is lost.
+            local_steps: Replicas train apart for so many steps, and go on from the mean of their
+                weights, for networks that a sum a step is too much for. The result is not one
+                device's, but for 1 and SGD. See step/local_steps.py.
+            outer_optimizer: Updates by what a round of local steps has changed, such as
+                `SGD(0.7, momentum=0.9, nesterov=True)`.
+            profile: Whether to measure where the time goes, and print it at the end. A folder in
+                its place gets a TensorBoard trace of some of the chief's steps too.
+
+        Returns:
+            The `History` of the whole run, the same on every worker. With `profile`,
+            `history.profile` is the `Profile` of this worker.
+
+        Raises:
+            ValueError: The model was not compiled, the data cannot be used, or an option is invalid
+                or not the same on all workers.
+            RuntimeError: The model was made outside the scope of the strategy it is to train on.
+        """
+        model, is_split = self.model, bool(validation_split) and validation_data is None
+        options = options_of(
+            model, self._workers, replica_step=self._replica_step, already_sharded=already_sharded,
+            static_shapes=static_shapes, length_buckets=length_buckets,
+            checkpoint_dir=checkpoint_dir, save_every=save_every,
+            fingerprint_every=fingerprint_every, on_nan=on_nan, reduction=reduction,
+            local_steps=local_steps, outer_optimizer=outer_optimizer, profile=profile,
         )
         if self._replica_step is None:
             keras_internals.assert_compiled(model, "fit")
         epochs = limited(epochs, "epochs") or epochs
-        shapes = self._shapes(static_shapes, length_buckets)
-        profiler = self._profiler(profile)
-        if validation_split and validation_data is None:
+        if is_split:
             (x, y, sample_weight), validation_data = keras_internals.validation_split(
                 (x, y, sample_weight), validation_split
             )
+        profiler = self._profiler(profile)
         with Run(model, checkpoint_dir, save_every=save_every) as run, profiler or nullcontext():
-            check_links(self.strategy, self._share)
-            guard = Guard(
-                model, self.strategy, self._agreement, fingerprint_every=fingerprint_every,
-                on_nan=on_nan, watch=self._programs.watch(on_nan),
-            )
-            seed = run.seed(self._agreement)
+            check_links(self._workers)
+            seed = run.seed(self._workers)
             feed = self._inputs.feed(
                 x, y, sample_weight=sample_weight, class_weight=class_weight, batch_size=batch_size,
                 steps=steps_per_epoch, shuffle=shuffle, seed=seed, first_pass=initial_epoch,
-                already_sharded=already_sharded, shapes=shapes,
+                already_sharded=already_sharded, shapes=options.shapes,
             )
             validation = self._inputs.validation_feed(
                 validation_data, batch_size=validation_batch_size or batch_size,
-                steps=validation_steps, already_sharded=already_sharded, shapes=shapes,
+                steps=validation_steps, already_sharded=already_sharded, shapes=options.shapes,
             )
-            self._build(feed.source.spec)
-            for data in filter(None, (feed, validation)):
-                self._programs.followed(data.source)
-            local_steps_lib.adopt(model, self.strategy, outer_optimizer)
-            error_feedback.adopt(
-                model, self.strategy, how, is_own_rule=is_own_rule, local_steps=local_steps,
-                on_nan=on_nan,
-            )
-            trained = model.trainable_variables
-            how = bucket_tuning.settled(how, self.strategy, trained, self._agreement, run)
-            batch_norm.warn_of_plain(model, self._share.num_replicas)
-            feed.rewind()
             run.note(shuffle=shuffle, class_weight=class_weight, initial_epoch=initial_epoch)
-            if how.wire_dtype:
-                run.note(wire_dtype=how.wire_dtype)
-            if local_steps:
-                run.note(local_steps=local_steps)
-            way = Way(
-                is_share=feed.source.is_share, padding=feed.source.padding, on_nan=on_nan,
-                reduction=how, local_steps=local_steps, outer_optimizer=outer_optimizer,
-                is_timed=profiler is not None,
-            )
+            loop_options = self._prepared(feed, validation, options, run)
             with callback_files.files_of_chief_alone(callbacks, is_chief=self.is_chief):
                 events = self._events(
                     callbacks, add_history=True, verbose=verbose, epochs=epochs,
                     steps=feed.num_batches,
                 )
+                guard = Guard(
+                    model, self.strategy, fingerprint_every=fingerprint_every, on_nan=on_nan,
+                    watch=self._programs.watch(on_nan),
+                )
                 self._epochs.train(
                     Training(
                         feed=feed, validation=validation, events=events, epochs=epochs,
                         initial_epoch=initial_epoch, validation_freq=validation_freq,
-                        run=run, guard=guard, way=way, profiler=profiler,
+                        run=run, guard=guard, options=loop_options, profiler=profiler,
                     )
                 )
             if profiler:
-                self._tell(profiler, way, verbose=verbose)
+                self._tell(profiler, loop_options, verbose=verbose)
         return model.history
 
-    @_seen
+    def _prepared(
+        self, feed: Feed, validation: Feed | None, options: Options, run: Run
+    ) -> LoopOptions:
+        """Makes all variables that training needs; returns how the loop goes by its batches."""
+        model = self.model
+        self._build(feed.source.spec)
+        for data in filter(None, (feed, validation)):
+            self._programs.followed(data.source)
+        local_steps_lib.adopt(model, self.strategy, options.outer_optimizer)
+        error_feedback.adopt(
+            model, self.strategy, options.reduction, is_own_rule=options.is_own_rule,
+            local_steps=options.local_steps, on_nan=options.on_nan,
+        )
+        batch_norm.warn_of_plain(model, self._workers.share.num_replicas)
+        feed.rewind()
+        reduction = bucket_tuning.settled(
+            options.reduction, model.trainable_variables, self._workers, run
+        )
+        if reduction.wire_dtype:
+            run.note(wire_dtype=reduction.wire_dtype)
+        if options.local_steps:
+            run.note(local_steps=options.local_steps)
+        return LoopOptions(
+            is_share=feed.source.is_share, padding=feed.source.padding, on_nan=options.on_nan,
+            reduction=reduction, local_steps=options.local_steps,
+            outer_optimizer=options.outer_optimizer, is_timed=bool(options.profile),
+        )
+
+    @_as_a_run
     def evaluate(
         self,
         x: Any = None,
@@ -219,7 +287,26 @@ class Trainer:
         static_shapes: bool | None = None,
         length_buckets: Sequence[int] | None = None,
     ) -> Any:
-        """Returns the loss and metrics over the data; see `tfdist.evaluate`."""
+        """Returns the loss and metrics over all examples, each once, the same on every worker.
+
+        The arguments up to `return_dict` are those of `keras.Model.evaluate`.
+
+        Args:
+            x: As in `fit`.
+            y: As in `fit`.
+            batch_size: The *global* batch.
+            verbose: As in Keras; only the chief speaks.
+            sample_weight: As in Keras.
+            steps: As in Keras.
+            callbacks: As in Keras.
+            return_dict: As in Keras.
+            already_sharded: As in `fit`.
+            static_shapes: As in `fit`.
+            length_buckets: As in `fit`.
+
+        Returns:
+            What `keras.Model.evaluate` returns: a scalar, a list, or with `return_dict` a dict.
+        """
         keras_internals.assert_compiled(self.model, "evaluate")
         feed = self._inputs.feed(
             x, y, sample_weight=sample_weight, batch_size=batch_size, steps=steps,
@@ -232,7 +319,7 @@ class Trainer:
             logs = self._epochs.evaluate(feed, events)
         return logs if return_dict else keras_internals.flat_results(self.model, logs)
 
-    @_seen
+    @_as_a_run
     def predict(
         self,
         x: Any,
@@ -245,25 +332,43 @@ class Trainer:
         static_shapes: bool | None = None,
         length_buckets: Sequence[int] | None = None,
     ) -> Any:
-        """Returns the outputs for `x` in input order; see `tfdist.predict`."""
+        """Returns the model's outputs for `x`, in input order, on every worker.
+
+        The model need not be compiled. The arguments up to `callbacks` are those of
+        `keras.Model.predict`.
+
+        Args:
+            x: As in `fit`.
+            batch_size: The *global* batch.
+            verbose: As in Keras; only the chief speaks.
+            steps: As in Keras.
+            callbacks: As in Keras.
+            already_sharded: Whether a worker gives its own inputs, and gets their outputs alone.
+            static_shapes: As in `fit`.
+            length_buckets: As in `fit`; outputs come back as long as their batch was.
+
+        Returns:
+            NumPy arrays of the model's output structure, with one row an example. Outputs of which
+            batches have several lengths are ragged tensors, as those of `keras.Model.predict`.
+        """
         feed = self._inputs.feed(
             x, batch_size=batch_size, steps=steps, already_sharded=already_sharded, is_alone=True,
             shapes=self._shapes(static_shapes, length_buckets),
         )
-        way = Way(is_share=already_sharded, padding=feed.source.padding)
+        options = LoopOptions(is_share=already_sharded, padding=feed.source.padding)
         followed = self._programs.followed(feed.source, predicts=True)
-        loop = self._presence.ticking(self._programs.predict(way, followed))
+        loop = self._presence.ticking(self._programs.predict(options, followed))
         with callback_files.files_of_chief_alone(callbacks, is_chief=self.is_chief):
             events = self._events(
                 callbacks, verbose=verbose, epochs=1, steps=feed.num_batches, is_alone=True
             )
-            agreement = None if already_sharded else self._agreement
-            return predicted(self.model, feed, events, loop, agreement=agreement)
+            workers = None if already_sharded else self._workers
+            return predicted(self.model, feed, events, loop, workers=workers)
 
     def _profiler(self, profile: Any) -> Profiler | None:
         folder = profiling.folder_of(profile)
         # Measuring the sum of gradients takes all workers.
-        if not self._agreement.any(bool(profile)):
+        if not self._workers.any(bool(profile)):
             return None
         if self.model.compiled and self.model.run_eagerly:
             raise ValueError(
@@ -272,28 +377,13 @@ class Trainer:
             )
         return Profiler(self._programs.waits(), trace=folder if self.is_chief else None)
 
-    def _tell(self, profiler: Profiler, way: Way, *, verbose: Any) -> None:
-        rounds, trained = self._programs.rounds(way), self.model.trainable_variables
+    def _tell(self, profiler: Profiler, options: LoopOptions, *, verbose: Any) -> None:
+        rounds, trained = self._programs.rounds(options), self.model.trainable_variables
         every = rounds.size if rounds else 1
-        profile = profiler.profile(self.strategy, trained, way.reduction, every=every)
+        profile = profiler.profile(self.strategy, trained, options.reduction, every=every)
         self.model.history.profile = profile
         if self.is_chief and verbose:
             print(f"profile: {profile}", flush=True)
-
-    def _agreed(self, reduction: Any) -> Reduction:
-        """Returns how gradients travel, which has to be the same on all workers."""
-        how = parse_reduction(reduction)
-        if reduction is not None and self._replica_step is not None:
-            raise ValueError(
-                f"reduction={reduction!r} was given to fit, but gradients are summed by "
-                "replica_step. Give it there: tfdist.apply_gradients(..., reduction=...)."
-            )
-        if (self._agreement.gather(*how.numbers) != how.numbers).any():
-            raise ValueError(
-                f"reduction={reduction!r} is not the same on all workers. Give every worker the "
-                "same."
-            )
-        return how
 
     def _shapes(self, static_shapes: bool | None, length_buckets: Any) -> Shapes:
         return parse_shapes(static_shapes, length_buckets, is_tpu=is_tpu(self.strategy))
@@ -308,7 +398,7 @@ class Trainer:
 
     def _events(self, callbacks: Any, **params: Any) -> Any:
         return shared_events.events_of(
-            callbacks, model=self.model, agreement=self._agreement, exchange=self._exchange,
+            callbacks, model=self.model, workers=self._workers,
             comparison=self._comparison, **params,
         )
 

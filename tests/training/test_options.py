@@ -1,0 +1,105 @@
+"""Are the options of fit checked, and compared over the workers, each by its name?"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfdist.communication.workers import Workers
+from tfdist.training import options as options_lib
+from tfdist.training.options import options_of
+
+_GIVEN: dict[str, Any] = {
+    "replica_step": None, "already_sharded": False, "static_shapes": None, "length_buckets": None,
+    "checkpoint_dir": None, "save_every": None, "fingerprint_every": None, "on_nan": "warn",
+    "reduction": None, "local_steps": None, "outer_optimizer": None, "profile": False,
+}
+
+
+def _model() -> keras.Model:
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    return model
+
+
+class _Other(Workers):
+    """Two workers, of which the other one was given something else."""
+
+    def __init__(self, own: dict[str, Any]) -> None:
+        super().__init__(tf.distribute.get_strategy())
+        self._own = own
+        self._told: list[tuple[int, ...]] = []
+
+    def gather(self, *values: int) -> np.ndarray:
+        self._told.append(values)
+        first = self._told[0]
+        return np.array([first, values])
+
+
+def _given(**changed: Any) -> dict[str, Any]:
+    return {**_GIVEN, **changed}
+
+
+def test_what_is_the_same_passes():
+    found = options_of(_model(), Workers(tf.distribute.get_strategy()), **_given(save_every=3))
+    assert (found.on_nan, found.save_every, found.shapes.are_static) == ("warn", 3, False)
+    assert not found.is_own_rule
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found.on_nan = "raise"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"on_nan": "skip"}, "on_nan='skip'"),
+        ({"fingerprint_every": 4}, "fingerprint_every=4"),
+        ({"reduction": "bfloat16"}, "reduction='bfloat16'"),
+        ({"local_steps": 2}, "local_steps=2"),
+        ({"checkpoint_dir": "here"}, "whether there is a checkpoint_dir"),
+        ({"save_every": "10m"}, "save_every='10m'"),
+        ({"already_sharded": True}, "already_sharded=True"),
+    ],
+)
+def test_what_is_not_the_same_is_named(changed, told):
+    workers = _Other(_GIVEN)
+    options_of(_model(), workers, **_GIVEN)
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}.*not the same on all workers"):
+        options_of(_model(), workers, **_given(**changed))
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"on_nan": "explode"}, "on_nan='explode' must be one of 'warn', 'raise'"),
+        ({"fingerprint_every": 0}, "fingerprint_every=0 must be a whole number"),
+        ({"replica_step": print, "on_nan": "raise"}, "trains by a rule of its own"),
+        ({"replica_step": print, "reduction": "bfloat16"}, "gradients are summed by replica_step"),
+        ({"local_steps": -1}, "local_steps=-1 must be a whole number"),
+        ({"static_shapes": False, "length_buckets": (4,)}, "Leave static_shapes out"),
+        ({"save_every": "soon"}, "save_every='soon' must be"),
+    ],
+)
+def test_what_is_invalid_is_refused(changed, told):
+    with pytest.raises(ValueError, match=told):
+        options_of(_model(), Workers(tf.distribute.get_strategy()), **_given(**changed))
+
+
+def test_every_option_of_fit_is_here():
+    """An option that is added to fit has to be compared, or said to be one of a worker's own."""
+    import inspect
+
+    from tfdist import Trainer
+
+    of_fit = list(inspect.signature(Trainer.fit).parameters)
+    own = of_fit[of_fit.index("validation_freq") + 1 :]
+    assert own == [name for name in inspect.signature(options_of).parameters if name in own]
+    assert set(own) == set(_GIVEN) - {"replica_step"}
+    assert {field.name for field in dataclasses.fields(options_lib.Options)} >= set(own) - {
+        "static_shapes", "length_buckets"
+    }

@@ -1,0 +1,141 @@
+"""What does `fit` take besides Keras's own arguments? All of it, checked, and the same everywhere.
+
+Workers that were given different options would train to something that nobody asked for, or wait
+for each other for ever. So the options are compared over the workers once, before anything else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from tfdist.checkpoint.interval import parse_every
+from tfdist.communication.compression import Reduction, parse_reduction
+from tfdist.communication.share import is_tpu
+from tfdist.communication.workers import Workers
+from tfdist.compat import keras_internals
+from tfdist.data.shapes import Shapes, parse_shapes
+from tfdist.step import local_steps as local_steps_lib
+
+ON_NAN = ("warn", "raise", "skip", "ignore")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The options of one call of `fit`; see there.
+
+    Attributes:
+        is_own_rule: Whether the model trains by a rule of its own, or of the user's.
+        already_sharded: As in `fit`.
+        shapes: Which shapes batches are given.
+        checkpoint_dir: As in `fit`.
+        save_every: As in `fit`.
+        fingerprint_every: As in `fit`.
+        on_nan: One of ON_NAN.
+        reduction: How gradients travel between replicas.
+        local_steps: As in `fit`.
+        outer_optimizer: As in `fit`.
+        profile: As in `fit`.
+    """
+
+    is_own_rule: bool
+    already_sharded: bool
+    shapes: Shapes
+    checkpoint_dir: Any
+    save_every: Any
+    fingerprint_every: int | None
+    on_nan: str
+    reduction: Reduction
+    local_steps: int | None
+    outer_optimizer: Any
+    profile: Any
+
+
+def options_of(
+    model: keras.Model,
+    workers: Workers,
+    *,
+    replica_step: Callable[[Any], Any] | None,
+    already_sharded: bool,
+    static_shapes: bool | None,
+    length_buckets: Any,
+    checkpoint_dir: Any,
+    save_every: Any,
+    fingerprint_every: int | None,
+    on_nan: str,
+    reduction: Any,
+    local_steps: int | None,
+    outer_optimizer: Any,
+    profile: Any,
+) -> Options:
+    """Checks the options of `fit`. Every worker has to call it.
+
+    Args:
+        model: The model.
+        workers: Of its strategy.
+        replica_step: A training rule of the user's own, or None. All others are as in `fit`.
+
+    Raises:
+        ValueError: An option is invalid, or not the same on all workers.
+    """
+    strategy = workers.strategy
+    options = Options(
+        is_own_rule=replica_step is not None or keras_internals.overrides(model, "train_step"),
+        already_sharded=already_sharded,
+        shapes=parse_shapes(static_shapes, length_buckets, is_tpu=is_tpu(strategy)),
+        checkpoint_dir=checkpoint_dir,
+        save_every=save_every,
+        fingerprint_every=fingerprint_every,
+        on_nan=on_nan,
+        reduction=parse_reduction(reduction),
+        local_steps=local_steps,
+        outer_optimizer=outer_optimizer,
+        profile=profile,
+    )
+    _refuse(options)
+    if reduction is not None and replica_step is not None:
+        raise ValueError(
+            f"reduction={reduction!r} was given to fit, but gradients are summed by "
+            "replica_step. Give it there: tfdist.apply_gradients(..., reduction=...)."
+        )
+    workers.require_same(_numbers(options, given_reduction=reduction))
+    local_steps_lib.refuse(
+        model, strategy, local_steps=local_steps, outer_optimizer=outer_optimizer,
+        is_own_rule=options.is_own_rule, on_nan=on_nan,
+    )
+    return options
+
+
+def _refuse(options: Options) -> None:
+    """Raises a ValueError where an option is invalid by itself."""
+    on_nan, every = options.on_nan, options.fingerprint_every
+    if on_nan not in ON_NAN:
+        raise ValueError(f"on_nan={on_nan!r} must be one of {', '.join(map(repr, ON_NAN))}.")
+    if options.is_own_rule and on_nan in ("raise", "skip"):
+        raise ValueError(
+            f"on_nan={on_nan!r} looks at the gradients of Keras's own training step, but this "
+            "model trains by a rule of its own. Check the gradients there, or use on_nan='warn'."
+        )
+    if every is not None and (type(every) is not int or every < 1):
+        raise ValueError(f"fingerprint_every={every!r} must be a whole number of steps from 1.")
+
+
+def _numbers(options: Options, *, given_reduction: Any) -> dict[str, tuple[int, ...]]:
+    """Returns the numbers that stand for each option, by what a message calls it."""
+    local_steps, every = options.local_steps, parse_every(options.save_every)
+    is_number = type(local_steps) is int and 0 < local_steps < 2**62
+    return {
+        f"on_nan={options.on_nan!r}": (ON_NAN.index(options.on_nan),),
+        f"fingerprint_every={options.fingerprint_every!r}": (options.fingerprint_every or 0,),
+        f"reduction={given_reduction!r}": options.reduction.numbers,
+        f"local_steps={local_steps!r}": (int(local_steps) if is_number and local_steps else 0,),
+        "whether there is an outer_optimizer": (options.outer_optimizer is not None,),
+        "whether there is a checkpoint_dir, which only the chief uses,": (
+            options.checkpoint_dir is not None,
+        ),
+        f"save_every={options.save_every!r}": (every.steps or 0, int(1000 * (every.secs or 0))),
+        f"already_sharded={options.already_sharded!r}": (bool(options.already_sharded),),
+    }
