@@ -7,6 +7,7 @@ imports it only inside itself asks for the fixture `logical_cpus`.
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 import pathlib
 import signal
@@ -62,6 +63,14 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("tfdist")
 
 
+def pytest_report_header() -> list[str]:
+    if importlib.util.find_spec("parity") is None:
+        return []  # a copy of this file, in a folder of its own
+    from parity import rotation
+
+    return [rotation.summary()]
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if "tensorflow" in sys.modules:
@@ -81,13 +90,13 @@ def logical_cpus() -> int:
 def jobs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Returns the jobs of the selected rows of the parity table."""
     from parity.case import Case
-    from parity.jobs import Jobs
+    from parity.jobs import ORACLE, Jobs
 
     selected: dict[str, list[str]] = {}
     for item in request.session.items:
         asked = item.callspec.params if hasattr(item, "callspec") else {}
-        if "world" in asked and isinstance(asked.get("case"), Case):
-            selected.setdefault(asked["world"], []).append(asked["case"].name)
+        if isinstance(asked.get("case"), Case):
+            selected.setdefault(asked.get("world", ORACLE), []).append(asked["case"].name)
     own = tmp_path_factory.getbasetemp()
     # Processes of one run of the tests share what stock Keras gives.
     return Jobs(selected, own.parent if "PYTEST_XDIST_WORKER" in os.environ else own)
