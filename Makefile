@@ -25,9 +25,9 @@ ARGS ?=
 
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready-$(EXTRA)
-# A file of tests in one process, as many as cores: two are what everybody has. A slow test waits
-# about a third of its time.
-PYTEST := $(RUN) -m pytest -rs --dist loadfile --durations=15
+# A file of tests in one process. Two cores are what everybody has; a third process works while slow
+# tests of another one wait. tests/conftest.py lets the longest files begin.
+PYTEST := $(RUN) -m pytest -rs --dist loadfile --no-loadscope-reorder --durations=15
 QUICK := -n 2 -m "not slow"
 SLOW := -n 3 -m "slow and not table" -o timeout=900 -o faulthandler_timeout=1200
 ENGINES := ray,dask,spark
@@ -35,7 +35,7 @@ ENGINES := ray,dask,spark
 COLAB_VENV := $(VENV)-colab
 COLAB_PINS := tensorflow-cpu==2.20.0,keras==3.13.2
 
-.PHONY: train test test-slow test-colab test-all environment environments engines parity oracles check clean
+.PHONY: train test test-slow test-colab test-all environment environments engines tpu-compiler parity oracles check clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := train
 
@@ -57,7 +57,12 @@ test-all: test test-slow test-colab
 
 # What can be made beforehand: the environment of the tests, and what other tests need beside it.
 environment: $(READY),$(WITH)
-environments: $(COLAB_VENV)/.ready engines
+environments: engines $(COLAB_VENV)/.ready tpu-compiler
+
+# Where the tests look for it; preflight makes it where it is not there.
+tpu-compiler: $(READY),$(WITH)
+	$(RUN) -c "from tfdist.tpu import environment as e; \
+	print(e.compiler_python(cache_dir='.pytest_cache/d/tfdist-tpu'))"
 
 engines:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then bash scripts/setup_engines.sh; \

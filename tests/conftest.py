@@ -43,6 +43,14 @@ _WORKER_VARIABLES = (
 )
 # Helpers of Python's multiprocessing that live as long as their parent, by design.
 _LASTING_HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+# Files by what they take, in the slow part or the quick one; others take less than half a minute.
+_LONGEST_FIRST = (
+    "test_parity_workers", "test_engines", "test_parity", "test_resume", "test_tpu_preflighting",
+    "test_mutations", "test_kills", "test_verification", "test_packaging", "test_tpu_pair",
+    "test_parity_property", "test_heartbeat", "test_tpu_fit", "test_tpu_numbers", "test_benchmark",
+    "test_meeting", "test_two_hosts", "test_resume_workers", "test_ledger", "test_callbacks",
+    "test_reduction", "test_local_steps", "test_lengths", "test_launch_failures", "test_docs",
+)  # fmt: skip
 _PR_SET_CHILD_SUBREAPER = 36  # from linux/prctl.h
 _CHILD_GRACE_SECS = 3.0
 
@@ -61,6 +69,12 @@ def pytest_configure(config: pytest.Config) -> None:
         "tfdist", deadline=None, derandomize=True, database=None, print_blob=False
     )
     hypothesis.settings.load_profile("tfdist")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Lets the longest files begin, so that no other process waits for them at the end."""
+    places = {name: place for place, name in enumerate(_LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 def pytest_report_header() -> list[str]:

@@ -201,15 +201,18 @@ def two_workers(tmp_path_factory):
     return testing.run_workers(work, args=(folder, kinds), timeout_secs=LIMIT_SECS), kinds
 
 
+@pytest.mark.slow
 def test_two_workers_use_each_example_once(two_workers):
     assert_ledgers_are_even(*two_workers)
 
 
+@pytest.mark.slow
 def test_workers_get_predictions_in_the_order_of_their_inputs(two_workers):
     for result in two_workers[0]:
         assert result["predictions"] == [True, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "words"),
     [

@@ -18,7 +18,7 @@ from parity.case import Case
 from tfdist import testing
 
 # A row takes some 5 s, and the first of a job waits for all: see faulthandler_timeout in setup.cfg.
-ROWS_A_JOB = 12
+ROWS_A_JOB = 20
 JOB_SECS = 900.0
 ORACLE = "one device"
 _NOT_RUN = ("NotRun", "the job ended before this row")
