@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parity import harness, selection, stored, table, worlds
+from parity import harness, rotation, selection, stored, table, worlds
 from parity.case import Case
 from parity.jobs import JOB_SECS, Jobs
 
@@ -78,6 +78,34 @@ def test_source_of_a_row_is_all_that_makes_it() -> None:
 
 def test_names_are_unique() -> None:
     assert len(_NAMES) == len(set(_NAMES))
+
+
+def test_every_row_runs_in_every_commit_and_in_each_world_in_turn(monkeypatch) -> None:
+    worlds_of_all = ("2", "4", "2 workers", "3 workers")
+    everything = {param.id for param in selection.rows_in(*worlds_of_all)}
+    seen: set[str] = set()
+    for turn in range(rotation.FURTHER_WORLDS):
+        monkeypatch.setattr(rotation, "commit", lambda turn=turn: f"{turn:08x}" + 32 * "0")
+        params = list(selection.rows_in(*worlds_of_all))
+        ran = [param for param in params if pytest.mark.table not in param.marks]
+        assert {param.values[0].name for param in ran} == {c.name for c in table.ROWS if c.steady}
+        assert len(ran) < 0.75 * len(params)
+        seen |= {param.id for param in ran}
+    assert {id.rpartition("-")[0] for id in everything - seen} == {
+        case.name for case in table.ROWS if not case.steady
+    }
+
+
+def test_the_turn_is_that_of_the_commit(monkeypatch) -> None:
+    assert rotation.commit() == rotation.commit()
+    assert len(rotation.commit()) == 40
+    names = [str(number) for number in range(100)]
+    parts = []
+    for turn in range(4):
+        monkeypatch.setattr(rotation, "commit", lambda turn=turn: f"{turn:08x}" + 32 * "0")
+        assert f"part {turn % 4} of" in rotation.summary()
+        parts.append({name for name in names if rotation.has_turn(name, 4)})
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 100
 
 
 def test_every_shipped_class_has_a_row() -> None:
