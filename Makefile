@@ -2,58 +2,80 @@
 #
 #   make train                      trains on handwritten digits, as two workers on this machine
 #   make train ARGS="--epochs=3"    the same with flags of scripts/train.py
-#   make test                       the tests, in some ten minutes on two cores
-#   make test-all                   those, the slow ones, and the versions that Colab carries
-#   make test-colab                 those versions alone, in an environment of their own
+#   make test                       the tests, in some five minutes on two cores
+#   make test-slow                  the slow ones, on the engines too
+#   make test-colab                 the versions that Colab carries, in an environment of their own
+#   make test-all                   all three
 #   make parity                     the whole parity table, into README.md and PARITY.md
+#   make oracles                    what stock Keras gives for its rows, where that is out of date
 #   make check                      lint and types
 #   make clean                      removes builds and caches; the environment stays
 #
 # PYTHON  the Python 3.10 to 3.13 that the environment is made with
 # VENV    the folder of the environment; one that is there is used as it is
 # EXTRA   the TensorFlow to install, cpu, gpu or tpu, where none can be imported yet
+# WITH    further extras of the environment that tests run in
 # ARGS    further arguments: of scripts/train.py, or of pytest
 
 PYTHON ?= python3
 VENV ?= .venv
 EXTRA ?= cpu
+WITH ?= test
 ARGS ?=
 
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready-$(EXTRA)
-# Two processes, a file of tests in one of them: two cores are what everybody has.
-PYTEST := $(RUN) -m pytest -n 2 --dist loadfile --durations=15
-SLOW := -m "slow and not table" -o timeout=900 -o faulthandler_timeout=1200
+# A file of tests in one process. Two cores are what everybody has; a third process works while slow
+# tests of another one wait. tests/conftest.py lets the longest files begin.
+PYTEST := $(RUN) -m pytest -rs --dist loadfile --no-loadscope-reorder --durations=15
+QUICK := -n 2 -m "not slow"
+SLOW := -n 3 -m "slow and not table" -o timeout=900 -o faulthandler_timeout=1200
 ENGINES := ray,dask,spark
 # What Colab carries.
 COLAB_VENV := $(VENV)-colab
 COLAB_PINS := tensorflow-cpu==2.20.0,keras==3.13.2
 
-.PHONY: train test test-all test-colab parity check clean
+.PHONY: train test test-slow test-colab test-all environment environments engines tpu-compiler parity oracles check clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := train
 
 train: $(READY)
 	$(RUN) -m tfdist.launch --workers=2 scripts/train.py --device=cpu $(ARGS)
 
-test: $(READY),test
-	$(PYTEST) tests -m "not slow" $(ARGS)
+test: $(READY),$(WITH)
+	$(PYTEST) tests $(QUICK) $(ARGS)
 
-test-all: test $(READY),test,$(ENGINES)
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then bash scripts/setup_engines.sh; \
-	else echo "Without: sudo bash scripts/setup_engines.sh, mpi, slurm and spark are not tested."; fi
+test-slow: $(READY),test,$(ENGINES) engines
 	$(PYTEST) tests $(SLOW) $(ARGS); code=$$?; \
 	[ "$$(id -u)" != 0 ] || bash scripts/setup_engines.sh --stop; exit $$code
-	$(MAKE) test-colab
 
 test-colab: $(COLAB_VENV)/.ready
-	$(COLAB_VENV)/bin/python -m pytest tests/house/test_parity.py tests/house/test_parity_workers.py \
-		-m "not slow" $(ARGS)
+	$(COLAB_VENV)/bin/python -m pytest -n 2 --dist loadfile \
+		tests/house/test_parity.py tests/house/test_parity_workers.py -m "not slow" $(ARGS)
 
-parity: $(READY),test
+test-all: test test-slow test-colab
+
+# What can be made beforehand: the environment of the tests, and what other tests need beside it.
+environment: $(READY),$(WITH)
+environments: engines $(COLAB_VENV)/.ready tpu-compiler
+
+# Where the tests look for it; preflight makes it where it is not there.
+tpu-compiler: $(READY),$(WITH)
+	$(RUN) -c "from tfdist.tpu import compiler_environment as e; \
+	print(e.compiler_python(cache_dir='.pytest_cache/d/tfdist-tpu'))"
+
+engines:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then bash scripts/setup_engines.sh; \
+	else echo "Without: sudo bash scripts/setup_engines.sh, mpi, slurm and spark are not tested."; fi
+
+parity: $(READY),$(WITH)
+	PYTHONPATH=tests $(RUN) -m parity.remake --all
 	$(RUN) scripts/parity_table.py --write
 
-check: $(READY),test
+oracles: $(READY),$(WITH)
+	PYTHONPATH=tests $(RUN) -m parity.remake $(ARGS)
+
+check: $(READY),$(WITH)
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy tfdist scripts
 

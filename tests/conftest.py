@@ -7,6 +7,7 @@ imports it only inside itself asks for the fixture `logical_cpus`.
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 import pathlib
 import signal
@@ -19,6 +20,7 @@ import hypothesis
 import pytest
 
 NUM_LOGICAL_CPUS = 4
+_TESTS = pathlib.Path(__file__).resolve().parent
 
 # Variables by which a process learns that it is one worker of many: none may come from outside
 # into the tests, and none may go from one test into the next.
@@ -42,6 +44,17 @@ _WORKER_VARIABLES = (
 )
 # Helpers of Python's multiprocessing that live as long as their parent, by design.
 _LASTING_HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+# Files by what they take, in the slow part or the quick one; others take less than half a minute.
+_LONGEST_FIRST = (
+    "house/test_parity_workers", "launch/engines/test_engines", "house/test_parity",
+    "checkpoint/test_run", "tpu/test_preflighting", "house/test_mutations", "faults/test_kills",
+    "diagnostics/test_verification", "house/test_packaging", "tpu/test_pair",
+    "house/test_parity_property", "cluster/test_heartbeat", "tpu/test_fit", "tpu/test_numbers",
+    "scripts/test_benchmark", "cluster/test_meeting", "faults/test_two_hosts",
+    "faults/test_resume_workers", "faults/test_ledger", "training/test_shared_events",
+    "communication/test_reduction", "step/test_local_steps", "data/test_lengths",
+    "launch/test_failures", "house/test_docs",
+)  # fmt: skip
 _PR_SET_CHILD_SUBREAPER = 36  # from linux/prctl.h
 _CHILD_GRACE_SECS = 3.0
 
@@ -60,6 +73,25 @@ def pytest_configure(config: pytest.Config) -> None:
         "tfdist", deadline=None, derandomize=True, database=None, print_blob=False
     )
     hypothesis.settings.load_profile("tfdist")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Lets the longest files begin, so that no other process waits for them at the end."""
+    places = {name: place for place, name in enumerate(_LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(_of_tests(item.path), len(places)))
+
+
+def _of_tests(path: pathlib.Path) -> str:
+    """Returns the path of a file of tests below this folder, without its ending."""
+    return path.relative_to(_TESTS).with_suffix("").as_posix() if _TESTS in path.parents else ""
+
+
+def pytest_report_header() -> list[str]:
+    if importlib.util.find_spec("parity") is None:
+        return []  # a copy of this file, in a folder of its own
+    from parity import rotation
+
+    return [rotation.summary()]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -81,13 +113,13 @@ def logical_cpus() -> int:
 def jobs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Returns the jobs of the selected rows of the parity table."""
     from parity.case import Case
-    from parity.jobs import Jobs
+    from parity.jobs import ORACLE, Jobs
 
     selected: dict[str, list[str]] = {}
     for item in request.session.items:
         asked = item.callspec.params if hasattr(item, "callspec") else {}
-        if "world" in asked and isinstance(asked.get("case"), Case):
-            selected.setdefault(asked["world"], []).append(asked["case"].name)
+        if isinstance(asked.get("case"), Case):
+            selected.setdefault(asked.get("world", ORACLE), []).append(asked["case"].name)
     own = tmp_path_factory.getbasetemp()
     # Processes of one run of the tests share what stock Keras gives.
     return Jobs(selected, own.parent if "PYTEST_XDIST_WORKER" in os.environ else own)

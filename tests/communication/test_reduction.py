@@ -224,6 +224,7 @@ def _fits_on_worker(folder: str) -> list[Any]:
     return found
 
 
+@pytest.mark.slow
 def test_fit_on_two_workers(tmp_path: Any) -> None:
     first, second = testing.run_workers(
         _fits_on_worker, args=(str(tmp_path),), timeout_secs=_LIMIT_SECS

@@ -207,6 +207,7 @@ class Stop(keras.callbacks.Callback):
             raise RuntimeError("stopped")
 
 
+@pytest.mark.slow
 def test_goes_on_in_mid_epoch(tmp_path: Any) -> None:
     data = _dataset(*_words(3, 5, 2, 7, 4, rows=3))
     given = {"epochs": 2, "length_buckets": (4, 8), "verbose": 0}

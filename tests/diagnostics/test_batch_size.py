@@ -65,12 +65,14 @@ def test_another_error_is_told():
         tfdist.find_batch_size(broken_model, *data(3), device="cpu")
 
 
+@pytest.mark.slow
 def test_an_error_of_the_training_is_told():
     x, _ = data(3)
     with pytest.raises(RuntimeError, match=r"(?s)Traceback.*shape"):
         tfdist.find_batch_size(wide_model, np.ones((3, 7), "float32"), x, device="cpu")
 
 
+@pytest.mark.slow
 def test_a_limit_below_what_a_process_has():
     with pytest.raises(RuntimeError, match="before the first step. Give more"):
         tfdist.find_batch_size(wide_model, *data(3), device="cpu", memory_limit_bytes=_MIB)

@@ -121,7 +121,7 @@ def used_and_estimated(width: int, depth: int, activation: str, rows: int) -> tu
 @pytest.mark.parametrize(
     ("width", "depth", "activation", "rows"),
     [
-        pytest.param(1024, 3, "gelu", 8000, id="activations"),
+        pytest.param(1024, 3, "gelu", 8000, id="activations", marks=pytest.mark.slow),
         pytest.param(4096, 3, "relu", 16, id="weights"),
     ],
 )

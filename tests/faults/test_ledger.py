@@ -187,6 +187,9 @@ def refusals(strategy, cluster):
     return said
 
 
+KINDS = (*WHOLE, "files", "shares of a dataset", "shares of arrays", "predictions")
+
+
 def assert_ledgers_are_even(results, kinds):
     for result in results:
         for name in [*WHOLE, "files", "shares of a dataset", "shares of arrays"]:
@@ -196,20 +199,23 @@ def assert_ledgers_are_even(results, kinds):
 
 @pytest.fixture(scope="module")
 def two_workers(tmp_path_factory):
-    kinds = ("dataset", "shares of a dataset", "predictions", "refusals")
+    kinds = (*KINDS, "refusals")
     folder = str(tmp_path_factory.mktemp("ledger"))
     return testing.run_workers(work, args=(folder, kinds), timeout_secs=LIMIT_SECS), kinds
 
 
-def test_two_workers_use_each_example_once(two_workers):
+@pytest.mark.slow
+def test_two_workers_use_each_example_once_of_every_kind(two_workers):
     assert_ledgers_are_even(*two_workers)
 
 
+@pytest.mark.slow
 def test_workers_get_predictions_in_the_order_of_their_inputs(two_workers):
     for result in two_workers[0]:
         assert result["predictions"] == [True, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
@@ -227,11 +233,9 @@ def test_workers_that_would_read_something_else_are_refused(kind, words, two_wor
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("workers", [2, 3])
-def test_workers_use_each_example_once_of_every_kind(workers, tmp_path):
-    kinds = (*WHOLE, "files", "shares of a dataset", "shares of arrays", "predictions")
+def test_three_workers_use_each_example_once_of_every_kind(tmp_path):
     results = testing.run_workers(
-        work, workers=workers, args=(str(tmp_path), kinds), timeout_secs=2 * LIMIT_SECS
+        work, workers=3, args=(str(tmp_path), KINDS), timeout_secs=2 * LIMIT_SECS
     )
-    assert_ledgers_are_even(results, kinds)
+    assert_ledgers_are_even(results, KINDS)
     assert all(result["predictions"] == [True, True] for result in results)

@@ -59,7 +59,6 @@ _TESTED_BY = {
     "tpu/compiler_process.py": "tpu/test_preflighting.py",
     "tpu/limits.py": "tpu/test_linting.py",
     "training/epochs.py": "training/test_trainer.py",
-    "training/fitting.py": "training/test_trainer.py",
     "training/guard.py": "training/test_fingerprints.py",
 }
 # Test files in mirrored folders that are of no one file.

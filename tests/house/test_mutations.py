@@ -11,7 +11,7 @@ import pathlib
 import shutil
 
 import pytest
-from parity import apart, worker
+from parity import apart, selection, table, worker
 
 import tfdist
 
@@ -28,6 +28,8 @@ class Mutation:
         new: What stands there instead.
         row: Name of a row of the parity table.
         replicas: Of one process, on which the row is run.
+        workers_see_it: Whether the row shows the fault in worker processes too. All were tried in
+            the world that CI runs the row in, which follows from this: see `selection.hardest`.
     """
 
     file: str
@@ -35,6 +37,7 @@ class Mutation:
     new: str
     row: str
     replicas: int = 2
+    workers_see_it: bool = True
 
 
 MUTATIONS = {
@@ -145,6 +148,7 @@ MUTATIONS = {
         'for attribute, make in (("_losses", list), ("_loss_ids", set)):',
         "for attribute, make in ():",
         "add_loss with synchronized BatchNormalization",
+        workers_see_it=False,
     ),
     "the filler row is normalized with": Mutation(
         "global_batch/batch_norm.py",
@@ -152,6 +156,7 @@ MUTATIONS = {
         "x = x[:]",
         "synchronized BatchNormalization, batches smaller than four replicas",
         replicas=4,
+        workers_see_it=False,
     ),
     "a compiled step counts its own replica alone": Mutation(
         "step/jit_compile.py",
@@ -246,6 +251,13 @@ def test_the_table_notices(name, tmp_path):
 def test_a_copy_without_a_mutation_is_right(replicas, tmp_path):
     _copied_to(tmp_path)
     assert _verdict("uneven last batch", replicas, tmp_path) == "right"
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_ci_runs_the_row_where_it_shows_the_fault(name):
+    [case] = [case for case in table.ROWS if case.name == MUTATIONS[name].row]
+    assert case.steady
+    assert MUTATIONS[name].workers_see_it or selection.hardest(case) == "4"
 
 
 def _copied_to(folder):

@@ -18,6 +18,7 @@ import pytest
 import tfdist
 
 _CHECKOUT = pathlib.Path(tfdist.__file__).parent.parent
+_NO_BYTECODE = {"PIP_NO_COMPILE": "0"}  # sic: pip skips it where this is false; it takes longest
 # What a build reads. It works on a copy, so that it leaves nothing in the checkout.
 _SOURCES = ("setup.cfg", "pyproject.toml", "LICENSE", "NOTICE", "README.md", "scripts", "tfdist")
 
@@ -123,12 +124,20 @@ def test_data_by_others_is_named():
         (["train"], "-m tfdist.launch --workers=2 scripts/train.py --device=cpu"),
         (["train", "ARGS=--epochs=3"], "scripts/train.py --device=cpu --epochs=3"),
         (["train", "EXTRA=gpu"], "--extras=gpu"),
-        (["test"], '--dist loadfile --durations=15 tests -m "not slow"'),
+        (["test"], "-rs --dist loadfile --no-loadscope-reorder --durations=15 tests -n 2"),
+        (["test"], 'tests -n 2 -m "not slow"'),
         (["test", "EXTRA=tpu"], "--extras=tpu,test"),
-        (["test-all"], 'tests -m "slow and not table" -o timeout=900'),
-        (["test-all"], "none-colab/bin/python -m pytest tests/house/test_parity.py"),
+        (["test", "WITH=test,ray"], "--extras=cpu,test,ray"),
+        (["test-slow"], "--extras=cpu,test,ray,dask,spark"),
+        (["test-slow"], 'tests -n 3 -m "slow and not table" -o timeout=900'),
+        (["test-all"], 'tests -n 3 -m "slow and not table" -o timeout=900'),
+        (["test-all"], "tests/house/test_parity.py tests/house/test_parity_workers.py"),
+        (["environments"], "compiler_python(cache_dir='.pytest_cache/d/tfdist-tpu')"),
+        (["environments"], "--extras=test --pins=tensorflow-cpu==2.20.0,keras==3.13"),
         (["test-colab"], "--extras=test --pins=tensorflow-cpu==2.20.0,keras==3.13"),
+        (["parity"], "-m parity.remake --all"),
         (["parity"], "scripts/parity_table.py --write"),
+        (["oracles"], "-m parity.remake"),
         (["check"], "-m mypy tfdist scripts"),
     ],
 )
@@ -140,14 +149,59 @@ def test_make_runs(arguments, expected, tmp_path):
     assert expected in done.stdout
 
 
-def test_ci_checks_first_and_then_tests():
-    lines = (_CHECKOUT / ".ci" / "run").read_text().splitlines()
-    assert [line for line in lines if line.startswith("make")] == [
-        "make check",
-        "make test test-all",
-    ]
-    assert "set -euo pipefail" in lines
-    assert os.access(_CHECKOUT / ".ci" / "run", os.X_OK)
+_MAKE = """#!/usr/bin/env bash
+echo "made $*"
+case "$*" in
+  environments) sleep "$SLOWLY"; exit "$ENVIRONMENTS" ;;
+  "$BREAKS") exit 5 ;;
+esac
+"""
+
+
+def _run_ci(folder: pathlib.Path, *, breaks: str = "", environments: int = 0, slowly: float = 0):
+    """Runs .ci/run with a stand-in for make."""
+    (folder / "make").write_text(_MAKE)
+    (folder / "make").chmod(0o755)
+    environ = {
+        **os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "BREAKS": breaks,
+        "ENVIRONMENTS": str(environments), "SLOWLY": str(slowly),
+    }  # fmt: skip
+    return _run([str(_CHECKOUT / ".ci" / "run")], env=environ, timeout=30)
+
+
+def test_ci_checks_first_and_then_tests(tmp_path):
+    done = _run_ci(tmp_path)
+    assert done.returncode == 0, done.stderr
+    made = [line.partition(" ")[2] for line in done.stdout.splitlines() if line[:4] == "made"]
+    # The output of what is made in the background comes when it is waited for.
+    assert made == ["environment", "check", "test", "environments", "test-slow", "test-colab"]
+    last = done.stdout.splitlines()[-8:]
+    assert last[0] == "What took how long:"
+    assert [line.split(" s  ")[1] for line in last[1:]] == [
+        "the environment", "lint and types", "quick tests",
+        "what was left of the other environments", "slow tests", "Colab's versions",
+        "all, exit code 0",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("breaks", ["environment", "check", "test", "test-slow", "test-colab"])
+def test_first_failure_ends_ci(breaks, tmp_path):
+    done = _run_ci(tmp_path, breaks=breaks)
+    assert done.returncode == 5
+    assert f"made {breaks}\n\nWhat took how long:" in done.stdout
+    assert done.stdout.endswith("s  all, exit code 5\n")
+
+
+def test_ci_fails_where_an_environment_cannot_be_made(tmp_path):
+    done = _run_ci(tmp_path, environments=3, slowly=0.5)
+    assert done.returncode == 3
+    assert "made environments\n\nWhat took how long:" in done.stdout
+    assert "made test-slow" not in done.stdout
+
+
+def test_ci_that_fails_leaves_nothing_behind(tmp_path):
+    done = _run_ci(tmp_path, breaks="check", slowly=77)  # the fixture looks for processes
+    assert done.returncode == 5
 
 
 def test_setup_names_the_python_versions(tmp_path):
@@ -220,7 +274,7 @@ print(importlib.metadata.version("keras"))
 @pytest.mark.parametrize("pip", ["pip==23.0", "pip"])
 def test_pip_installs_into_a_clean_environment(pip, editable, tmp_path):
     sources = _copy_sources(tmp_path / "sources")
-    python = f"{tmp_path}/venv/bin/python"
+    python, environ = f"{tmp_path}/venv/bin/python", {**os.environ, **_NO_BYTECODE}
     code = "import tfdist; print(tfdist.__version__, tfdist.datasets.__doc__[:5])"
     for command in (
         [sys.executable, "-m", "venv", f"{tmp_path}/venv"],
@@ -229,7 +283,7 @@ def test_pip_installs_into_a_clean_environment(pip, editable, tmp_path):
         [python, "-c", code],
         [f"{tmp_path}/venv/bin/tfdist-launch", "--help"],
     ):
-        done = _run(command, timeout=300, cwd=tmp_path)
+        done = _run(command, timeout=300, cwd=tmp_path, env=environ)
         assert done.returncode == 0, f"{command}: {done.stderr}"
 
 
@@ -244,7 +298,7 @@ def _environ_without(folder: pathlib.Path, *modules: str) -> dict[str, str]:
     """Returns an environment in which Python finds none of these modules, as on a bare Debian."""
     lines = [f"sys.modules[{module!r}] = None" for module in modules]
     (folder / "sitecustomize.py").write_text("\n".join(["import sys", *lines]))
-    return {**os.environ, "PYTHONPATH": str(folder)}
+    return {**os.environ, **_NO_BYTECODE, "PYTHONPATH": str(folder)}
 
 
 def _venv_with_tensorflow(venv: pathlib.Path, *, code: str, pip: bool = False) -> pathlib.Path:

@@ -15,7 +15,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 
-from parity import harness, jobs, table, worlds
+from parity import harness, jobs, stored, table, worlds
 from parity.case import Case
 from tfdist import testing
 
@@ -73,13 +73,13 @@ def verdicts(rows: Iterable[Case], *, world: str, is_stock: bool) -> Iterator[Ve
     for row in rows:
         case = dataclasses.replace(row, batch_size=8) if is_stock else row
         outcome = harness.run(case, harness.api_of(strategy, case, is_stock=is_stock))
-        yield judge(case, outcome, worlds.oracle(case), world=world, is_stock=is_stock)
+        yield judge(case, outcome, stored.oracle(case), world=world, is_stock=is_stock)
 
 
 def _of_workers(rows: list[Case], world: str, *, is_stock: bool) -> Iterator[Verdict]:
     outcomes = jobs.run([case.name for case in rows], world=world, is_stock=is_stock)
     for case in rows:
-        expected = worlds.oracle(case)
+        expected = stored.oracle(case)
         of_ranks = [
             judge(case, outcome, expected, world=world, is_stock=is_stock)
             for outcome in outcomes[case.name]

@@ -26,11 +26,11 @@ def run_rows(
         folder: Where the files go.
         world: One of `case.WORLDS`.
         is_stock: Whether stock Keras trains.
-        oracles_folder: As in `jobs.run`.
+        oracles_folder: As in `jobs.run`; of rows of which nothing is kept.
     """
     _choose_backend()
     import tfdist
-    from parity import harness, worlds
+    from parity import harness, stored, worlds
 
     strategy, cluster = worlds.strategy_of(world), tfdist.detect_cluster()
     rank = cluster.rank if cluster else 0
@@ -39,7 +39,7 @@ def run_rows(
         outcome = harness.run(case, harness.api_of(strategy, case, is_stock=is_stock))
         print(f"{case.name}: {time.monotonic() - start:.1f} s {outcome.error[0]}", flush=True)
         _write(outcome, pathlib.Path(folder, file_name(index, rank)))
-        if oracles_folder is not None:
+        if oracles_folder is not None and stored.find(case) is None:
             _add_oracle(case, pathlib.Path(oracles_folder))
 
 

@@ -159,6 +159,7 @@ def test_several_steps_are_those_of_models_apart(replicas, steps, optimizer, out
             np.testing.assert_array_equal(first, other)
 
 
+@pytest.mark.slow
 def test_inside_the_scope_it_is_the_same():
     with scope(2):
         model = build()
@@ -197,6 +198,7 @@ def test_two_workers():
     assert_close([np.array(value) for value in found[0]], apart(2, 3, momentum, nesterov))
 
 
+@pytest.mark.slow
 def test_who_looks_at_batches_sees_whole_rounds():
     class Look(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):

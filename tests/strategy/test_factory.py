@@ -248,6 +248,7 @@ def test_outside_the_scope_alone(monkeypatch):
 # --------------------------------------------------------------------------- in several processes
 
 
+@pytest.mark.slow
 def test_two_workers_by_the_environment():
     found = testing.run_workers(_join, workers=2)
     for rank, worker in enumerate(found):

@@ -202,6 +202,7 @@ def profiled(rank_that_asks: int) -> tuple[int, float]:
     return history.profile.replicas, history.profile.split.communication_secs
 
 
+@pytest.mark.slow
 def test_workers_are_measured_together():
     found = tfdist.testing.run_workers(profiled, workers=2, args=(1,))
     assert [replicas for replicas, _ in found] == [2, 2]

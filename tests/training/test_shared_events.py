@@ -336,6 +336,7 @@ def assert_same(found, wanted):
         np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_workers_end_as_one_device_does(name, quick):
     for result in quick.workers:
@@ -349,6 +350,7 @@ def test_workers_end_as_one_device_does_in_the_rest(name, slow):
         assert_same(result[name], slow.stock[name])
 
 
+@pytest.mark.slow
 def test_everything_at_once_ends_as_on_one_device(quick):
     numbers = ("weights", "rate", "iterations", "history", "epochs")
     wanted = {name: quick.stock["everything"][name] for name in numbers}
@@ -370,6 +372,7 @@ def assert_only_the_chief_wrote(told):
     assert not [name for name in os.listdir(told.folders["temporary"]) if "tfdist-" in name]
 
 
+@pytest.mark.slow
 def test_only_the_chief_writes_files(quick):
     assert_only_the_chief_wrote(quick)
     files = {"1.keras", "best.weights.h5", "backup/training_metadata.json", "log.csv"}
@@ -399,6 +402,7 @@ def assert_checkpoints_agree(told):
             assert_same(*[[np.asarray(v) for v in m.optimizer.variables] for m in models])
 
 
+@pytest.mark.slow
 def test_checkpoints_are_those_of_one_device(quick):
     assert_checkpoints_agree(quick)
 
@@ -408,6 +412,7 @@ def test_checkpoints_are_those_of_one_device_in_the_rest(slow):
     assert_checkpoints_agree(slow)
 
 
+@pytest.mark.slow
 def test_log_files_are_those_of_one_device(quick):
     rows = []
     for name in ("workers", "stock"):
@@ -418,6 +423,7 @@ def test_log_files_are_those_of_one_device(quick):
     assert_same(*numbers)
 
 
+@pytest.mark.slow
 def test_only_the_chief_speaks(quick):
     chief, other = (result["everything"]["said"] for result in quick.workers)
     assert "Epoch 1/6" in chief

@@ -1,0 +1,47 @@
+"""Which tests is it the turn of?
+
+What one run of CI has no time for goes round: each commit has its own part of it, which its hash
+chooses, so that a failure comes again when the same commit is tested again.
+"""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+import subprocess
+import zlib
+
+FURTHER_WORLDS = 8  # in how many parts the worlds go round in which a row is not hardest
+ORACLES = 16  # in how many parts the kept outcomes of stock Keras are computed again
+_HERE = pathlib.Path(__file__).parent
+
+
+@functools.cache
+def commit() -> str:
+    """Returns the hash of the commit that is checked out; zeros where there is none."""
+    command = ["git", "-C", str(_HERE), "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return "0" * 40
+    return found.stdout.strip()
+
+
+def turn(parts: int) -> int:
+    """Returns which part of so many has its turn."""
+    return int(commit()[:8], 16) % parts
+
+
+def has_turn(name: str, parts: int) -> bool:
+    """Whether what has this name belongs to the part that has its turn."""
+    return (zlib.crc32(name.encode()) - turn(parts)) % parts == 0
+
+
+def summary() -> str:
+    """Says which part has its turn, for the head of a report."""
+    further, oracles = turn(FURTHER_WORLDS), turn(ORACLES)
+    return (
+        f"parity table: each row in its hardest world, and for commit {commit()[:12]} part "
+        f"{further} of {FURTHER_WORLDS} of the other worlds, part {oracles} of {ORACLES} of the "
+        "kept outcomes of stock Keras computed again"
+    )
