@@ -5,7 +5,8 @@
 #   make test                       the tests, in some five minutes on two cores
 #   make test-slow                  the slow ones, on the engines too
 #   make test-colab                 the versions that Colab carries, in an environment of their own
-#   make test-all                   all three
+#   make test-next                  the TensorFlow and the Keras that are not released yet
+#   make test-all                   all four
 #   make parity                     the whole parity table, into README.md and PARITY.md
 #   make oracles                    what stock Keras gives for its rows, where that is out of date
 #   make check                      lint and types
@@ -34,8 +35,12 @@ ENGINES := ray,dask,spark
 # What Colab carries.
 COLAB_VENV := $(VENV)-colab
 COLAB_PINS := tensorflow-cpu==2.20.0,keras==3.13.2
+# The newest TensorFlow, and the Keras that it asks for. Raised when `cpu` gets that release.
+NEXT_VENV := $(VENV)-next
+NEXT_PINS := tensorflow-cpu>=2.22.dev0
 
-.PHONY: train test test-slow test-colab test-all environment environments engines tpu-compiler parity oracles check clean
+.PHONY: train test test-slow test-colab test-next test-all environment environments engines \
+	tpu-compiler parity oracles check clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := train
 
@@ -53,7 +58,11 @@ test-colab: $(COLAB_VENV)/.ready
 	$(COLAB_VENV)/bin/python -m pytest -n 2 --dist loadfile \
 		tests/house/test_parity.py tests/house/test_parity_workers.py -m "not slow" $(ARGS)
 
-test-all: test test-slow test-colab
+# Tells what fails, and ends with an error only where both releases are final.
+test-next:
+	$(PYTHON) scripts/next_releases.py --venv=$(NEXT_VENV) --pins='$(NEXT_PINS)' $(ARGS)
+
+test-all: test test-slow test-colab test-next
 
 # What can be made beforehand: the environment of the tests, and what other tests need beside it.
 environment: $(READY),$(WITH)

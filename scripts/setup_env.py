@@ -5,17 +5,21 @@
 
 A TensorFlow that can be imported is never replaced: where this Python has one, the new environment
 sees it and gets none of its own, and where the environment has one already, that one stays. With
-`--pins` the new environment sees nothing of this Python's, and gets those versions.
+`--pins` the new environment sees nothing of this Python's, and gets those versions. keras-nightly,
+which some of them ask for, stays too: pip takes it for another package than keras, and would put
+the one into the folder of the other.
 Standard library only, since nothing is installed yet.
 """
 
 from __future__ import annotations
 
 import argparse
+import configparser
 import importlib.util
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 from typing import Any
@@ -27,12 +31,15 @@ _CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
 # Run by the Python that is looked at.
 _LOOK = """
 import importlib.metadata, json, site, sys, sysconfig
-names = set(importlib.metadata.packages_distributions().get("tensorflow", ()))
+def of(package):
+    names = set(importlib.metadata.packages_distributions().get(package, ()))
+    return sorted(f"{name}=={importlib.metadata.version(name)}" for name in names)
 print(json.dumps({
     "in_venv": sys.prefix != sys.base_prefix,
     "packages": sysconfig.get_path("purelib"),
     "sites": site.getsitepackages(),
-    "tensorflow": sorted(f"{name}=={importlib.metadata.version(name)}" for name in names),
+    "tensorflow": of("tensorflow"),
+    "keras": of("keras"),
 }))
 """
 
@@ -43,16 +50,20 @@ def main() -> None:
     parser.add_argument("--extras", required=True, help="Extras of setup.cfg, as in cpu,test.")
     parser.add_argument("--pins", default="", help="Versions of its own, as in keras==3.13.2,..")
     options = parser.parse_args()
+    pins = options.pins.split(",") if options.pins else []
+    set_up(pathlib.Path(options.venv), extras=options.extras.split(","), pins=pins)
+
+
+def set_up(venv: pathlib.Path, *, extras: list[str], pins: list[str]) -> None:
+    """Makes the environment `venv` where there is none, and installs into it; see the flags."""
     if not _OLDEST <= sys.version_info[:2] < _TOO_NEW:
         raise SystemExit(
             f"tfdist needs Python 3.10 to 3.13, found {sys.version.split()[0]} ({sys.executable}). "
             "Name another one, as in: make PYTHON=python3.12"
         )
-    venv = pathlib.Path(options.venv)
-    pins = options.pins.split(",") if options.pins else []
     if not venv.exists():
         make_venv(venv, sees_ours=not pins)
-    install(venv / "bin" / "python", extras=options.extras.split(","), pins=pins)
+    install(venv / "bin" / "python", extras=extras, pins=pins)
 
 
 def make_venv(venv: pathlib.Path, *, sees_ours: bool) -> None:
@@ -82,7 +93,8 @@ def install(python: pathlib.Path, *, extras: list[str], pins: list[str]) -> None
     """Installs this checkout with its extras; of TensorFlow only what cannot be imported yet."""
     if pins:
         run([str(python), "-m", "pip", "install", "--quiet", *pins])
-    error, tensorflow = import_error(str(python)), look(str(python))["tensorflow"]
+    error, found = import_error(str(python)), look(str(python))
+    tensorflow = found["tensorflow"]
     if error is None:
         kept = " ".join(tensorflow) or "a TensorFlow that pip does not know"
         print(f"{python} can import TensorFlow ({kept}): it stays as it is.", flush=True)
@@ -94,14 +106,29 @@ def install(python: pathlib.Path, *, extras: list[str], pins: list[str]) -> None
         )
     target = f"{_CHECKOUT}[{','.join(extras)}]" if extras else str(_CHECKOUT)
     print(f"Installing {target} into {python}; this can take minutes.", flush=True)
+    install_command = [str(python), "-m", "pip", "install", "--quiet"]
+    wanted = ["--editable", target]
+    if any(release.startswith("keras-nightly==") for release in found["keras"]):
+        run([*install_command, "--no-deps", "--editable", str(_CHECKOUT)])
+        wanted = requirements(extras, but="keras")
     # Named again, a TensorFlow that is there keeps pip from moving what it needs, such as numpy.
-    run([str(python), "-m", "pip", "install", "--quiet", "--editable", target, *tensorflow, *pins])
+    run([*install_command, *wanted, *tensorflow, *pins])
     error = import_error(str(python))
     if error is not None:
         raise SystemExit(
             f"{target} is installed into {python}, but TensorFlow cannot be imported: {error}. "
             "Name the extra that brings one, as in: make EXTRA=cpu"
         )
+
+
+def requirements(extras: list[str], *, but: str) -> list[str]:
+    """Returns what this checkout and its extras ask for, but one package."""
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(_CHECKOUT / "setup.cfg")
+    texts = [config["options"]["install_requires"]]
+    texts += [config["options.extras_require"][extra] for extra in extras]
+    lines = [line for text in texts for line in text.strip().splitlines()]
+    return [line for line in lines if re.split(r"[^\w.-]", line)[0] != but]
 
 
 def look(python: str) -> dict[str, Any]:

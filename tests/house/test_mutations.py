@@ -256,7 +256,6 @@ def test_a_copy_without_a_mutation_is_right(replicas, tmp_path):
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_ci_runs_the_row_where_it_shows_the_fault(name):
     [case] = [case for case in table.ROWS if case.name == MUTATIONS[name].row]
-    assert case.steady
     assert MUTATIONS[name].workers_see_it or selection.hardest(case) == "4"
 
 

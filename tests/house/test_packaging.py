@@ -135,6 +135,9 @@ def test_data_by_others_is_named():
         (["environments"], "compiler_python(cache_dir='.pytest_cache/d/tfdist-tpu')"),
         (["environments"], "--extras=test --pins=tensorflow-cpu==2.20.0,keras==3.13"),
         (["test-colab"], "--extras=test --pins=tensorflow-cpu==2.20.0,keras==3.13"),
+        (["test-next"], "next_releases.py --venv="),
+        (["test-next"], "none-next --pins='tensorflow-cpu>=2.22.dev0'"),
+        (["test-all"], "next_releases.py --venv="),
         (["parity"], "-m parity.remake --all"),
         (["parity"], "scripts/parity_table.py --write"),
         (["oracles"], "-m parity.remake"),
@@ -174,13 +177,15 @@ def test_ci_checks_first_and_then_tests(tmp_path):
     assert done.returncode == 0, done.stderr
     made = [line.partition(" ")[2] for line in done.stdout.splitlines() if line[:4] == "made"]
     # The output of what is made in the background comes when it is waited for.
-    assert made == ["environment", "check", "test", "environments", "test-slow", "test-colab"]
-    last = done.stdout.splitlines()[-8:]
+    assert made == [
+        "environment", "check", "test", "environments", "test-slow", "test-colab", "test-next",
+    ]  # fmt: skip
+    last = done.stdout.splitlines()[-9:]
     assert last[0] == "What took how long:"
     assert [line.split(" s  ")[1] for line in last[1:]] == [
         "the environment", "lint and types", "quick tests",
         "what was left of the other environments", "slow tests", "Colab's versions",
-        "all, exit code 0",
+        "the releases that come next", "all, exit code 0",
     ]  # fmt: skip
 
 

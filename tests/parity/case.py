@@ -56,8 +56,8 @@ class Case:
         length_buckets: The lengths that tfdist pads batches of several lengths to.
         worlds: Where the row runs; see `worlds.py`.
         quick: Whether it belongs to the quick selection.
-        steady: Whether stock Keras gives the same on one device each time; else `make parity` alone
-            runs the row.
+        plain: Makes the same model without what the row is about, where that changes no number:
+            stock Keras trains this one on one device.
         check: Further checks of the trained model, `check(model)`; raises AssertionError.
         parity: Whether the outcomes have to agree at all; False where `check` alone decides.
     """
@@ -76,7 +76,7 @@ class Case:
     length_buckets: tuple[int, ...] | None = None
     worlds: tuple[str, ...] = ("2", "2 workers")
     quick: bool = False
-    steady: bool = True
+    plain: Callable[[], Any] | None = None
     check: Callable[[Any], None] | None = None
     parity: bool = True
 

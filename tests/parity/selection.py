@@ -35,13 +35,12 @@ def rows_in(*worlds: str) -> Iterator[Any]:
 
 
 def oracles() -> Iterator[Any]:
-    """Gives the parameter `case` of every row of which stock Keras's outcome can be kept."""
+    """Gives the parameter `case` of every row of which stock Keras's outcome is kept."""
     for case in table.ROWS:
-        if case.steady:
-            marks = [pytest.mark.slow]
-            if not rotation.has_turn(case.name, rotation.ORACLES):
-                marks.append(pytest.mark.table)
-            yield pytest.param(case, id=case.name, marks=marks)
+        marks = [pytest.mark.slow]
+        if not rotation.has_turn(case.name, rotation.ORACLES):
+            marks.append(pytest.mark.table)
+        yield pytest.param(case, id=case.name, marks=marks)
 
 
 def hardest(case: Case) -> str:
@@ -55,4 +54,4 @@ def _marks(case: Case, world: str) -> list[Any]:
         return []
     name = f"{case.name}-{world}"
     has_turn = world == hardest(case) or rotation.has_turn(name, rotation.FURTHER_WORLDS)
-    return [pytest.mark.slow] if case.steady and has_turn else [pytest.mark.slow, pytest.mark.table]
+    return [pytest.mark.slow] if has_turn else [pytest.mark.slow, pytest.mark.table]

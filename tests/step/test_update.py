@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from parity import data, models, worlds
+from parity import data, models, recomputation, worlds
 from parity.one_step import parts_of
 
 from tfdist.communication import reduction
@@ -172,3 +172,83 @@ def test_a_compiled_step_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     names = {f.signature.name: {node.op for node in f.node_def} for f in compiled}
     assert any("MatMul" in ops for ops in names.values())
     assert len([node for node in graph.node if node.op == "StatefulPartitionedCall"]) == 2
+
+
+def test_what_is_computed_anew_reads_weights_before_their_update() -> None:
+    """The backward pass of `keras.remat` reads them once more than the forward pass."""
+    strategy = worlds.local_strategy(_NUM_REPLICAS)
+    with strategy.scope():
+        model = models.mlp(models.momentum, recomputation.Body)()
+        rows = (data.features(5).astype("float32"), data.labels(5))
+        specs = keras.tree.map_structure(tf.type_spec_from_value, rows)
+        keras_internals.symbolic_build(model, specs)
+    parts = _batch(5).parts
+
+    @tf.function(autograph=False)
+    def run() -> Any:
+        batch = replicas.Batch(global_size=tf.constant(5), parts=parts)
+        return update_lib.train_step(model, strategy, batch)
+
+    graph = run.get_concrete_function().graph
+    reads, loose = _reads_before_updates(graph, model.trainable_variables)
+    anew = [layer for layer in model.layers if isinstance(layer, recomputation.Body)]
+    weights = [path for layer in anew for path in (weight.path for weight in layer.weights)]
+    assert len(weights) == 4
+    for path in weights:  # forward and once more, on each replica
+        assert reads[path] >= 2 * _NUM_REPLICAS
+    assert loose == []
+
+
+def test_a_read_that_may_come_after_the_update_is_seen() -> None:
+    weight = keras.Variable([1.0, 2.0])
+
+    def run() -> Any:
+        late = weight.value.read_value()
+        weight.value.assign_add([1.0, 1.0])
+        return late
+
+    # Unlike tf.function, it orders nothing by itself.
+    wrapped = tf.compat.v1.wrap_function(run, [])
+    _, [loose] = _reads_before_updates(wrapped.graph, [weight])
+    assert loose.endswith(weight.path)
+
+
+def _reads_before_updates(graph: Any, variables: Any) -> tuple[dict[str, int], list[str]]:
+    """Counts the reads of each variable before its update, and names those that nothing orders."""
+    path_of = {}
+    for variable in variables:
+        for part in getattr(variable.value, "values", [variable.value]):
+            path_of[id(part.handle)] = variable.path
+    names = {inner.name: (path_of.get(id(outer)), id(outer)) for outer, inner in graph.captures}
+    used: dict[int, list[Any]] = {}
+    reads: dict[str, int] = {}
+    loose = []
+    for op in graph.get_operations():
+        if "VariableOp" not in op.type:
+            continue
+        path, handle = names.get(_root(op.inputs[0]).name, (None, 0))
+        if path is None:
+            continue
+        if op.type == "ReadVariableOp":
+            used.setdefault(handle, []).append(op)
+            continue
+        before = _ancestors(op)
+        reads[path] = reads.get(path, 0) + len(used[handle])
+        loose += [f"{read.name} of {path}" for read in used[handle] if read not in before]
+    return reads, loose
+
+
+def _root(tensor: Any) -> Any:
+    while tensor.op.type in ("Identity", "IdentityN"):
+        tensor = tensor.op.inputs[tensor.value_index]
+    return tensor
+
+
+def _ancestors(op: Any) -> set[Any]:
+    found, waiting = set(), [op]
+    while waiting:
+        for other in [*(i.op for i in waiting[-1].inputs), *waiting.pop().control_inputs]:
+            if other not in found:
+                found.add(other)
+                waiting.append(other)
+    return found

@@ -105,7 +105,7 @@ def xla_operations() -> Any:
     except ImportError as error:
         raise ImportError(
             f"TensorFlow {tf.__version__} has no module {name!r}, which a program for several TPU"
-            " cores needs. Install TensorFlow 2.18 to 2.21."
+            " cores needs. Install TensorFlow 2.18 to 2.22."
         ) from error
 
 

@@ -2,14 +2,16 @@
 
 What a step replaces while it is traced is in replacing.py, and TensorFlow's names in
 tf_internals.py. Everything that is not public API is reached through these three, so that a new
-release is three files to read. Each entry is probed for at first use, by name and not by version
-number: a release that nobody has tried yet works as long as the names do what they did.
+release is three files to read. Each entry is probed for by name and not by version number, at the
+first call of tfdist (private_names.py, which says why each is needed): a release that nobody has
+tried yet works as long as the names do what they did.
 
-Checked with Keras 3.10 to 3.15 and TensorFlow 2.18 to 2.21.
+Checked with Keras 3.13 to 3.16 and TensorFlow 2.18 to 2.22.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,22 +19,24 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfdist.compat import private_names
+
+# Where Keras 3.16 has what lay elsewhere before.
+_LATER_HOMES = {"keras.src.backend.tensorflow.nn": "keras.src.backend.tensorflow.ops.nn"}
 
 def module(name: str) -> Any:
     """Returns a private module; raises an ImportError that says what the release lacks."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(lacking(name)) from error
+    for home in (name, _LATER_HOMES.get(name, name)):
+        with contextlib.suppress(ModuleNotFoundError):
+            return importlib.import_module(home)
+    raise ImportError(lacking(name))
+
+
 
 
 def lacking(name: str) -> str:
     """Says that Keras has no such name, and what to install."""
-    return (
-        f"Keras {keras.__version__} has no {name!r}, which tfdist needs for exact losses and "
-        "metrics on several replicas. Install a Keras release that tfdist was checked with "
-        "(3.10 to 3.15), or a newer tfdist."
-    )
+    return private_names.sentence(name, "exact training on several replicas")
 
 
 def compute_loss(model: keras.Model, **kwargs: Any) -> Any:
@@ -52,7 +56,8 @@ def loss_tracker(model: keras.Model) -> Any:
 
 def overrides(model: keras.Model, method: str) -> bool:
     """Tells whether a subclass or the instance brings a `method` of its own."""
-    trainer = module("keras.src.backend.tensorflow.trainer").TensorFlowTrainer
+    home = module("keras.src.backend.tensorflow.trainer")
+    trainer = getattr(home, "TensorFlowTrainer", None) or home.Trainer  # the name since Keras 3.16
     return getattr(type(model), method) is not getattr(trainer, method) or method in vars(model)
 
 

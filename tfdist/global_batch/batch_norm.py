@@ -2,7 +2,7 @@
 
 `BatchNormalization(synchronized=True)` sums its statistics over them, which takes two corrections
 here: the row that an empty replica computes on does not count, and where a mask comes with the
-inputs Keras forgets to synchronize (checked with Keras 3.10 to 3.15). A plain one has statistics of
+inputs Keras forgets to synchronize (checked with Keras 3.13 to 3.16). A plain one has statistics of
 each replica's rows by definition, which is said once.
 """
 

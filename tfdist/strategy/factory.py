@@ -28,6 +28,7 @@ import tensorflow as tf
 from tfdist.cluster.detection import Cluster, detect_cluster
 from tfdist.cluster.meeting import meet
 from tfdist.cluster.tf_config import TRAINING_TYPES
+from tfdist.compat import private_names
 from tfdist.strategy.bring_up import make_strategy
 from tfdist.strategy.devices import DeviceSpec, Inventory, parse_device, take_inventory
 from tfdist.strategy.plan import Plan, decide
@@ -70,7 +71,9 @@ def get_strategy(
     Raises:
         ValueError: A device or cluster that cannot be, or an environment that contradicts itself.
         RuntimeError: What was asked for is not there, or TensorFlow has started too early.
+        ImportError: This Keras or TensorFlow lacks a private name that tfdist needs.
     """
+    private_names.check()
     request = (parse_device(device), _find_cluster(cluster))
     if request not in _made:
         _made[request] = _make(*request)

@@ -37,7 +37,7 @@ from tfdist.communication.compression import Reduction, parse_reduction
 from tfdist.communication.presence import Presence
 from tfdist.communication.reduction import per_replica
 from tfdist.communication.workers import Workers
-from tfdist.compat import keras_internals, replacing, tf_internals
+from tfdist.compat import keras_internals, private_names, replacing, tf_internals
 from tfdist.data import rows, tf_data
 from tfdist.global_batch import position as position_lib
 from tfdist.global_batch import randomness, tracing
@@ -149,6 +149,7 @@ def make_train_step(
         all workers, the same on every worker. Keras's random layers draw each example's own values
         in it, as on one device.
     """
+    private_names.check()
 
     def on_replica(batch: Any) -> Any:
         place = _place(batch) if strategy.num_replicas_in_sync > 1 else None

@@ -30,7 +30,7 @@ from tfdist.communication.link_check import check_links
 from tfdist.communication.presence import Presence
 from tfdist.communication.share import is_tpu
 from tfdist.communication.workers import Workers
-from tfdist.compat import keras_internals
+from tfdist.compat import keras_internals, private_names
 from tfdist.data.feed import Feed, limited
 from tfdist.data.inputs import Inputs
 from tfdist.data.shapes import Shapes, parse_shapes
@@ -82,6 +82,7 @@ class Trainer:
         *,
         replica_step: Callable[[Any], dict[str, Any]] | None = None,
     ) -> None:
+        private_names.check()
         self.model = model
         self.strategy = _strategy_of(model)
         self._workers = Workers(self.strategy)
