@@ -152,6 +152,17 @@ def test_make_runs(arguments, expected, tmp_path):
     assert expected in done.stdout
 
 
+def test_ci_makes_one_environment_for_all_of_its_own_tests(tmp_path):
+    ci = (_CHECKOUT / ".ci" / "run").read_text()
+    variable = re.search("^export (WITH=.*)$", ci, re.MULTILINE).group(1)
+    goals = ["environment", "check", "test", "test-slow"]
+    command = ["make", "--dry-run", f"VENV={tmp_path}/none", variable, *goals]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    done = _run(command, cwd=_CHECKOUT, env=environ, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("setup_env.py") == 1
+
+
 _MAKE = """#!/usr/bin/env bash
 echo "made $*"
 case "$*" in

@@ -17,8 +17,10 @@ from parity import apart, harness, stored, table, worker
 from parity.case import Case
 from tfdist import testing
 
-# A row takes some 5 s, and the first of a job waits for all: see faulthandler_timeout in setup.cfg.
-ROWS_A_JOB = 20
+# A row takes 2 to 5 s of a core, a few times that where the machine is busy, and the first of a job
+# waits for all: see faulthandler_timeout in setup.cfg. Each worker imports TensorFlow once a job.
+ROWS_A_JOB = 10
+ROWS_A_JOB_OF_WORKERS = 20
 JOB_SECS = 900.0
 ORACLE = "one device"
 _NOT_RUN = ("NotRun", "the job ended before this row")
@@ -107,8 +109,10 @@ class Jobs:
         if (world, case.name) not in self._outcomes:
             names = self._selected[world]
             first = names.index(case.name)
-            names = names[first : first + ROWS_A_JOB]
-            folder = None if world.endswith("workers") else self._folder
+            of_workers = world.endswith("workers")
+            size = ROWS_A_JOB_OF_WORKERS if of_workers else ROWS_A_JOB
+            names = names[first : first + size]
+            folder = None if of_workers else self._folder
             ran = run(names, world=world, oracles_folder=folder)
             self._oracles |= oracles(names, self._folder)
             self._outcomes |= {(world, name): outcomes for name, outcomes in ran.items()}
