@@ -214,7 +214,7 @@ MUTATIONS = {
     ),
     "what is looked up once for a batch is there once a replica": Mutation(
         "step/lookups.py",
-        "return count is None and _reaches(indices, sources)",
+        "return count is None and reaches",
         "return True",
         "positions, Adam",
     ),

@@ -72,11 +72,11 @@ def _sentences(
     return build
 
 
-def _one_table() -> keras.Model:
+def _one_table(model_class: type = keras.Model) -> keras.Model:
     words = keras.Input((data.STEPS,), dtype="int32")
     x = layers.Dense(4, activation="tanh")(layers.Flatten()(OneTable()(words)))
     outputs = layers.Dense(data.CLASSES, activation="softmax")(x)
-    return models.compiled(keras.Model(words, outputs), lambda: O.Adam(0.05))
+    return models.compiled(model_class(words, outputs), lambda: O.Adam(0.05), weighted_metrics=None)
 
 
 def _of_fixed_size() -> dict[str, Any]:
@@ -115,6 +115,8 @@ ROWS = (
     ),
     Case("positions of each row", _sentences(_adam, "alike"), data.words, worlds=("2",)),
     Case("words and positions in one table", _one_table, data.words, worlds=NO_THIRD_WORKER),
+    Case("words and positions in one table, train_step of its own", lambda: _one_table(OwnStep),
+         data.words, fit={"batch_size": 11}, then=(), worlds=("2", "2 workers")),
     Case("positions, jit_compile", _sentences(_adam, jit_compile=True), data.words,
          worlds=("2", "2 workers")),
     Case("positions, run_eagerly", _sentences(_adam, run_eagerly=True), data.words,

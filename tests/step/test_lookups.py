@@ -33,6 +33,13 @@ _INDICES: dict[str, tuple[Callable[[Any], list[Any]], str, str]] = {
     "a constant a row": (lambda x: [tf.zeros_like(x[:, 0])], _OF_BATCH, _OF_BATCH),
     "positions a row": (lambda x: [tf.tile(_range(4), tf.shape(x)[:1])], _OF_BATCH, _OF_BATCH),
     "one row": (lambda x: [tf.constant([3])], _SHARED, _SHARED),
+    "what a replica draws": (
+        lambda x: [tf.random.uniform([5], maxval=8, dtype=tf.int32)], _OF_BATCH, _OF_BATCH,
+    ),
+    "what all draw alike": (
+        lambda x: [tf.random.stateless_uniform([5], [1, 2], maxval=8, dtype=tf.int32)],
+        _SHARED, _SHARED,
+    ),
     "words and positions": (lambda x: [x, _range(4)], _BOTH, _BOTH),
 }
 
@@ -71,6 +78,27 @@ def test_kinds(name: str, rows: int | None) -> None:
     [kind], (whole, again) = _seen(look_up, rows, tf.Variable(_TABLE))
     assert kind == (of_open if rows is None else of_fixed)
     np.testing.assert_allclose(again, whole)  # nothing is lost, whatever stands where
+
+
+def test_what_is_done_to_the_values_changes_nothing() -> None:
+    """A gradient that was weighed or clipped is no longer what the tape has put side by side."""
+    table, found = tf.Variable(_TABLE), []
+    replica = collectives.Collectives(2, 0, None, None, None)
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, 4], tf.int32)])
+    def run(x: Any) -> Any:
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.gather(table, x)) + tf.reduce_sum(tf.gather(table, [1, 2]))
+        gradient = tape.gradient(loss, table)
+        gradient = tf.IndexedSlices(gradient.values * 3, gradient.indices, gradient.dense_shape)
+        with position.at(position.Position(8, 4, 0, replica, inputs=(x,))):
+            [apart] = lookups.taken_apart([gradient])
+        found.append(_kind(apart))
+        return apart.shared.indices, apart.shared.values
+
+    indices, values = run(tf.zeros([4, 4], tf.int32))
+    assert (found, indices.numpy().tolist()) == ([_BOTH], [1, 2])
+    np.testing.assert_array_equal(values, [[3.0, 3.0]] * 2)
 
 
 def test_one_replica_is_left_alone() -> None:

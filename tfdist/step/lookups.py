@@ -28,6 +28,9 @@ from tfdist.data import rows
 from tfdist.global_batch import position as position_lib
 from tfdist.global_batch.position import Position
 
+# In the types of operations that hold, or may hold, a generator of their own.
+_DRAWING = ("Random", "Multinomial", "TruncatedNormal", "Stateful")
+
 
 def taken_apart(gradients: Sequence[Any], inputs: Any = None) -> list[Any]:
     """Returns gradients in which what is looked up once for the batch stands by itself.
@@ -114,17 +117,22 @@ def _leaves(structure: Any) -> Iterator[tf.Tensor]:
 
 
 def _taken_apart(gradient: tf.IndexedSlices, sources: set[int], fixed: int | None) -> Any:
-    of_batch: list[tuple[Any, Any]] = []
-    shared: list[tuple[Any, Any]] = []
-    for values, indices in _summands(gradient.values, gradient.indices):
-        is_of_batch = _is_of_batch(indices, sources, fixed)
-        (of_batch if is_of_batch else shared).append((values, indices))
-    if not shared:
+    parts = _side_by_side(gradient.indices)
+    are_of_batch = [_is_of_batch(part, sources, fixed) for part in parts]
+    if all(are_of_batch):
         return gradient
-    return Lookups(_side_by_side(of_batch, gradient), _side_by_side(shared, gradient))
+    values = [gradient.values]
+    if len(parts) > 1:
+        values = tf.split(gradient.values, [tf.shape(part)[0] for part in parts])
+    pairs = list(zip(values, parts, are_of_batch, strict=True))
+    of_batch, shared = (
+        _joined([(v, i) for v, i, is_of_batch in pairs if is_of_batch is wanted], gradient)
+        for wanted in (True, False)
+    )
+    return Lookups(of_batch, shared)
 
 
-def _side_by_side(parts: list[tuple[Any, Any]], like: tf.IndexedSlices) -> Any:
+def _joined(parts: list[tuple[Any, Any]], like: tf.IndexedSlices) -> Any:
     if not parts:
         return None
     values, indices = zip(*parts, strict=True)
@@ -133,24 +141,23 @@ def _side_by_side(parts: list[tuple[Any, Any]], like: tf.IndexedSlices) -> Any:
     return tf.IndexedSlices(tf.concat(values, 0), tf.concat(indices, 0), like.dense_shape)
 
 
-def _summands(values: Any, indices: Any) -> list[tuple[Any, Any]]:
-    """Returns the lookups of one table apart, which the tape has put side by side."""
-    is_joined = values.op.type == indices.op.type == "ConcatV2"
-    if not is_joined or len(values.op.inputs) != len(indices.op.inputs):
-        return [(values, indices)]
-    pairs = zip(values.op.inputs[:-1], indices.op.inputs[:-1], strict=True)
-    return [pair for v, i in pairs for pair in _summands(v, i)]
+def _side_by_side(indices: Any) -> list[Any]:
+    """Returns the indices of each lookup of one table, which the tape has put side by side."""
+    if indices.op.type != "ConcatV2":
+        return [indices]
+    return [part for one in indices.op.inputs[:-1] for part in _side_by_side(one)]
 
 
 def _is_of_batch(indices: Any, sources: set[int], fixed: int | None) -> bool:
     count = indices.shape[0]
-    if fixed is None:
-        return count is None and _reaches(indices, sources)
-    if _reaches(indices, sources):
+    reaches, is_own = _depends(indices, sources)
+    if is_own:  # what a replica draws by itself is not the same on the others
         return True
+    if fixed is None:
+        return count is None and reaches
     # The number of rows was a constant to whoever made these indices.
-    if count is None or count % fixed or fixed == 1:
-        return count is None
+    if reaches or count is None or count % fixed or fixed == 1:
+        return reaches or count is None
     known = _known(indices)
     if known is None:
         return True
@@ -184,22 +191,25 @@ def _known(indices: Any) -> np.ndarray | None:
     return outside_of_steps(computed)
 
 
-def _reaches(tensor: Any, sources: set[int]) -> bool:
-    """Tells whether a tensor depends on the values, or on the number, of the rows of a batch."""
+def _depends(tensor: Any, sources: set[int]) -> tuple[bool, bool]:
+    """Tells what a tensor depends on: the values or number of a batch's rows; a replica's draws."""
     seen, found = set(), [tensor]
+    reaches = is_own = False
     while found:
         tensor = found.pop()
         if id(tensor) in seen:
             continue
         seen.add(id(tensor))
         if id(tensor) in sources:
-            return True
-        if isinstance(tensor, tf.Tensor) and not hasattr(tensor, "numpy"):
+            reaches = True
+        elif isinstance(tensor, tf.Tensor) and not hasattr(tensor, "numpy"):
             found += _origins(tensor)
-            is_argument = tensor.op.type == "Placeholder" and not _captured(tensor)
-            if is_argument and tensor.dtype not in (tf.resource, tf.variant):
-                return True  # of a function that people have traced themselves
-    return False
+            kind = tensor.op.type
+            if kind == "Placeholder" and not _captured(tensor):
+                # An argument of a function that people have traced themselves.
+                reaches |= tensor.dtype not in (tf.resource, tf.variant)
+            is_own |= tensor.op.op_def.is_stateful and any(word in kind for word in _DRAWING)
+    return reaches, is_own
 
 
 def _origins(tensor: Any) -> list[Any]:
