@@ -20,6 +20,7 @@ import sys
 import setup_env
 
 _CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
+_TOOLS = ("hypothesis", "pytest", "pytest-timeout", "pytest-xdist")  # all that these tests need
 _TESTS = (
     "tests/house/test_parity.py", "tests/house/test_parity_workers.py",
     "tests/training/test_trainer.py",
@@ -33,7 +34,8 @@ def main() -> int:
     options, arguments = parser.parse_known_args()
     python = str(pathlib.Path(options.venv, "bin", "python"))
     try:
-        setup_env.set_up(pathlib.Path(options.venv), extras=["test"], pins=[options.pins])
+        tools = [line for line in setup_env.requirements(["test"]) if line.split(">=")[0] in _TOOLS]
+        setup_env.set_up(pathlib.Path(options.venv), extras=[], pins=[options.pins, *tools])
     except SystemExit as error:
         print(f"test-next: NOT RUN, since {options.pins} cannot be installed. {error}", flush=True)
         return 0

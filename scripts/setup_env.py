@@ -121,7 +121,7 @@ def install(python: pathlib.Path, *, extras: list[str], pins: list[str]) -> None
         )
 
 
-def requirements(extras: list[str], *, but: str) -> list[str]:
+def requirements(extras: list[str], *, but: str = "") -> list[str]:
     """Returns what this checkout and its extras ask for, but one package."""
     config = configparser.ConfigParser(interpolation=None)
     config.read(_CHECKOUT / "setup.cfg")
