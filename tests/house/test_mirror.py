@@ -51,8 +51,8 @@ _TESTED_BY = {
     "launch/supervise.py": "launch/test_failures.py",
     "loop/branches.py": "data/test_lengths.py",
     "loop/programs.py": "training/test_trainer.py",
+    "step/dependence.py": "step/test_lookups.py",
     "step/jit_compile.py": "step/test_update.py",
-    "step/logs.py": _PARITY,
     "step/replicas.py": "step/test_update.py",
     "step/rounds.py": "step/test_local_steps.py",  # a protocol, and how it is kept
     "step/rules.py": _PARITY,

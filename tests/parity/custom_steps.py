@@ -39,6 +39,41 @@ class OwnStep(keras.Sequential):
         return {metric.name: metric.result() for metric in self.metrics}
 
 
+class RawLogs(keras.Sequential):
+    """Returns values of the step itself, with the optimizer's among them."""
+
+    def train_step(self, batch: Any) -> dict[str, Any]:
+        x, y = batch
+        with tf.GradientTape() as tape:
+            y_pred = self(x, training=True)
+            loss = ops.mean(keras.losses.sparse_categorical_crossentropy(y, y_pred))
+        gradients = tape.gradient(loss, self.trainable_variables)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        return {
+            "loss": loss,
+            "of_first": {"probability": ops.mean(y_pred[:, 0])},
+            "rate": self.optimizer.learning_rate,
+            "step": self.optimizer.iterations,
+            "is_late": self.optimizer.iterations > 2,
+            "number": 1,
+        }
+
+
+class OwnNames(keras.Sequential):
+    """Returns a metric and a loss that no metric tracks; the model's own loss stays unused."""
+
+    def train_step(self, batch: Any) -> dict[str, Any]:
+        x, y = batch
+        with tf.GradientTape() as tape:
+            y_pred = self(x, training=True)
+            loss = ops.mean(keras.losses.sparse_categorical_crossentropy(y, y_pred))
+        gradients = tape.gradient(loss, self.trainable_variables)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        return {"cost": loss, "accuracy": tf.constant(0.25, tf.float64)}
+
+    test_step = train_step
+
+
 class OwnTest(keras.Sequential):
     """A `test_step` of its own, and Keras's training."""
 
@@ -115,6 +150,23 @@ def _own(kind: type, optimizer: Any = models.momentum) -> models.Build:
     return build
 
 
+def _scheduled() -> Any:
+    rate = keras.optimizers.schedules.ExponentialDecay(0.1, decay_steps=2, decay_rate=0.7)
+    return keras.optimizers.SGD(rate)
+
+
+def _own_alone(kind: type, optimizer: Any = models.momentum) -> models.Build:
+    """A model whose step tracks nothing: metrics that nobody updates have no result in Keras."""
+
+    def build() -> keras.Model:
+        layer = layers.Dense(data.CLASSES, activation="softmax")
+        model = kind([keras.Input((data.FEATURES,)), layer])
+        model.compile(optimizer(), "sparse_categorical_crossentropy")
+        return model
+
+    return build
+
+
 def _gan() -> keras.Model:
     model = Gan()
     model.compile(keras.optimizers.Adam(0.02), keras.optimizers.Adam(0.03, clipnorm=0.1))
@@ -135,6 +187,12 @@ ROWS = (
         worlds=WORLDS,
     ),
     Case("test_step of its own", _own(OwnTest), data.plain, then=BOTH),
+    Case("train_step that returns values of its own", _own_alone(RawLogs), data.plain, then=(),
+         fit=_EVEN),
+    Case("train_step that returns a value by a metric's name", _own_alone(OwnNames), data.plain,
+         then=(), fit=_EVEN),
+    Case("train_step with schedule that returns values", _own_alone(RawLogs, _scheduled),
+         data.plain, then=(), fit=_EVEN, worlds=("2",)),
     Case(
         name="GAN with two optimizers",
         build=_gan,

@@ -188,10 +188,10 @@ class Programs:
         Args:
             phase: "train" or "test": what a step of the user's own returned last is told apart.
         """
-        returned = self._returned[phase].read() if phase in self._returned else {}
+        returned = self._returned.get(phase, LastLogs())
         if phase == "train" and self._replica_step is not None:
-            return returned  # such a rule says everything by itself
-        return {**returned, **self._kept("logs", self._results)()}
+            return returned.read()  # such a rule says everything by itself
+        return returned.shown(self._kept("logs", self._results)())
 
     def _loop(
         self,

@@ -10,12 +10,13 @@ Read in this order; each file imports from those above it only:
 3. jit_compile.py: how XLA compiles a replica's part that needs sums over the replicas.
 4. tpu_step.py: a step that every replica runs as one program.
 5. error_feedback.py: what happens to the rounding error of a gradient.
-6. logs.py: what a step reports besides the metrics.
-7. lookups.py: which rows of a table's gradient come of the rows of the batch.
-8. update.py: one update.
-9. finite.py: whether every gradient is finite, and what is done where one is not.
-10. rounds.py: which sums are taken once in several steps.
-11. accumulation.py: accumulated gradients: one reduction an update.
-12. local_steps.py: replicas that train apart for some steps, and then average their weights.
-13. rules.py: which rule trains this model.
+6. dependence.py: whether a tensor depends on the rows of the batch.
+7. logs.py: what a step reports besides the metrics.
+8. lookups.py: which rows of a table's gradient come of the rows of the batch.
+9. update.py: one update.
+10. finite.py: whether every gradient is finite, and what is done where one is not.
+11. rounds.py: which sums are taken once in several steps.
+12. accumulation.py: accumulated gradients: one reduction an update.
+13. local_steps.py: replicas that train apart for some steps, and then average their weights.
+14. rules.py: which rule trains this model.
 """

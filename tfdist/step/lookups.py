@@ -13,7 +13,7 @@ the indices that were looked up?
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -23,13 +23,10 @@ import tensorflow as tf
 from tfdist.communication import collectives
 from tfdist.communication.reduction import Lookups
 from tfdist.compat.notes import note_of, set_note
-from tfdist.compat.untraced import outside_of_steps
 from tfdist.data import rows
 from tfdist.global_batch import position as position_lib
 from tfdist.global_batch.position import Position
-
-# In the types of operations that hold, or may hold, a generator of their own.
-_DRAWING = ("Random", "Multinomial", "TruncatedNormal", "Stateful")
+from tfdist.step.dependence import constant, depends, leaves
 
 
 def taken_apart(gradients: Sequence[Any], inputs: Any = None) -> list[Any]:
@@ -104,16 +101,12 @@ def _shared_in(traced: Callable[[Any], list[Any]], data: Any, place: Position) -
 
 
 def _all_taken_apart(gradients: Sequence[Any], place: Position, inputs: Any) -> list[Any]:
-    sources = {id(leaf) for leaf in _leaves(place.inputs if inputs is None else inputs)}
+    sources = leaves(place.inputs if inputs is None else inputs)
     fixed = place.padded_rows or place.fixed_rows
     return [
         _taken_apart(g, sources, fixed) if isinstance(g, tf.IndexedSlices) else g
         for g in gradients
     ]
-
-
-def _leaves(structure: Any) -> Iterator[tf.Tensor]:
-    yield from tf.nest.flatten(structure, expand_composites=True)
 
 
 def _taken_apart(gradient: tf.IndexedSlices, sources: set[int], fixed: int | None) -> Any:
@@ -150,7 +143,7 @@ def _side_by_side(indices: Any) -> list[Any]:
 
 def _is_of_batch(indices: Any, sources: set[int], fixed: int | None) -> bool:
     count = indices.shape[0]
-    reaches, is_own = _depends(indices, sources)
+    reaches, is_own = depends(indices, sources)
     if is_own:  # what a replica draws by itself is not the same on the others
         return True
     if fixed is None:
@@ -158,80 +151,8 @@ def _is_of_batch(indices: Any, sources: set[int], fixed: int | None) -> bool:
     # The number of rows was a constant to whoever made these indices.
     if reaches or count is None or count % fixed or fixed == 1:
         return reaches or count is None
-    known = _known(indices)
+    known = constant(indices)
     if known is None:
         return True
     of_rows = np.reshape(known, [fixed, -1])
     return bool((of_rows == of_rows[0]).all())
-
-
-def _known(indices: Any) -> np.ndarray | None:
-    """Returns indices that follow from constants alone; None where they do not."""
-    nodes, found = {}, [indices.op]
-    while found:
-        operation = found.pop()
-        kinds = {attribute.type for attribute in operation.op_def.attr}
-        if operation.type == "Placeholder" or operation.op_def.is_stateful or "func" in kinds:
-            return None
-        if operation.name not in nodes:
-            nodes[operation.name] = operation.node_def
-            found += [tensor.op for tensor in operation.inputs]
-    graph = tf.compat.v1.GraphDef(node=nodes.values())
-    for node in graph.node:
-        node.device = ""
-        node.input[:] = [name for name in node.input if not name.startswith("^")]
-
-    def computed() -> np.ndarray:
-        run = tf.compat.v1.wrap_function(
-            lambda: tf.import_graph_def(graph, return_elements=[indices.name]), []
-        )
-        with tf.device("/CPU:0"):
-            return run()[0].numpy()
-
-    return outside_of_steps(computed)
-
-
-def _depends(tensor: Any, sources: set[int]) -> tuple[bool, bool]:
-    """Tells what a tensor depends on: the values or number of a batch's rows; a replica's draws."""
-    seen, found = set(), [tensor]
-    reaches = is_own = False
-    while found:
-        tensor = found.pop()
-        if id(tensor) in seen:
-            continue
-        seen.add(id(tensor))
-        if id(tensor) in sources:
-            reaches = True
-        elif isinstance(tensor, tf.Tensor) and not hasattr(tensor, "numpy"):
-            found += _origins(tensor)
-            kind = tensor.op.type
-            if kind == "Placeholder" and not _captured(tensor):
-                # An argument of a function that people have traced themselves.
-                reaches |= tensor.dtype not in (tf.resource, tf.variant)
-            is_own |= tensor.op.op_def.is_stateful and any(word in kind for word in _DRAWING)
-    return reaches, is_own
-
-
-def _origins(tensor: Any) -> list[Any]:
-    """Returns the tensors that a tensor of a graph is made of, of outer graphs too."""
-    operation = tensor.op
-    if operation.type == "Placeholder":
-        return _captured(tensor)
-    if operation.type == "Rank" or _is_other_dimension(operation):
-        return []
-    return list(operation.inputs)
-
-
-def _captured(placeholder: Any) -> list[Any]:
-    captures = getattr(placeholder.graph, "captures", ())
-    return [outer for outer, inner in captures if inner is placeholder]
-
-
-def _is_other_dimension(operation: Any) -> bool:
-    """Tells whether an operation picks a dimension of a shape that is not the first one."""
-    if operation.type != "StridedSlice" or operation.inputs[0].op.type != "Shape":
-        return False
-    first = tf.get_static_value(operation.inputs[1])
-    is_one = operation.get_attr("shrink_axis_mask") == 1
-    rank = operation.inputs[0].op.inputs[0].shape.rank
-    return first is not None and is_one and int(first[0]) not in (0, -(rank or 1))

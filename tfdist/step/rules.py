@@ -26,7 +26,7 @@ from tfdist.global_batch import position as position_lib
 from tfdist.global_batch import tracing
 from tfdist.step import update
 from tfdist.step.finite import FiniteWatch
-from tfdist.step.logs import LastLogs, extra_logs
+from tfdist.step.logs import LastLogs, extra_logs, flat
 from tfdist.step.replicas import Batch
 from tfdist.step.rounds import Rounds
 
@@ -120,7 +120,7 @@ def _own_step(
             f"itself, on {strategy.num_replicas_in_sync} replicas: XLA allows no reduction inside "
             "of it. Compile with jit_compile=False, or leave train_step to Keras."
         )
-    run_one = _own_on_replica(model, own)
+    run_one = _own_on_replica(model, own, logs)
     if model.jit_compile and not model.run_eagerly and not is_tpu:
         run_one = tf.function(run_one, autograph=False, jit_compile=True)
     with _reducing_optimizers(how):
@@ -129,9 +129,15 @@ def _own_step(
 
 
 def _own_on_replica(
-    model: keras.Model, own: Callable[[Any], Any]
+    model: keras.Model, own: Callable[[Any], Any], logs: LastLogs | None = None
 ) -> Callable[[Any], dict[str, Any]]:
-    """Returns a model's own step as a function that gives a replica's shares of its logs."""
+    """Returns a model's own step as a function that gives a replica's shares of its logs.
+
+    Args:
+        model: The model.
+        own: Its step.
+        logs: Takes note of the names of the logs.
+    """
 
     def on_replica(data: Any) -> dict[str, Any]:
         returned = own(data)
@@ -140,7 +146,9 @@ def _own_on_replica(
                 f"{own.__qualname__} returned {returned!r}. Return a dict of name to value, as "
                 "`{m.name: m.result() for m in self.metrics}`."
             )
-        return extra_logs(model, returned)
+        if logs is not None:
+            logs.names = tuple(flat(returned))
+        return extra_logs(model, returned, data)
 
     return on_replica
 
