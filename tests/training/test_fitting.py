@@ -33,3 +33,22 @@ def test_every_argument_is_documented(name):
 def test_one_trainer_a_model():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     assert fitting.trainer_of(model) is fitting.trainer_of(model)
+
+
+def test_a_model_of_another_keras_is_named():
+    legacy = type("Model", (), {"__module__": "tf_keras.src.engine.training"})
+    with pytest.raises(ValueError, match="one of tf_keras .Keras 2.*Unset it"):
+        tfdist.fit(legacy())
+    with pytest.raises(ValueError, match="A keras.Model is needed"):
+        tfdist.fit(object())
+
+
+def test_a_distribution_that_keras_ignores_is_refused():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    distribution = keras.distribution.DataParallel(devices=["cpu:0"])
+    keras.distribution.set_distribution(distribution)
+    try:
+        with pytest.raises(ValueError, match=r"<DataParallel.*set_distribution\(None\)"):
+            tfdist.fit(model)
+    finally:
+        keras.distribution.set_distribution(None)

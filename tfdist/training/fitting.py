@@ -65,6 +65,12 @@ def refuse_unknown(method: Callable[..., Any], kwargs: dict[str, Any]) -> None:
 
 def trainer_of(model: keras.Model) -> Trainer:
     """Returns the model's trainer, which keeps its traces from one call to the next."""
+    if any(kind.__module__.startswith("tf_keras.") for kind in type(model).__mro__):
+        raise ValueError(
+            f"The model {model!r} is one of tf_keras (Keras 2), which tf.keras stands for while "
+            "TF_USE_LEGACY_KERAS=1 is set. Unset it before TensorFlow is imported, or build the "
+            "model with `import keras`."
+        )
     if not isinstance(model, keras.Model):
         raise ValueError(
             f"A keras.Model is needed, but model={model!r} was given. Pass the compiled model "

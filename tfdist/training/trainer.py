@@ -83,6 +83,7 @@ class Trainer:
         replica_step: Callable[[Any], dict[str, Any]] | None = None,
     ) -> None:
         private_names.check()
+        _refuse_ignored_distribution()
         self.model = model
         self.strategy = _strategy_of(model)
         self._workers = Workers(self.strategy)
@@ -401,6 +402,16 @@ class Trainer:
         return shared_events.events_of(
             callbacks, model=self.model, workers=self._workers,
             comparison=self._comparison, **params,
+        )
+
+
+def _refuse_ignored_distribution() -> None:
+    distribution = keras.distribution.distribution()
+    if distribution is not None:
+        raise ValueError(
+            f"keras.distribution is set to {distribution!r}, which Keras ignores where TensorFlow "
+            "is its backend. Take it back with keras.distribution.set_distribution(None), and make "
+            "the model in the scope of tfdist.get_strategy(...)."
         )
 
 
