@@ -201,6 +201,22 @@ def test_compare_names_the_worker_and_the_earliest_group():
     assert (where["expected"], where["found"]) == (1.0, 3.0)
 
 
+@pytest.mark.parametrize(
+    ("expected", "found", "differs"),
+    [
+        ([4e-17, -1e-17], [2e-17, 0.0], False),  # sums that cancel out
+        ([4e-14, 0.0], [2e-13, 0.0], True),
+        ([0.0, 0.0], [0.0, 1e-8], True),
+    ],
+)
+def test_what_is_zero_but_for_rounding_is_no_difference(expected, found, differs):
+    kernel = np.array([0.3, -0.1])
+    one = [{("gradient", "bias"): np.array(expected), ("gradient", "kernel"): kernel}]
+    other = [{("gradient", "bias"): np.array([found]), ("gradient", "kernel"): kernel[None]}]
+    _, where = verification._compare(one, [other])
+    assert (where is not None) is differs
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "code"), [("right_case", 0), ("wrong_case", 1)])
 def test_the_script_says_it_by_its_exit_code(case, code, tmp_path):

@@ -26,6 +26,7 @@ from tfdist.diagnostics.recording import GROUPS, record
 # Largest difference of rounding alone, relative to the largest value of the tensor: sums of a few
 # thousand terms, grouped in another way, over a handful of steps.
 _TOLERANCES = {"float64": 1e-9, "float32": 2e-4, "bfloat16": 5e-2, "float16": 2e-2}
+_ROUNDINGS = 32  # units in the last place of the largest value of a group
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +173,7 @@ def _compare(expected: list[Any], found: list[list[Any]]) -> tuple[float, dict[s
                 one, rows = reference[key], steps[step][key] if step < len(steps) else None
                 if rows is None:
                     rows = np.full_like(one, np.nan)
-                relative, at = _relative(one, rows)
+                relative, at = _relative(one, rows, least=_rounding(reference, key[0]))
                 if relative > _tolerance(one):
                     here = {"step": step, "group": key[0], "name": key[1], "worker": worker}
                     values = {"expected": float(np.broadcast_to(one, rows.shape)[at]),
@@ -186,13 +187,32 @@ def _tolerance(values: np.ndarray) -> float:
     return _TOLERANCES.get(str(values.dtype), 0.0)
 
 
-def _relative(one: np.ndarray, rows: np.ndarray) -> tuple[float, Any]:
-    """Returns the largest difference in units of the largest value, and its place in `rows`."""
+def _rounding(reference: dict[Any, np.ndarray], group: str) -> float:
+    """Returns what rounding may leave of a value in a group: of sums that cancel out, say.
+
+    The gradient of a bias before a normalization is zero but for rounding, and another number each
+    time it is summed in another order. What is rounded are summands of the size of other values.
+    """
+    values = [value for key, value in reference.items() if key[0] == group and value.size]
+    found = [value[np.isfinite(value)] for value in values if value.dtype.kind == "f"]
+    largest = max((float(np.max(np.abs(value), initial=0.0)) for value in found), default=0.0)
+    return max((_ROUNDINGS * float(np.finfo(v.dtype).eps) * largest for v in found), default=0.0)
+
+
+def _relative(one: np.ndarray, rows: np.ndarray, *, least: float = 0.0) -> tuple[float, Any]:
+    """Returns the largest difference in units of the largest value, and its place in `rows`.
+
+    Args:
+        one: What is expected.
+        rows: What was found, with a row for each replica.
+        least: Differences up to this one do not count.
+    """
     one, rows = np.asarray(one, np.float64), np.asarray(rows, np.float64)
     with np.errstate(invalid="ignore"):  # an infinity that is right on both sides
         gap = np.abs(one - rows)
     same = (one == rows) | (np.isnan(one) & np.isnan(rows))
     gap = np.where(same, 0.0, np.where(np.isnan(gap), np.inf, gap))
+    gap = np.where(gap <= least, 0.0, gap)
     if gap.size == 0:
         return 0.0, ()
     at = np.unravel_index(int(np.argmax(gap)), gap.shape)
