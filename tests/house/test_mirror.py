@@ -32,6 +32,7 @@ _TESTED_BY = {
     "global_batch/activity_losses.py": _PARITY,
     "global_batch/padded_rows.py": "data/test_padding.py",
     "global_batch/padded_timesteps.py": "data/test_lengths.py",
+    "global_batch/row_losses.py": _PARITY,
     "global_batch/tracing.py": _PARITY,
     "launch/attempt.py": "launch/test_failures.py",
     "launch/child.py": "launch/test_main.py",

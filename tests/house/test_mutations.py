@@ -182,6 +182,18 @@ MUTATIONS = {
         "        #",
         "accumulation of 2 steps",
     ),
+    "a loss for each row that a layer adds counts as a mean": Mutation(
+        "global_batch/row_losses.py",
+        "return sum_of_rows(loss) if is_of_rows(loss) else loss",
+        "return loss",
+        "add_loss of a loss for each row",
+    ),
+    "a loss for each row that a tape is given counts as a mean": Mutation(
+        "compat/replacing.py",
+        "return gradient(original_gradient, tape, target, sources, *args, **kwargs)",
+        "return original_gradient(tape, target, sources, *args, **kwargs)",
+        "train_step with a loss for each row",
+    ),
     "logits are lost where rows are cut": Mutation(
         "compat/tensor_notes.py",
         "made._keras_logits = of_rows(logits)",

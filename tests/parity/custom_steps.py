@@ -74,6 +74,23 @@ class OwnNames(keras.Sequential):
     test_step = train_step
 
 
+class SummedRows(keras.Sequential):
+    """Hands a loss for each row to the tape, which takes the gradient of their sum."""
+
+    def train_step(self, batch: Any) -> dict[str, Any]:
+        x, y = batch
+        with tf.GradientTape() as tape:
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                y_pred = self(x, training=True)
+            slopes = inner.gradient(y_pred, x)  # of each row for itself
+            loss = keras.losses.sparse_categorical_crossentropy(y, y_pred)
+            loss += 0.1 * ops.sum(ops.square(slopes), axis=-1)
+        gradients = tape.gradient(loss, self.trainable_variables)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        return {"cost": ops.mean(loss)}
+
+
 class OwnTest(keras.Sequential):
     """A `test_step` of its own, and Keras's training."""
 
@@ -191,6 +208,7 @@ ROWS = (
          fit=_EVEN),
     Case("train_step that returns a value by a metric's name", _own_alone(OwnNames), data.plain,
          then=(), fit=_EVEN),
+    Case("train_step with a loss for each row", _own_alone(SummedRows), data.plain, then=()),
     Case("train_step with schedule that returns values", _own_alone(RawLogs, _scheduled),
          data.plain, then=(), fit=_EVEN, worlds=("2",)),
     Case(

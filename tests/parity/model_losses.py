@@ -20,6 +20,15 @@ class ActivityPenalty(layers.Layer):
         return x
 
 
+class RowPenalties(layers.Layer):
+    """Adds a loss for each row, as layers with a CTC loss do: Keras takes their sum."""
+
+    def call(self, x: Any) -> Any:
+        self.add_loss(0.1 * ops.sum(ops.square(x), axis=-1))
+        self.add_loss(0.01 * ops.mean(ops.square(x)))
+        return x
+
+
 class MeanPenalty(keras.Sequential):
     """Calls Keras's own `compute_loss` and adds a mean."""
 
@@ -150,6 +159,12 @@ ROWS = (
         ),
         data=data.plain,
         worlds=WORLDS,
+    ),
+    Case(
+        name="add_loss of a loss for each row",
+        build=models.regressor(lambda: keras.optimizers.SGD(0.01), RowPenalties),
+        data=data.regression,
+        worlds=NO_THIRD_WORKER,
     ),
     Case(
         name="add_loss alone, no loss in compile",

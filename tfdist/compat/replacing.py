@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from tfdist.compat.keras_internals import lacking, module
 
@@ -92,6 +93,22 @@ def replaced_apply(apply: Callable[..., Any]) -> Iterator[None]:
             stack.callback(setattr, kind, "apply", kind.apply)
             kind.apply = _routed(apply, kind.apply)
         yield
+
+
+@contextlib.contextmanager
+def replaced_gradient(gradient: Callable[..., Any]) -> Iterator[None]:
+    """Routes every `tape.gradient` through `gradient(original, tape, target, sources, ...)`."""
+    original_gradient = tf.GradientTape.gradient
+
+    def method(tape: Any, target: Any, sources: Any, *args: Any, **kwargs: Any) -> Any:
+        return gradient(original_gradient, tape, target, sources, *args, **kwargs)
+
+    with _replacing:
+        tf.GradientTape.gradient = method
+        try:
+            yield
+        finally:
+            tf.GradientTape.gradient = original_gradient
 
 
 @contextlib.contextmanager

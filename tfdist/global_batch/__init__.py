@@ -10,8 +10,9 @@ Read in this order; each file imports from those above it only:
 3. padded_rows.py: which rows count, where batches are padded to one shape.
 4. whole_batch.py: losses and metrics that make one number of a whole batch.
 5. losses_metrics.py: losses and metrics that are means and sums.
-6. activity_losses.py: what activity regularizers add.
-7. batch_norm.py: how a BatchNormalization sees the rows of all replicas.
-8. randomness.py: what a replica draws.
-9. tracing.py: how a replica's function means the global batch while it is traced.
+6. row_losses.py: losses with one value a row, which Keras or a tape sums.
+7. activity_losses.py: what activity regularizers add.
+8. batch_norm.py: how a BatchNormalization sees the rows of all replicas.
+9. randomness.py: what a replica draws.
+10. tracing.py: how a replica's function means the global batch while it is traced.
 """

@@ -15,7 +15,14 @@ import keras
 import tensorflow as tf
 
 from tfdist.compat import keras_internals, replacing, tensor_notes
-from tfdist.global_batch import activity_losses, batch_norm, losses_metrics, padded_rows, randomness
+from tfdist.global_batch import (
+    activity_losses,
+    batch_norm,
+    losses_metrics,
+    padded_rows,
+    randomness,
+    row_losses,
+)
 from tfdist.global_batch import position as position_lib
 
 
@@ -27,6 +34,7 @@ def whole_batch_semantics(*, reduces_losses: bool) -> Iterator[None]:
     if reduces_losses:
         functions |= losses_metrics.global_reductions()
         functions |= padded_rows.functions()
+        functions["Layer.add_loss"] = row_losses.added(functions["Layer.add_loss"])
     with replacing.replaced(functions), contextlib.ExitStack() as stack:
         if reduces_losses:
             weigh = losses_metrics.sum_of_rows

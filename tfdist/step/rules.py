@@ -23,7 +23,7 @@ from tfdist.communication import share
 from tfdist.communication.compression import EXACT, Reduction
 from tfdist.compat import keras_internals, replacing
 from tfdist.global_batch import position as position_lib
-from tfdist.global_batch import tracing
+from tfdist.global_batch import row_losses, tracing
 from tfdist.step import update
 from tfdist.step.finite import FiniteWatch
 from tfdist.step.logs import LastLogs, extra_logs, flat
@@ -167,5 +167,5 @@ def _reducing_optimizers(how: Reduction) -> Iterator[None]:
         grads = [g if g is None else update.scaled(g, place.fraction(g.dtype)) for g in grads]
         return update.apply_on_replica(optimizer, grads, variables, how=how)
 
-    with replacing.replaced_apply(apply):
+    with replacing.replaced_apply(apply), replacing.replaced_gradient(row_losses.gradient):
         yield
