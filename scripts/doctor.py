@@ -1,4 +1,4 @@
-"""Says which place in a job the environment gives, and why: what matched, what was ignored.
+"""Says which rank in a job the environment gives, and why: what matched, what was ignored.
 
     python scripts/doctor.py                      this process's own environment
     python scripts/doctor.py --environ=dump.txt   one that was written down where the trouble is
@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from absl import app, flags
 
 from tfdist.cluster.detection import Cluster, detect_cluster
-from tfdist.cluster.meeting import find_place
+from tfdist.cluster.meeting import find_address
 from tfdist.cluster.tf_config import TRAINING_TYPES
 from tfdist.tpu import doctor
 
@@ -99,10 +99,10 @@ def _explain_meeting(
     if cluster.task_type not in TRAINING_TYPES:
         return found, True
     try:
-        host, ports = find_place(cluster, environ)
+        host, ports = find_address(cluster, environ)
     except (ValueError, RuntimeError) as error:
         return [*found, f"ERROR: {error}"], False
-    places = f"{host}:{ports[0]}" + (f" to {ports[-1]}" if len(ports) > 1 else "")
+    addresses = f"{host}:{ports[0]}" + (f" to {ports[-1]}" if len(ports) > 1 else "")
     shown = [f"<address of worker {rank}>" for rank in range(cluster.size)]
     config = {
         "cluster": {"worker": shown},
@@ -110,7 +110,8 @@ def _explain_meeting(
     }
     return [
         *found,
-        f"The addresses are not told: the workers will meet at {places}, where worker 0 listens.",
+        f"The addresses are not told: the workers will meet at {addresses}, where worker 0 "
+        "listens.",
         f"TF_CONFIG then: {json.dumps(config)}",
     ], True
 

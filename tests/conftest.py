@@ -77,8 +77,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Lets the longest files begin, so that no other process waits for them at the end."""
-    places = {name: place for place, name in enumerate(_LONGEST_FIRST)}
-    items.sort(key=lambda item: places.get(_of_tests(item.path), len(places)))
+    order = {name: index for index, name in enumerate(_LONGEST_FIRST)}
+    items.sort(key=lambda item: order.get(_of_tests(item.path), len(order)))
 
 
 def _of_tests(path: pathlib.Path) -> str:

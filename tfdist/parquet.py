@@ -59,7 +59,7 @@ def read_share(
     """
     parquet = _module()
     files = _files(pathlib.Path(folder))
-    rank, size = _place(rank, size)
+    rank, size = _rank_and_size(rank, size)
     opened = [parquet.ParquetFile(file) for file in files]
     start, stop = bounds(sum(file.metadata.num_rows for file in opened), rank, size)
     known = opened[0].schema_arrow.names
@@ -92,7 +92,7 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
     return found
 
 
-def _place(rank: int | None, size: int | None) -> tuple[int, int]:
+def _rank_and_size(rank: int | None, size: int | None) -> tuple[int, int]:
     if rank is None and size is None:
         cluster = detect_cluster(os.environ)
         return (cluster.rank, cluster.size) if cluster else (0, 1)

@@ -30,7 +30,7 @@ def test_the_same_model_made_twice_is_the_same():
 
 
 @pytest.mark.parametrize(
-    ("options", "place"),
+    ("options", "start"),
     [
         (lambda: {"optimizer": keras.optimizers.Adam(beta_1=0.5)}, "optimizer.config.beta_1: 0.9"),
         (lambda: {"loss": "mae"}, "loss: 'mse' in the checkpoint, 'mae' here"),
@@ -44,11 +44,11 @@ def test_the_same_model_made_twice_is_the_same():
     ],
     ids=["optimizer", "loss", "metrics", "schedule"],
 )
-def test_other_models_are_told_apart(options, place):
+def test_other_models_are_told_apart(options, start):
     other = same_run.of_model(_model(**options()))
     found = same_run.differences(same_run.of_model(_model()), other)
     assert len(found) == 1
-    assert found[0].startswith(place)
+    assert found[0].startswith(start)
 
 
 def test_a_number_as_learning_rate_is_no_difference():

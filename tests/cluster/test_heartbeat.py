@@ -266,8 +266,8 @@ def _two_workers(path, *arguments):
         addresses = [f"127.0.0.1:{first}", f"127.0.0.1:{second}"]
     workers = []
     for rank in (0, 1):
-        place = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": rank}}
-        environ = launching.environ_with(TF_CONFIG=str(place).replace("'", '"'))
+        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": rank}}
+        environ = launching.environ_with(TF_CONFIG=str(config).replace("'", '"'))
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         command = [sys.executable, path, *arguments]
         workers.append(subprocess.Popen(command, env=environ, text=True, **pipes))

@@ -21,7 +21,7 @@ import launching
 import pytest
 
 from tfdist.cluster.detection import Cluster
-from tfdist.cluster.meeting import find_place, meet
+from tfdist.cluster.meeting import find_address, meet
 from tfdist.cluster.ports import reserved_port
 
 _JOB = pathlib.Path(__file__).parents[1] / "support" / "engine_jobs.py"
@@ -207,10 +207,10 @@ def _run_both(command, variables, folder, *, limit_secs=60, **further):
 @_in_each(_ENVIRONMENTS)
 def test_both_learn_both_addresses(variables, tmp_path):
     said = _run_both(["-c", _MEET], variables, tmp_path)
-    places = [json.loads(out.partition("met ")[2]) for out in said]
-    assert [place[:3] for place in places] == [[0, 0, 2], [1, 1, 2]]
-    assert places[0][3] == places[1][3]
-    assert len(set(places[0][3])) == 2
+    ranks = [json.loads(out.partition("met ")[2]) for out in said]
+    assert [found[:3] for found in ranks] == [[0, 0, 2], [1, 1, 2]]
+    assert ranks[0][3] == ranks[1][3]
+    assert len(set(ranks[0][3])) == 2
 
 
 _THREADS = dict.fromkeys(
@@ -265,40 +265,40 @@ def test_under_the_real_one(command):
 # ------------------------------------------------------------------------------- where to meet
 
 
-def _place(**changes):
+def _cluster(**changes):
     return Cluster(**{"rank": 1, "size": 2, "source": "Open MPI", **changes})
 
 
 @pytest.mark.parametrize(
     ("cluster", "environ", "host"),
     [
-        (_place(local_size=2), {}, "127.0.0.1"),
-        (_place(source="torchrun"), {"MASTER_ADDR": "node1"}, "node1"),
-        (_place(), {"AZ_BATCH_MASTER_NODE": "10.0.0.4:6000"}, "10.0.0.4"),
-        (_place(), {"TFDIST_RENDEZVOUS": "node7:9"}, "node7"),
-        (_place(), {"TFDIST_RENDEZVOUS": "[fd00::2]:9"}, "fd00::2"),
-        (_place(local_size=2), {"TFDIST_RENDEZVOUS": "node7:9"}, "node7"),
+        (_cluster(local_size=2), {}, "127.0.0.1"),
+        (_cluster(source="torchrun"), {"MASTER_ADDR": "node1"}, "node1"),
+        (_cluster(), {"AZ_BATCH_MASTER_NODE": "10.0.0.4:6000"}, "10.0.0.4"),
+        (_cluster(), {"TFDIST_RENDEZVOUS": "node7:9"}, "node7"),
+        (_cluster(), {"TFDIST_RENDEZVOUS": "[fd00::2]:9"}, "fd00::2"),
+        (_cluster(local_size=2), {"TFDIST_RENDEZVOUS": "node7:9"}, "node7"),
     ],
 )
 def test_host_to_meet_at(cluster, environ, host):
-    found, ports = find_place(cluster, environ)
+    found, ports = find_address(cluster, environ)
     assert found == host
     assert ports == (9,) if "TFDIST_RENDEZVOUS" in environ else len(set(ports)) == 8
 
 
 def test_jobs_on_one_host_meet_at_different_ports():
     jobs = [{"PMIX_NAMESPACE": f"{number}"} for number in range(20)]
-    assert len({find_place(_place(local_size=2), job)[1] for job in jobs}) > 15
+    assert len({find_address(_cluster(local_size=2), job)[1] for job in jobs}) > 15
 
 
 def test_unknown_place_is_an_error():
     with pytest.raises(RuntimeError, match=r"worker 1 of 2, but not.*TFDIST_RENDEZVOUS=HOST:PORT"):
-        find_place(_place(), {})
+        find_address(_cluster(), {})
 
 
 def test_wrong_place_is_an_error():
     with pytest.raises(ValueError, match="In TFDIST_RENDEZVOUS, 'node1' has no port"):
-        find_place(_place(), {"TFDIST_RENDEZVOUS": "node1"})
+        find_address(_cluster(), {"TFDIST_RENDEZVOUS": "node1"})
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_nothing_to_do(cluster):
 
 def test_port_of_somebody_else_is_passed_over(tmp_path):
     """The first port that both work out is taken by a program that says nothing."""
-    host, ports = find_place(_place(rank=0, local_size=2), _open_mpi(0))
+    host, ports = find_address(_cluster(rank=0, local_size=2), _open_mpi(0))
     with socket.create_server((host, ports[0])):
         said = _run_both(["-c", _MEET], _open_mpi, tmp_path)
     assert all(out.startswith("met ") for out in said)

@@ -13,7 +13,7 @@ from parity import worlds
 
 import tfdist
 from tfdist import testing
-from tfdist.communication import reduction
+from tfdist.communication import reduction as reduction_lib
 from tfdist.communication.compression import EXACT, Reduction, scales_of
 from tfdist.compat import tf_internals
 
@@ -43,7 +43,7 @@ def _exact(replicas: int) -> dict[str, np.ndarray]:
     }
 
 
-def _summed(strategy: Any, how: Reduction) -> tuple[dict[str, np.ndarray], list[Any], Any]:
+def _summed(strategy: Any, reduction: Reduction) -> tuple[dict[str, np.ndarray], list[Any], Any]:
     """Returns the sums, those of rows and of nothing, and the traced function."""
     names = list(_values(0))
 
@@ -60,7 +60,7 @@ def _summed(strategy: Any, how: Reduction) -> tuple[dict[str, np.ndarray], list[
         *dense, rows = strategy.run(gradients)
         # As operations outside of the replicas leave them: on no device that is named.
         dense = [tf.identity(v) if isinstance(v, tf.Tensor) else v for v in dense]
-        return reduction.sum_gradients(strategy, [*dense, None, rows], how)
+        return reduction_lib.sum_gradients(strategy, [*dense, None, rows], reduction)
 
     *dense, nothing, rows = run()
     assert isinstance(rows, tf.IndexedSlices)
@@ -68,12 +68,12 @@ def _summed(strategy: Any, how: Reduction) -> tuple[dict[str, np.ndarray], list[
     return values, [nothing, tf.convert_to_tensor(rows).numpy()], run.get_concrete_function()
 
 
-def _on_worker(hows: list[Reduction]) -> list[Any]:
+def _on_worker(reductions: list[Reduction]) -> list[Any]:
     strategy = tfdist.get_strategy("cpu")
     assert strategy.num_replicas_in_sync == 2
     found = []
-    for how in hows:
-        values, rest, function = _summed(strategy, how)
+    for reduction in reductions:
+        values, rest, function = _summed(strategy, reduction)
         found.append((values, rest, _bytes_on_wire(function), _largest_on_wire(function)))
     context = tf_internals.collective_context()
     config = context._collective_ops_server_def.default_session_config
@@ -100,16 +100,16 @@ def _largest_on_wire(function: Any) -> int:
     return max(tensor.shape.num_elements() * tensor.dtype.size for tensor in _sums(function))
 
 
-def _assert_right(values: dict[str, np.ndarray], rest: list[Any], how: Reduction) -> None:
+def _assert_right(values: dict[str, np.ndarray], rest: list[Any], reduction: Reduction) -> None:
     parts, exact = [_values(0), _values(1)], _exact(2)
     for name, value in values.items():
         assert value.dtype == parts[0][name].dtype, name
         assert value.shape == parts[0][name].shape, name
         off = np.abs(value - exact[name])
-        if how.narrows(tf.as_dtype(value.dtype)):
+        if reduction.narrows(tf.as_dtype(value.dtype)):
             # Each part is rounded once, and so is their sum.
             size = sum(np.abs(np.asarray(part[name], "float64")) for part in parts)
-            assert (off <= 2 * _ROUNDING[str(how.wire_dtype)] * size).all(), name
+            assert (off <= 2 * _ROUNDING[str(reduction.wire_dtype)] * size).all(), name
         else:
             np.testing.assert_allclose(value, exact[name], rtol=1e-6, atol=1e-12)
     assert rest[0] is None
@@ -118,27 +118,27 @@ def _assert_right(values: dict[str, np.ndarray], rest: list[Any], how: Reduction
     np.testing.assert_allclose(rest[1], expected, rtol=1e-6)
 
 
-HOWS = [EXACT, Reduction("bfloat16"), Reduction("float16")]
+REDUCTIONS = [EXACT, Reduction("bfloat16"), Reduction("float16")]
 
 
-@pytest.mark.parametrize("how", HOWS, ids=lambda how: str(how.wire_dtype))
-def test_two_replicas(how: Reduction) -> None:
-    values, rest, _ = _summed(worlds.local_strategy(2), how)
-    _assert_right(values, rest, how)
-    if how.wire_dtype:
+@pytest.mark.parametrize("reduction", REDUCTIONS, ids=lambda reduction: str(reduction.wire_dtype))
+def test_two_replicas(reduction: Reduction) -> None:
+    values, rest, _ = _summed(worlds.local_strategy(2), reduction)
+    _assert_right(values, rest, reduction)
+    if reduction.wire_dtype:
         assert np.abs(values["large"] - _exact(2)["large"]).max() > 1e-5, "was it narrowed at all?"
 
 
 def test_two_workers() -> None:
     """Also: whether they are cut and packed, and what travels, by the traced operations."""
     cut = Reduction(piece_bytes=1000, bucket_bytes=500)
-    hows = [*HOWS, cut]
-    found = testing.run_workers(_on_worker, args=(hows,), timeout_secs=_LIMIT_SECS)
+    reductions = [*REDUCTIONS, cut]
+    found = testing.run_workers(_on_worker, args=(reductions,), timeout_secs=_LIMIT_SECS)
     (*first, chunk), (*second, _) = found
-    for how, mine, theirs in zip(hows, first, second, strict=True):
-        _assert_right(*mine[:2], how)
+    for reduction, mine, theirs in zip(reductions, first, second, strict=True):
+        _assert_right(*mine[:2], reduction)
         for name, value in mine[0].items():
-            assert value.tobytes() == theirs[0][name].tobytes(), (how, name)
+            assert value.tobytes() == theirs[0][name].tobytes(), (reduction, name)
     exact, bfloat16, float16, in_pieces = first
     for name, value in exact[0].items():
         assert value.tobytes() == in_pieces[0][name].tobytes(), name
@@ -164,7 +164,7 @@ def test_what_is_not_finite_stays_so(bad: float, dtype: str) -> None:
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
             return [tf.where(tf.equal(replica, 1), bad, 1.0) * tf.ones([2]), tf.ones([2])]
 
-        return reduction.sum_gradients(strategy, strategy.run(gradients), Reduction(dtype))
+        return reduction_lib.sum_gradients(strategy, strategy.run(gradients), Reduction(dtype))
 
     spoilt, other = run()
     assert not np.isfinite(spoilt.numpy()).any()
@@ -212,7 +212,7 @@ def _fitted(strategy: Any, reduction: Any, **options: Any) -> list[np.ndarray]:
 def _fits_on_worker(folder: str) -> list[Any]:
     strategy = tfdist.get_strategy("cpu")
     assert strategy.num_replicas_in_sync == 2
-    found: list[Any] = [_fitted(strategy, how) for how in (None, "bfloat16", "float16")]
+    found: list[Any] = [_fitted(strategy, reduction) for reduction in (None, "bfloat16", "float16")]
     part = {"checkpoint_dir": folder, "save_every": 3}
     _fitted(strategy, "float16", epochs=1, **part)
     found.append(_fitted(strategy, "float16", **part))
@@ -244,8 +244,8 @@ def test_fit_on_two_workers(tmp_path: Any) -> None:
 def test_fit_on_two_replicas_against_one_device() -> None:
     strategy = worlds.local_strategy(2)
     alone = _fitted(tfdist.get_strategy("cpu", cluster=None), "float16")
-    for how, within in ((None, 1e-6), ("float16", 1e-3)):
-        for mine, theirs in zip(_fitted(strategy, how), alone, strict=True):
+    for reduction, within in ((None, 1e-6), ("float16", 1e-3)):
+        for mine, theirs in zip(_fitted(strategy, reduction), alone, strict=True):
             np.testing.assert_allclose(mine, theirs, atol=within)
     assert any(
         mine.tobytes() != exact.tobytes()
@@ -272,10 +272,11 @@ def test_models_with_a_train_step_and_loops_of_their_own_narrow_too() -> None:
 
     model = made(Own)
     rounded = 2 * float(tf.cast(odd / 2, tf.bfloat16))
-    for how, step in (("bfloat16", rounded), (None, float(odd))):  # each has a trace of its own
+    # Each has a trace of its own.
+    for reduction, step in (("bfloat16", rounded), (None, float(odd))):
         model.set_weights([np.zeros((1, 1)), np.zeros(1)])
-        tfdist.fit(model, np.ones((2, 1)), np.ones((2, 1)), reduction=how, verbose=0)
-        assert float(np.asarray(model.weights[0])[0, 0]) == -step, how
+        tfdist.fit(model, np.ones((2, 1)), np.ones((2, 1)), reduction=reduction, verbose=0)
+        assert float(np.asarray(model.weights[0])[0, 0]) == -step, reduction
     assert rounded != odd
 
     model = made(keras.Model)

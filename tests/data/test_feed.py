@@ -173,10 +173,10 @@ def source_of_arrays(seed=4):
 def test_seek_goes_on_as_if_nothing_had_happened(make, steps):
     whole = Feed(make(), steps_per_epoch=steps)
     epochs = of_feed(whole, epochs=2)
-    place = whole.position
+    position = whole.position
     wanted = of_feed(whole, epochs=2)
     again = Feed(make(), steps_per_epoch=steps)
-    again.seek(*place)
+    again.seek(*position)
     assert of_feed(again, epochs=2) == wanted != epochs
 
 
@@ -203,8 +203,8 @@ def test_steps_that_the_progress_bar_shows():
 
 def test_position_counts_passes_and_batches():
     feed = feed_of(NUMBERS, 3)
-    places = []
+    positions = []
     for _ in range(3):
         of_feed(feed, epochs=1)
-        places.append(feed.position)
-    assert places == [(0, 3), (1, 0), (1, 3)]
+        positions.append(feed.position)
+    assert positions == [(0, 3), (1, 0), (1, 3)]

@@ -45,7 +45,7 @@ def test_open_tensors(spec: Any, expected: Any) -> None:
         (tf.TensorSpec(None), (4,), "Only the second dimension may vary"),
         ((tf.TensorSpec([None, 3]), _OPEN), (4,), "only targets have one"),
         ((_OPEN, {"a": _OPEN, "b": tf.TensorSpec([None, 4])}), (4,), "also one of length_buckets"),
-        ((_OPEN, _OPEN, tf.TensorSpec([None])), (4,), "Give a weight a step"),
+        ((_OPEN, _OPEN, tf.TensorSpec([None])), (4,), "Give one weight for each timestep"),
     ],
 )
 def test_specs_that_are_refused(spec: Any, buckets: Any, message: str) -> None:
@@ -151,14 +151,15 @@ def test_outputs_are_as_long_as_their_batch() -> None:
 
 def test_longer_batch_is_an_error() -> None:
     data = _dataset(*_words(2, 9))
-    with pytest.raises(ValueError, match=r"has 9 steps, but the largest of length_buckets is 8\."):
+    told = r"has 9 timesteps, but the largest of length_buckets is 8\."
+    with pytest.raises(ValueError, match=told):
         tfdist.fit(_model(), data, length_buckets=(4, 8), verbose=0)
 
 
-def test_targets_have_the_steps_of_inputs() -> None:
+def test_targets_are_as_long_as_inputs() -> None:
     (x, _), (_, y) = _words(3)[0], _tags(4)[0]
     model = _model(lambda: layers.Dense(2))
-    with pytest.raises(ValueError, match=r"have not the steps of its inputs: \[4\].*\[3\]"):
+    with pytest.raises(ValueError, match=r"are not as long as its inputs: \[4\].*\[3\]"):
         tfdist.fit(model, _dataset((x, y)), length_buckets=(4,), verbose=0)
 
 
@@ -245,7 +246,7 @@ class LosesMask(layers.Layer):
 
 
 class AllSteps(layers.Layer):
-    """Makes a mask that takes steps for data which only pad."""
+    """Makes a mask that takes padded timesteps for data."""
 
     def call(self, x: Any) -> Any:
         return 2 * x
@@ -255,7 +256,7 @@ class AllSteps(layers.Layer):
 
 
 class SumOfSteps(layers.Layer):
-    """Sums steps without a look at masks."""
+    """Sums timesteps without a look at masks."""
 
     def call(self, x: Any) -> Any:
         return keras.ops.sum(x, axis=1)
@@ -274,7 +275,7 @@ class OnlyTraced(layers.Layer):
         return 2 * x
 
 
-def test_targets_say_which_steps_count() -> None:
+def test_targets_say_which_timesteps_count() -> None:
     data = _dataset(*_tags(3, 5))
     model = _model(AllSteps)
     alone = _model(AllSteps, strategy=tf.distribute.get_strategy())
@@ -314,9 +315,9 @@ class Attention(layers.Layer):
         return self.attention(x, x)
 
 
-def test_what_is_given_for_masked_steps_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_given_for_masked_timesteps_is_told(caplog: pytest.LogCaptureFixture) -> None:
     tfdist.evaluate(_model(Attention), _dataset(*_tags(3)), length_buckets=(4,), verbose=0)
-    assert "for steps that it masks depends on the length" in caplog.text
+    assert "for timesteps that it masks depends on the length" in caplog.text
 
 
 @pytest.mark.parametrize("method", ["train_step", "compute_loss"])
@@ -330,7 +331,7 @@ def test_own_rules_are_refused(method: str) -> None:
         tfdist.fit(model, full, length_buckets=(4,), verbose=0)
 
 
-def _mean_of_steps(y_true: Any, y_pred: Any) -> Any:
+def _mean_over_time(y_true: Any, y_pred: Any) -> Any:
     return keras.ops.mean(keras.ops.square(y_true - y_pred), axis=(1, 2))
 
 
@@ -345,9 +346,10 @@ def _dense() -> Any:
         (lambda: _model(layers.GlobalMaxPooling1D), _words, "takes what is padded for data"),
         (lambda: _model(LosesMask, layers.GlobalAveragePooling1D), _words,
          "Keras says: Layer 'loses_mask"),
-        (lambda: _model(LosesMask), _tags, "carries no mask of its steps"),
-        (lambda: _model(_dense, loss=_mean_of_steps), _tags, "loss '_mean_of_steps' gives no"),
-        (lambda: _model(_dense, metrics=[_mean_of_steps]), _tags, "metric '_mean_of_steps' gives"),
+        (lambda: _model(LosesMask), _tags, "carries no mask of its timesteps"),
+        (lambda: _model(_dense, loss=_mean_over_time), _tags, "loss '_mean_over_time' returns"),
+        (lambda: _model(_dense, metrics=[_mean_over_time]), _tags,
+         "metric '_mean_over_time' returns"),
         (lambda: _model(_dense), _words, "no target is"),
         (lambda: _model(Adding, _dense), _tags, "'adding'.*leave them out"),
         (lambda: _model(lambda: layers.Conv1D(2, 3, padding="same")), _tags, "for data"),

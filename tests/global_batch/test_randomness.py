@@ -12,7 +12,8 @@ import tensorflow as tf
 from parity.one_step import joined, on_replicas, parts_of, traced
 
 from tfdist.communication import share
-from tfdist.global_batch import position, randomness
+from tfdist.global_batch import position as position_lib
+from tfdist.global_batch import randomness
 
 random = keras.random
 _SIZES = (7, 4, 1)  # of the global batch: uneven, even, and all replicas but one empty
@@ -108,12 +109,12 @@ def test_dropout_keeps_shape_and_expectation() -> None:
 def test_any_offset(offset: int, dtype: str) -> None:
     """The counter is moved on by whole blocks of 4 or 2 numbers, and the rest is cut."""
     whole = tf.random.stateless_uniform([offset + 9, 3], [1, 2], dtype=dtype)
-    place = position.Position(
+    position = position_lib.Position(
         global_size=offset + 9, local_size=4, offset=offset, collectives=None
     )
-    rows = randomness.uniform_rows((4, 3), place, dtype=dtype, seed=tf.constant([1, 2]))
+    rows = randomness.uniform_rows((4, 3), position, dtype=dtype, seed=tf.constant([1, 2]))
     np.testing.assert_array_equal(rows, whole[offset : offset + 4])
-    normal = randomness.normal_rows((4, 3), place, dtype=dtype, seed=tf.constant([1, 2]))
+    normal = randomness.normal_rows((4, 3), position, dtype=dtype, seed=tf.constant([1, 2]))
     whole = tf.random.stateless_normal([offset + 9, 3], [1, 2], dtype=dtype)
     np.testing.assert_array_equal(normal, whole[offset : offset + 4])
 

@@ -43,8 +43,8 @@ class Mutation:
 MUTATIONS = {
     "the reduction is doubled": Mutation(
         "step/update.py",
-        "summed = reduction.sum_gradients(strategy, gradients, how, residuals=residuals)",
-        "summed = [2 * g for g in reduction.sum_gradients(strategy, gradients, how)]",
+        "summed = reduction_lib.sum_gradients(strategy, gradients, reduction, residuals=residuals)",
+        "summed = [2 * g for g in reduction_lib.sum_gradients(strategy, gradients, reduction)]",
         "SGD with momentum",
     ),
     "gradients are clipped before the reduction": Mutation(
@@ -61,31 +61,31 @@ MUTATIONS = {
     ),
     "a mean of means": Mutation(
         "global_batch/losses_metrics.py",
-        "return loss * place.fraction(loss.dtype)",
-        "return loss / place.collectives.num_replicas",
+        "return loss * position.fraction(loss.dtype)",
+        "return loss / position.collectives.num_replicas",
         "uneven last batch",
     ),
     "the filler row counts": Mutation(
         "global_batch/tracing.py",
-        "return tensor_notes.with_notes(lambda rows: _first_rows(rows, place.local_size), value)",
-        "return value",
+        "rows: _first_rows(rows, position.local_size), value)",
+        "rows: rows, value)",
         "last batch of one, Adam with clipping",
     ),
     "a sum is weighted like a mean": Mutation(
         "global_batch/losses_metrics.py",
-        "return value if place is None else value / _safe(place.fraction(value.dtype))",
+        "return value if position is None else value / _safe(position.fraction(value.dtype))",
         "return value",
         "reduction sum, sample weights",
     ),
     "sample weights are summed over one replica": Mutation(
         "global_batch/losses_metrics.py",
-        "divisor = place.collectives.sum(_of_counted_rows(weight, place))",
+        "divisor = position.collectives.sum(_of_counted_rows(weight, position))",
         "divisor = weight",
         "reduction mean_with_sample_weight, sample weights",
     ),
     "valid steps are counted on one replica": Mutation(
         "global_batch/losses_metrics.py",
-        "valid = place.collectives.sum(_of_counted_rows(ops.sum(mask), place))",
+        "valid = position.collectives.sum(_of_counted_rows(ops.sum(mask), position))",
         "valid = ops.sum(mask)",
         "reduction sum_over_batch_size, mask",
     ),
@@ -103,7 +103,7 @@ MUTATIONS = {
     ),
     "steps that pad a batch weigh the others": Mutation(
         "global_batch/padded_timesteps.py",
-        "return mean * (tf.cast(steps.padded, mean.dtype) / tf.cast(steps.counted, mean.dtype))",
+        "return mean * (padded / tf.cast(timesteps.counted, mean.dtype))",
         "return mean",
         "lengths: one class a word",
     ),
@@ -127,7 +127,7 @@ MUTATIONS = {
     ),
     "a scalar counts once a replica": Mutation(
         "global_batch/losses_metrics.py",
-        "return _of_counted_rows(values, place) * fraction, fraction",
+        "return _of_counted_rows(values, position) * fraction, fraction",
         "return values, None",
         "compute_loss updates a Mean by a scalar",
     ),
@@ -152,7 +152,7 @@ MUTATIONS = {
     ),
     "the filler row is normalized with": Mutation(
         "global_batch/batch_norm.py",
-        "x = x[: tf.where(place.local_size > 0, tf.shape(x)[0], 0)]",
+        "x = x[: tf.where(position.local_size > 0, tf.shape(x)[0], 0)]",
         "x = x[:]",
         "synchronized BatchNormalization, batches smaller than four replicas",
         replicas=4,
@@ -160,13 +160,13 @@ MUTATIONS = {
     ),
     "a compiled step counts its own replica alone": Mutation(
         "step/jit_compile.py",
-        "[place.collectives.sum(v) for v in _summands(replica_fn, data, place)]",
-        "_summands(replica_fn, data, place)",
+        "[position.collectives.sum(v) for v in summands]",
+        "summands",
         "jit_compile, masked mean",
     ),
     "an own step's gradients are summed as they are": Mutation(
         "step/rules.py",
-        "grads = [g if g is None else update.scaled(g, place.fraction(g.dtype)) for g in grads]",
+        "grads = [g if g is None else update.scaled(g, position.fraction(g.dtype)) for g in grads]",
         "grads = list(grads)",
         "train_step of its own",
     ),
@@ -208,8 +208,8 @@ MUTATIONS = {
     ),
     "logits are not gathered with the rows of a whole batch": Mutation(
         "global_batch/whole_batch.py",
-        "return tensor_notes.with_notes(lambda rows: all_rows(rows, place), value)",
-        "return all_rows(value, place)",
+        "return tensor_notes.with_notes(lambda rows: all_rows(rows, position), value)",
+        "return all_rows(value, position)",
         "outputs that saturate",
     ),
     "a draw of fixed size is taken for one of rows": Mutation(
@@ -220,8 +220,8 @@ MUTATIONS = {
     ),
     "a draw of as many rows as the batch is fixed to is the same everywhere": Mutation(
         "global_batch/randomness.py",
-        "first, local = dims[0], place.padded_rows or place.fixed_rows",
-        "first, local = dims[0], place.padded_rows",
+        "first, local = dims[0], position.padded_rows or position.fixed_rows",
+        "first, local = dims[0], position.padded_rows",
         "Dropout of a loss of its own, batches of fixed size",
     ),
     "what is looked up once for a batch is there once a replica": Mutation(

@@ -21,9 +21,9 @@ from tfdist.cluster.detection import detect_cluster
 from tfdist.launch import call
 
 
-def _place(*args, **kwargs):
-    place = detect_cluster()
-    return place.rank, place.size, place.local_rank, place.is_chief, args, kwargs
+def _ranks(*args, **kwargs):
+    cluster = detect_cluster()
+    return cluster.rank, cluster.size, cluster.local_rank, cluster.is_chief, args, kwargs
 
 
 class Thing:
@@ -46,12 +46,12 @@ class Thing:
 
 
 def test_values_come_in_rank_order():
-    found = launch.run(_place, workers=3, args=(1, "x"), kwargs={"k": [2]})
+    found = launch.run(_ranks, workers=3, args=(1, "x"), kwargs={"k": [2]})
     assert found == [(rank, 3, rank, rank == 0, (1, "x"), {"k": [2]}) for rank in range(3)]
 
 
 def test_one_worker():
-    assert launch.run(_place, workers=1) == [(0, 1, 0, True, (), {})]
+    assert launch.run(_ranks, workers=1) == [(0, 1, 0, True, (), {})]
 
 
 def _environment(*names):
@@ -77,7 +77,7 @@ _BASE = 40
     ("fn", "args", "by_name", "expected"),
     [
         pytest.param(os.path.basename, ("a/b",), True, "b", id="library"),
-        pytest.param(_place, (), True, (0, 1, 0, True, (), {}), id="module"),
+        pytest.param(_ranks, (), True, (0, 1, 0, True, (), {}), id="module"),
         pytest.param(Thing.add, (Thing(1), 2), True, 3, id="method by name, argument of a class"),
         pytest.param(Thing(1).add, (2,), False, 3, id="bound method"),
         pytest.param(Thing(4), (), False, -4, id="callable object"),
@@ -307,7 +307,7 @@ def test_ctrl_c_in_the_caller_ends_all(tmp_path):
 def test_run_in_a_thread():
     """The system ends a worker with the thread that started it, which has to wait for it."""
     found = []
-    thread = threading.Thread(target=lambda: found.extend(launch.run(_place, workers=2)))
+    thread = threading.Thread(target=lambda: found.extend(launch.run(_ranks, workers=2)))
     thread.start()
     thread.join(50)
     assert [value[0] for value in found] == [0, 1]

@@ -1,4 +1,4 @@
-"""Do the workers start with the right place, and is a worker that does not join named?
+"""Do the workers start with the right rank, and is a worker that does not join named?
 
 The workers here are real processes; most of their programs import no TensorFlow, to be quick.
 What no test says again: whatever happens, no process may be left (conftest.py looks).
@@ -39,7 +39,7 @@ print(json.dumps({"argv": sys.argv, "name": __name__, "file": __file__, "path": 
 """
 
 
-def test_each_worker_has_its_place(program, tmp_path):
+def test_each_worker_has_its_rank(program, tmp_path):
     path = program(_SHOW)
     done = launching.launch(
         "--workers=3", "program.py", "--workers=9", "-m", "--", "x y", cwd=tmp_path
@@ -157,7 +157,7 @@ def test_variables_of_other_launchers_are_not_handed_on(program):
         env=launching.environ_with(TF_CONFIG=outside, TFDIST_SIZE="9"),
     )
     assert json.loads(launching.lines_of(done, 0)[0])["TF_CONFIG"] is None
-    assert "not handed on to them: TF_CONFIG" in done.stderr
+    assert "not passed on to them: TF_CONFIG" in done.stderr
 
 
 def test_main_stays_there_for_threads_and_exit_functions(program):
@@ -290,10 +290,11 @@ def _reduce_ranks():
 
     from tfdist.cluster import detection
 
-    place = detection.detect_cluster()
+    cluster = detection.detect_cluster()
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
 
     def replica():
-        return tf.distribute.get_replica_context().all_reduce("SUM", tf.constant(float(place.rank)))
+        rank = tf.constant(float(cluster.rank))
+        return tf.distribute.get_replica_context().all_reduce("SUM", rank)
 
     return float(strategy.run(tf.function(replica))), strategy.num_replicas_in_sync

@@ -14,7 +14,7 @@ import launching
 import pytest
 
 from tfdist.cluster.detection import detect_cluster
-from tfdist.cluster.meeting import find_place
+from tfdist.cluster.meeting import find_address
 from tfdist.launch import render
 
 _SCRIPT = launching.CHECKOUT / "scripts" / "render.py"
@@ -82,10 +82,10 @@ def test_kubernetes_is_consistent():
 def test_checks_find_what_is_wrong(kind, path, value, complaint):
     documents = json.loads(json.dumps(render.kubernetes(_request("kubernetes"))))
     *folders, name = path.split()
-    place = _by_kind(documents)[kind]
+    part = _by_kind(documents)[kind]
     for folder in folders:
-        place = place[folder]
-    place[name] = value
+        part = part[folder]
+    part[name] = value
     assert complaint in complaints_about(documents)
 
 
@@ -109,7 +109,7 @@ def test_pods_find_their_places():
         found = detect_cluster(environ)
         assert (found.rank, found.size, found.source) == (rank, 3, "Kubernetes")
         # Pod 0 of an Indexed Job with a subdomain has this name.
-        assert find_place(found, environ) == ("digits-0.digits", (render.ROLL_CALL_PORT,))
+        assert find_address(found, environ) == ("digits-0.digits", (render.ROLL_CALL_PORT,))
     assert container["command"] == ["python", "train.py", "--epochs=5", "a b"]
 
 

@@ -20,7 +20,7 @@ from tfdist.communication.compression import Reduction
 from tfdist.step import error_feedback
 
 _STEPS, _ROWS = 9, 4
-_HOW = Reduction("bfloat16", error_feedback=True)
+_REDUCTION = Reduction("bfloat16", error_feedback=True)
 # Rounded to bfloat16 the mean of a replica's rows loses up to 0.4 % of each step.
 _X = np.random.default_rng(0).uniform(1, 2, (_STEPS * _ROWS, 3)).astype("float32")
 
@@ -37,9 +37,11 @@ def distributed(replicas: int = 2, optimizer: Any = lambda: None) -> keras.Model
         return build(optimizer())
 
 
-def fit(model: keras.Model, how: Any = _HOW, rows: int = len(_X), **kwargs: Any) -> np.ndarray:
+def fit(
+    model: keras.Model, reduction: Any = _REDUCTION, rows: int = len(_X), **kwargs: Any
+) -> np.ndarray:
     kwargs = {"batch_size": _ROWS, "shuffle": False, "verbose": 0, **kwargs}
-    tfdist.fit(model, _X[:rows], np.zeros(rows), reduction=how, **kwargs)
+    tfdist.fit(model, _X[:rows], np.zeros(rows), reduction=reduction, **kwargs)
     return np.asarray(model.weights[0], "float64")[:, 0]
 
 
@@ -71,10 +73,10 @@ def test_small_gradients_are_not_lost_for_good(logical_cpus):
     constant = np.full((len(_X), 3), 1 + 2.0**-10, "float32")
     expected = -_STEPS * (1 + 2.0**-10)
     found = {}
-    for name, how in (("without", Reduction("bfloat16")), ("with", _HOW)):
+    for name, reduction in (("without", Reduction("bfloat16")), ("with", _REDUCTION)):
         model = distributed()
         options = {"batch_size": _ROWS, "shuffle": False, "verbose": 0, "epochs": 9}
-        tfdist.fit(model, constant, np.zeros(len(_X)), reduction=how, **options)
+        tfdist.fit(model, constant, np.zeros(len(_X)), reduction=reduction, **options)
         found[name] = abs(float(np.asarray(model.weights[0])[0, 0]) - 9 * expected)
     assert found["without"] == pytest.approx(81 * 2.0**-10, rel=1e-3)
     assert found["with"] < 2.0**-7  # what is held is less than one unit
@@ -85,7 +87,7 @@ def test_infinities_are_not_held(logical_cpus):
     x = _X.copy()
     x[0] = np.inf
     kwargs = {"batch_size": _ROWS, "shuffle": False, "verbose": 0, "on_nan": "ignore"}
-    tfdist.fit(model, x, np.zeros(len(x)), reduction=_HOW, **kwargs)
+    tfdist.fit(model, x, np.zeros(len(x)), reduction=_REDUCTION, **kwargs)
     assert np.isfinite(held(model)).all()
 
 
@@ -171,7 +173,7 @@ def test_own_loops_are_told_where_to_go(logical_cpus):
     def replica_step() -> None:
         variables = model.trainable_variables
         gradients = [tf.ones(v.shape) for v in variables]
-        tfdist.apply_gradients(model.optimizer, gradients, variables, reduction=_HOW)
+        tfdist.apply_gradients(model.optimizer, gradients, variables, reduction=_REDUCTION)
 
     with pytest.raises(ValueError, match="needs fit"):
         strategy.run(replica_step)

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfdist.communication import collectives
 from tfdist.communication.reduction import Lookups, joined
-from tfdist.global_batch import position
+from tfdist.global_batch import position as position_lib
 from tfdist.step import lookups
 
 _TABLE = np.arange(16.0).reshape(8, 2)
@@ -58,12 +58,12 @@ def _seen(
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([rows, 4], tf.int32)])
     def run(x: Any) -> Any:
-        place = position.Position(8, 4, 0, replica, fixed_rows=rows, inputs=(x,))
-        with tf.GradientTape() as tape, position.at(place):
+        position = position_lib.Position(8, 4, 0, replica, fixed_rows=rows, inputs=(x,))
+        with tf.GradientTape() as tape, position_lib.at(position):
             values = [tf.gather(table, indices) for indices in look_up(x)]
             loss = tf.add_n([tf.reduce_sum(value) for value in values])
         gradient = tape.gradient(loss, table)
-        with position.at(place):
+        with position_lib.at(position):
             [apart] = lookups.taken_apart([gradient])
         found.append(_kind(apart))
         return tf.convert_to_tensor(gradient), tf.convert_to_tensor(joined(apart))
@@ -102,8 +102,8 @@ def test_what_is_done_to_the_values_changes_nothing() -> None:
 
 
 def test_one_replica_is_left_alone() -> None:
-    place = position.Position(4, 4, 0, collectives.alone())
+    position = position_lib.Position(4, 4, 0, collectives.alone())
     gradient = tf.IndexedSlices(tf.ones([1, 2]), tf.constant([0]), tf.constant([8, 2]))
-    with position.at(place):
+    with position_lib.at(position):
         assert lookups.taken_apart([gradient, None])[0] is gradient
     assert lookups.taken_apart([gradient])[0] is gradient

@@ -47,8 +47,9 @@ def _sum_of_places(strategy: tf.distribute.Strategy) -> list[float]:
     def step():
         def replica_fn():
             context = tf.distribute.get_replica_context()
-            place = tf.cast(context.replica_id_in_sync_group, tf.float32)
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, [place, place + tf.zeros(3)])[0]
+            replica = tf.cast(context.replica_id_in_sync_group, tf.float32)
+            values = [replica, replica + tf.zeros(3)]
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, values)[0]
 
         return strategy.run(replica_fn)
 

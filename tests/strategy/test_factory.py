@@ -53,9 +53,9 @@ def test_strategy_on_cpus(device, kind, replicas, devices):
     strategy = get_strategy(device)
     assert type(strategy) is kind
     assert strategy.num_replicas_in_sync == replicas
-    name, place, why = describe(strategy).splitlines()
+    name, devices_line, why = describe(strategy).splitlines()
     assert name == f"{kind.__name__}: replicas={replicas} workers=1 rank=0"
-    assert place == f"  devices: {devices}"
+    assert devices_line == f"  devices: {devices}"
     assert why.startswith(f"  why: device={device.lower().replace('1xcpu', 'cpu')}, no cluster: ")
 
 

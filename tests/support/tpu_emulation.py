@@ -88,7 +88,7 @@ class _Program:
             for result, argument in aliases.items():
                 for r, handle in enumerate(order[argument - len(specs)]):
                     _write(handle, results[r][result])
-            return [results[r][place] for place, r in self._outputs]
+            return [results[r][index] for index, r in self._outputs]
 
         return execute
 
@@ -97,8 +97,8 @@ class _Program:
         inner = {tensor.name: v for tensor, v in zip(self._values, values, strict=True)}
         graph: Any = tf.compat.v1.get_default_graph()
         inner |= {name: graph.capture(handles[0]) for name, handles in self._variables.items()}
-        leaving = sorted({place: None for place, _ in self._outputs})
-        names = [_replicated_output(self._concrete.graph, place).name for place in leaving]
+        leaving = sorted({index: None for index, _ in self._outputs})
+        names = [_replicated_output(self._concrete.graph, index).name for index in leaving]
         return tf.graph_util.import_graph_def(
             self._graph_def(), input_map=inner, return_elements=names, name=""
         )
@@ -140,9 +140,9 @@ def _output_of(tensor: tf.Tensor) -> tuple[int, int]:
     return outputs.index(tensor.op), tensor.value_index
 
 
-def _replicated_output(graph: Any, place: int) -> tf.Tensor:
+def _replicated_output(graph: Any, index: int) -> tf.Tensor:
     outputs = [op for op in graph.get_operations() if op.type == "TPUReplicatedOutput"]
-    return outputs[place].inputs[0]
+    return outputs[index].inputs[0]
 
 
 def _outside(tensor: tf.Tensor) -> Any:

@@ -137,7 +137,7 @@ def _trained(
     for rows in _rows_of_replicas(steps_per_execution):
         first = len(rows[0])
         arguments = [
-            [*own, *(state[place] for place in captured)]
+            [*own, *(state[index] for index in captured)]
             for own, state in zip(rows, states, strict=True)
         ]
         for state, results in zip(states, replicas.execute(number, arguments), strict=True):
@@ -148,8 +148,8 @@ def _trained(
 
 def _captured(program: Program, variables: list[keras.Variable]) -> list[int]:
     """Returns which variable each captured argument of the program is."""
-    places = {id(variable.value.handle): place for place, variable in enumerate(variables)}
-    return [places[id(handle)] for handle in program.concrete.captured_inputs]
+    indices = {id(variable.value.handle): index for index, variable in enumerate(variables)}
+    return [indices[id(handle)] for handle in program.concrete.captured_inputs]
 
 
 def _rows_of_replicas(steps: int) -> Iterator[list[list[np.ndarray]]]:
@@ -170,8 +170,8 @@ def _deviation(build: Build, replicas: Replicas, **options: Any) -> float:
     variables, states = _trained(build, replicas, **options)
     metrics = {id(variable) for variable in variables[-len(model.metrics_variables) :]}
     found = [abs(_loss_of(variables, states) - loss)]
-    for place, (variable, expected) in enumerate(zip(variables, _variables(model), strict=True)):
-        values = [np.asarray(state[place], np.float64) for state in states]
+    for index, (variable, expected) in enumerate(zip(variables, _variables(model), strict=True)):
+        values = [np.asarray(state[index], np.float64) for state in states]
         if id(variable) in metrics:
             values = [sum(values)]
         found += [float(np.abs(value - np.array(expected)).max()) for value in values]
@@ -198,22 +198,23 @@ def test_many_steps_of_one_execution(build: Build, replicas: Replicas) -> None:
     assert _deviation(build, replicas, steps_per_execution=_STEPS) < _TOLERANCE
 
 
-def _not_summed(gradients: Any, collectives: Any, how: Any) -> list[Any]:
+def _not_summed(gradients: Any, collectives: Any, reduction: Any) -> list[Any]:
     return list(gradients)
 
 
-def _doubled(gradients: Any, collectives: Any, how: Any) -> list[Any]:
-    summed = _sum_gradients(_sum_gradients(gradients, collectives, how), collectives, how)
+def _doubled(gradients: Any, collectives: Any, reduction: Any) -> list[Any]:
+    once = _sum_gradients(gradients, collectives, reduction)
+    summed = _sum_gradients(once, collectives, reduction)
     return list(summed)
 
 
-def _clipped_before(gradients: Any, collectives: Any, how: Any) -> list[Any]:
+def _clipped_before(gradients: Any, collectives: Any, reduction: Any) -> list[Any]:
     clipped, _ = tf.clip_by_global_norm(list(gradients), 0.05)
-    return _sum_gradients(clipped, collectives, how)
+    return _sum_gradients(clipped, collectives, reduction)
 
 
-def _as_a_table(gradients: Any, collectives: Any, how: Any) -> list[Any]:
-    return _sum_gradients(list(map(tf.convert_to_tensor, gradients)), collectives, how)
+def _as_a_table(gradients: Any, collectives: Any, reduction: Any) -> list[Any]:
+    return _sum_gradients(list(map(tf.convert_to_tensor, gradients)), collectives, reduction)
 
 
 _sum_gradients = tpu_step.sum_gradients

@@ -44,21 +44,21 @@ class Chief:
 
 
 def settled(monkeypatch: Any, secs: list[float], *, chief: int | None = None, **facts: Any) -> Any:
-    monkeypatch.setattr(bucket_tuning, "sum_secs", lambda strategy, variables, hows: secs)
+    monkeypatch.setattr(bucket_tuning, "sum_secs", lambda strategy, variables, reductions: secs)
     run = NoRun(**facts)
     best = min(range(len(secs)), key=secs.__getitem__)
     workers: Any = Chief(best if chief is None else chief)
-    how = bucket_tuning.settled(_OPEN, [], workers, run)  # type: ignore[arg-type]
-    assert run.facts["reduction_sizes"] == [how.piece_bytes, how.bucket_bytes]
-    return how
+    reduction = bucket_tuning.settled(_OPEN, [], workers, run)  # type: ignore[arg-type]
+    assert run.facts["reduction_sizes"] == [reduction.piece_bytes, reduction.bucket_bytes]
+    return reduction
 
 
 def test_the_quickest_is_taken(monkeypatch):
     for number, (piece, bucket) in enumerate(bucket_tuning._SIZES):
         secs = [0.1] * len(bucket_tuning._SIZES)
         secs[number] = 0.05
-        how = settled(monkeypatch, secs)
-        assert (how.piece_bytes, how.bucket_bytes) == (piece, bucket)
+        reduction = settled(monkeypatch, secs)
+        assert (reduction.piece_bytes, reduction.bucket_bytes) == (piece, bucket)
 
 
 def test_noise_changes_nothing(monkeypatch):
@@ -72,9 +72,10 @@ def test_noise_changes_nothing(monkeypatch):
             return np.array([list(values)])
 
     secs = [0.1, 0.099, *[0.2] * (len(bucket_tuning._SIZES) - 2)]
-    monkeypatch.setattr(bucket_tuning, "sum_secs", lambda strategy, variables, hows: secs)
-    how = bucket_tuning.settled(_OPEN, [], Same(), NoRun())  # type: ignore[arg-type]
-    assert (how.piece_bytes, how.bucket_bytes) == (EXACT.piece_bytes, EXACT.bucket_bytes)
+    monkeypatch.setattr(bucket_tuning, "sum_secs", lambda strategy, variables, reductions: secs)
+    reduction = bucket_tuning.settled(_OPEN, [], Same(), NoRun())  # type: ignore[arg-type]
+    assert reduction.piece_bytes == EXACT.piece_bytes
+    assert reduction.bucket_bytes == EXACT.bucket_bytes
     assert sent == [0]
 
 
@@ -89,13 +90,14 @@ def test_a_run_keeps_what_it_began_with(monkeypatch):
 
     monkeypatch.setattr(bucket_tuning, "_measured", refuse)
     run = NoRun(reduction_sizes=[64, 32])
-    how = bucket_tuning.settled(_OPEN, [], None, run)  # type: ignore[arg-type]
-    assert (how.piece_bytes, how.bucket_bytes) == (64, 32)
+    reduction = bucket_tuning.settled(_OPEN, [], None, run)  # type: ignore[arg-type]
+    assert (reduction.piece_bytes, reduction.bucket_bytes) == (64, 32)
 
 
 def test_sizes_that_were_given_stay(monkeypatch):
-    how = Reduction(piece_bytes=64, bucket_bytes=32)
-    assert bucket_tuning.settled(how, [], None, NoRun()) is how  # type: ignore[arg-type]
+    reduction = Reduction(piece_bytes=64, bucket_bytes=32)
+    settled_again = bucket_tuning.settled(reduction, [], None, NoRun())  # type: ignore[arg-type]
+    assert settled_again is reduction
 
 
 @pytest.mark.parametrize(
@@ -119,9 +121,9 @@ def _on_a_worker(folder: str) -> Any:
     handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger("tfdist").addHandler(handler)
     logging.getLogger("tfdist").setLevel(logging.INFO)
-    how = dataclasses.replace(_OPEN, wire_dtype="bfloat16")
+    narrow = dataclasses.replace(_OPEN, wire_dtype="bfloat16")
     weights = []
-    for reduction in (how, how, "bfloat16"):
+    for reduction in (narrow, narrow, "bfloat16"):
         keras.utils.set_random_seed(1)
         with strategy.scope():
             model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(300)])

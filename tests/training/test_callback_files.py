@@ -9,7 +9,7 @@ import pytest
 
 from tfdist.training import callback_files
 
-PLACES = [
+PATH_ATTRIBUTES = [
     (lambda p: keras.callbacks.ModelCheckpoint(f"{p}/{{epoch}}.keras"), "filepath"),
     (lambda p: keras.callbacks.BackupAndRestore(f"{p}/backup"), "backup_dir"),
     (lambda p: keras.callbacks.CSVLogger(f"{p}/log.csv"), "filename"),
@@ -17,17 +17,19 @@ PLACES = [
 ]
 
 
-@pytest.mark.parametrize(("make", "place"), PLACES, ids=[row[1] for row in PLACES])
+@pytest.mark.parametrize(
+    ("make", "attribute"), PATH_ATTRIBUTES, ids=[row[1] for row in PATH_ATTRIBUTES]
+)
 @pytest.mark.parametrize("listed", [False, True])
-def test_a_worker_that_is_not_the_chief_writes_elsewhere(make, place, listed, tmp_path):
+def test_a_worker_that_is_not_the_chief_writes_elsewhere(make, attribute, listed, tmp_path):
     callback = make(tmp_path)
     before = dict(vars(callback))
     given = keras.callbacks.CallbackList([callback]) if listed else [[callback]]
     with callback_files.files_of_chief_alone(given, is_chief=False):
-        path = getattr(callback, place)
+        path = getattr(callback, attribute)
         assert not any(str(value).startswith(str(tmp_path)) for value in vars(callback).values())
         assert os.path.isdir(os.path.dirname(path))
-        assert os.path.basename(path) == os.path.basename(before[place])
+        assert os.path.basename(path) == os.path.basename(before[attribute])
     assert vars(callback) == before
     assert not os.path.exists(os.path.dirname(path))
 

@@ -105,14 +105,14 @@ def test_interval_that_cannot_be(every):
 class _Apart(Workers):
     """What two workers tell each other, where the other one holds something else in a place."""
 
-    def __init__(self, strategy: Any, place: int | None = None) -> None:
+    def __init__(self, strategy: Any, index: int | None = None) -> None:
         super().__init__(strategy)
-        self.place = place
+        self.index = index
 
     def gather(self, *values: int) -> np.ndarray:
         rows = np.array([values, values], np.int64)
-        if self.place is not None:
-            rows[1, self.place] += 1
+        if self.index is not None:
+            rows[1, self.index] += 1
         return rows
 
 
@@ -128,7 +128,7 @@ def model() -> keras.Model:
 def test_the_variable_that_differs_is_named(model):
     strategy = worlds.local_strategy(2)
     assert fingerprints.Comparison(model, strategy, _Apart(strategy)).parted() == []
-    [found] = fingerprints.Comparison(model, strategy, _Apart(strategy, place=1)).parted()
+    [found] = fingerprints.Comparison(model, strategy, _Apart(strategy, index=1)).parted()
     assert found.variable is model.trainable_variables[1]
 
 

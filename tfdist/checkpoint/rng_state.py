@@ -19,8 +19,8 @@ from tfdist.compat import keras_internals, tf_internals
 
 _OF_WORKERS = "random/python_and_numpy"  # one row of bytes a worker
 _OF_KERAS = "random/keras"
-_WORDS = 624 + 1  # of a Mersenne Twister, and its place in them
-_NO_PLACE = 9999
+_WORDS = 624 + 1  # of a Mersenne Twister, and its index into them
+_NO_INDEX = 9999
 
 
 def settle(strategy: tf.distribute.Strategy) -> None:
@@ -56,7 +56,7 @@ def _own_row() -> np.ndarray:
     of_numpy: Any = np.random.get_state(legacy=False)
     twister = of_numpy["state"]
     if of_numpy["bit_generator"] != "MT19937":  # somebody chose another: it is theirs to keep
-        of_numpy, twister = {"has_gauss": 0, "gauss": 0.0}, {"key": [0] * 624, "pos": _NO_PLACE}
+        of_numpy, twister = {"has_gauss": 0, "gauss": 0.0}, {"key": [0] * 624, "pos": _NO_INDEX}
     gausses = [gauss is not None, gauss or 0.0, of_numpy["has_gauss"], of_numpy["gauss"]]
     parts = (
         np.array(words, np.uint32),
@@ -71,6 +71,6 @@ def _put(row: np.ndarray) -> None:
     words = row[: 8 * _WORDS].view(np.uint32)
     has_gauss, gauss, numpy_has_gauss, numpy_gauss = row[8 * _WORDS :].view(np.float64)
     random.setstate((3, tuple(words[:_WORDS].tolist()), float(gauss) if has_gauss else None))
-    keys, place = words[_WORDS:-1], int(words[-1])
-    if place != _NO_PLACE:
-        np.random.set_state(("MT19937", keys, place, int(numpy_has_gauss), float(numpy_gauss)))
+    keys, index = words[_WORDS:-1], int(words[-1])
+    if index != _NO_INDEX:
+        np.random.set_state(("MT19937", keys, index, int(numpy_has_gauss), float(numpy_gauss)))

@@ -1,9 +1,9 @@
 """How does `fit` go on where the last one ended, and when does it save?
 
-A run is at a place: an epoch, and so many steps of it. `Run` keeps that place, saves it with
-everything else when it is time, and takes a new process to it. A run of which nothing is to be
-saved has the same methods, which then do nothing else. In one file, since all of them ask where the
-run is.
+A run is always at some point: an epoch, and a number of steps in it. `Run` keeps this `RunPoint`,
+saves it with everything else when a save is due, and brings a new process back to it. A run that
+saves nothing has the same methods, which then only keep the point. In one file, since every method
+asks where the run is.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _IN_NO_ORDER = (
 
 
 @dataclasses.dataclass
-class Place:
+class RunPoint:
     """Where a run is.
 
     Attributes:
@@ -92,7 +92,7 @@ class Run:
         self._feeds: dict[str, Feed] = {}
         self._notice = preemption.Notice()
         self._stack = contextlib.ExitStack()
-        self.place = Place(0)
+        self.point = RunPoint(0)
 
     def __enter__(self) -> Run:
         is_wanted = self._checkpointer is not None
@@ -151,7 +151,7 @@ class Run:
         """
         return None if self._saved is None else self._saved.facts["run"].get(name)
 
-    def begin(self, callbacks: Any, *, feed: Feed, validation: Feed | None, epoch: int) -> Place:
+    def begin(self, callbacks: Any, *, feed: Feed, validation: Feed | None, epoch: int) -> RunPoint:
         """Begins training, and takes everything to where the checkpoint was.
 
         Args:
@@ -162,17 +162,17 @@ class Run:
             epoch: The epoch to begin with where there is no checkpoint.
 
         Returns:
-            The run's place, which the run keeps up to date.
+            The run's point, which the run keeps up to date.
 
         Raises:
             ValueError: The checkpoint is of another run; the text names the difference.
         """
         self._callbacks = CallbackState(callbacks.callbacks)
         self._feeds = {"train": feed} | ({"validation": validation} if validation else {})
-        self.place = Place(epoch)
+        self.point = RunPoint(epoch)
         if self._checkpointer is None:
             callbacks.on_train_begin()
-            return self.place
+            return self.point
         workers = self._checkpointer.bind(self._model)
         # One of several workers holds its own rows in its buffers, and they read in one order.
         self._keeps_buffers = not workers.has_others
@@ -197,18 +197,18 @@ class Run:
             entries = variables.entries_of(self._model)
             variables.restore(entries, saved.variables(), workers)
             rng_state.give(saved.arrays, workers)
-        self._every.restart(self.place.step, now=time.monotonic())
-        return self.place
+        self._every.restart(self.point.step, now=time.monotonic())
+        return self.point
 
     def steps_left(self) -> int | None:
         """Returns how many steps may run until the next save is due; None for any number."""
-        return self._every.steps_left(self.place.step)
+        return self._every.steps_left(self.point.step)
 
     def advance(self, steps: int) -> bool:
         """Takes note that `steps` more steps are done; tells whether it is time to save."""
-        self.place.done += steps
-        self.place.step += steps
-        return self._every.is_due(self.place.step, now=time.monotonic())
+        self.point.done += steps
+        self.point.step += steps
+        return self._every.is_due(self.point.step, now=time.monotonic())
 
     def end_epoch(self, logs: Mapping[str, Any], *, is_over: bool, is_last: bool) -> None:
         """Goes on to the next epoch, and saves where it is time. Every worker has to call it.
@@ -218,13 +218,13 @@ class Run:
             is_over: Whether a callback ended the training here.
             is_last: Whether there is no further epoch.
         """
-        self.place.epoch, self.place.done, self.place.is_over = self.place.epoch + 1, 0, is_over
-        self.place.logs = keras_internals.python_logs(logs)
+        self.point.epoch, self.point.done, self.point.is_over = self.point.epoch + 1, 0, is_over
+        self.point.logs = keras_internals.python_logs(logs)
         if self._checkpointer is None:
             return
-        has_best = self._checkpointer.best_name in self.place.logs
+        has_best = self._checkpointer.best_name in self.point.logs
         if self._is_by_epoch or is_over or is_last or has_best:
-            self.save(logs=self.place.logs)
+            self.save(logs=self.point.logs)
 
     def save(self, *, logs: Mapping[str, float] | None = None) -> None:
         """Saves everything, in the background. Every worker has to call it.
@@ -238,9 +238,9 @@ class Run:
         checkpointer.wait()
         workers = checkpointer.bind(self._model)
         arrays: dict[str, np.ndarray] = {}
-        place = dataclasses.asdict(self.place)
+        point = dataclasses.asdict(self.point)
         content = {
-            "place": plain_values.encode(place, arrays, prefix=f"{OF_CALLBACKS}logs"),
+            "place": plain_values.encode(point, arrays, prefix=f"{OF_CALLBACKS}logs"),
             "feeds": {
                 name: feed.state(rewinds=name != "train") for name, feed in self._feeds.items()
             },
@@ -251,14 +251,14 @@ class Run:
         checkpointer.store(
             tensors,
             content,
-            step=self.place.step,
+            step=self.point.step,
             facts={"run": self._facts, "world": self._world, "learning_rate": self._rate},
             logs=logs,
         )
-        self._every.restart(self.place.step, now=time.monotonic())
+        self._every.restart(self.point.step, now=time.monotonic())
 
     def _buffers(self) -> dict[str, Any]:
-        """Returns where the training data is, if reading it again would not lead to that place."""
+        """Returns where the training data is, if reading it again would not lead there."""
         feed, data = self._feeds["train"], self._facts["data"]
         is_in_order = isinstance(data, dict) and data.get("deterministic", True)
         if is_in_order or not self._keeps_buffers or feed.iterator is None:
@@ -304,7 +304,7 @@ class Run:
         _LOG.warning(
             "%s has come: the run is saved at step %d and ends with exit code %d. The same command "
             "goes on from there.",
-            signal.Signals(int(told.max())).name, self.place.step, PREEMPTED,
+            signal.Signals(int(told.max())).name, self.point.step, PREEMPTED,
         )
         raise SystemExit(PREEMPTED)
 
@@ -324,21 +324,21 @@ class Run:
             )
 
     def _go_to(self, saved: Saved, callbacks: Any) -> None:
-        self.place = place = Place(**plain_values.decode(saved.plain["place"], saved.arrays))
+        self.point = point = RunPoint(**plain_values.decode(saved.plain["place"], saved.arrays))
         _LOG.info(
             "The run goes on from %s: epoch %d, of which %d steps are done; %d steps in all.",
-            saved.folder, place.epoch + 1, place.done, place.step,
+            saved.folder, point.epoch + 1, point.done, point.step,
         )
         for name, feed in self._feeds.items():
             if name in saved.plain["feeds"]:
                 feed.restore(
                     saved.plain["feeds"][name],
-                    done=place.done if name == "train" else 0,
+                    done=point.done if name == "train" else 0,
                     buffers=self._usable_buffers(saved, name),
                 )
-        if place.done:
-            callbacks.on_epoch_begin(place.epoch)
-        self._model.stop_training = place.is_over
+        if point.done:
+            callbacks.on_epoch_begin(point.epoch)
+        self._model.stop_training = point.is_over
 
 
 def _seed(workers: Workers) -> int:

@@ -1,7 +1,7 @@
 """Who are the workers, and are they all there, alike and alive?
 
-By the standard library alone: a worker finds its place in a moment, before TensorFlow is imported,
-and on hosts that have none.
+Standard library only: a worker finds its rank at once, before TensorFlow is imported, and also on
+hosts where TensorFlow is not installed.
 
 Read in this order; each file imports from those above it only:
 
@@ -9,7 +9,7 @@ Read in this order; each file imports from those above it only:
 2. contract.py: what the launcher and its workers agree on: variables, exit codes, files.
 3. tf_config.py: what TF_CONFIG says.
 4. hostlists.py: which hosts the short form of Slurm names.
-5. environments.py: which place the variables of other launchers give this process.
+5. environments.py: which rank the variables of other launchers give this process.
 6. detection.py: who am I, and who are the others? The environment -> a `Cluster`.
 7. messages.py: how two of our processes talk.
 8. announcement.py: what a worker says of itself, and whether all are alike.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 
-# The place of a worker. Numbers count workers from 0; "local" means on this host.
+# The ranks of a worker. Numbers count workers from 0; "local" means on this host.
 RANK = "TFDIST_RANK"
 SIZE = "TFDIST_SIZE"
 LOCAL_RANK = "TFDIST_LOCAL_RANK"

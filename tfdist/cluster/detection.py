@@ -21,13 +21,13 @@ from typing import Any, Literal, overload
 from tfdist.cluster import environments, wording
 from tfdist.cluster import tf_config as tf_config_lib
 from tfdist.cluster.contract import ADDRESSES, LOCAL_RANK, LOCAL_SIZE, RANK, SIZE
-from tfdist.cluster.environments import Place
+from tfdist.cluster.environments import Ranks
 from tfdist.cluster.tf_config import Jobs
 
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """One worker's place among all of them.
+    """One worker's rank among all of them.
 
     An evaluator and a parameter server stand outside the training world: they have rank 0 in a
     world of size 1, are never the chief, and `addresses` holds their own address where it is known.
@@ -91,7 +91,7 @@ def detect_cluster(
 def detect_cluster(
     environ: Mapping[str, str] | None = None, *, explain: bool = False
 ) -> Cluster | None | tuple[Cluster | None, tuple[str, ...]]:
-    """Finds this process's place in the variables that its launcher has set.
+    """Finds this process's rank in the variables that its launcher has set.
 
     The first of these that is there holds: TF_CONFIG, tfdist's own launcher, torchrun, SageMaker,
     Vertex AI, a Slurm step, jsrun, Open MPI, MVAPICH2, PMI, a Kubernetes Indexed Job. Any other
@@ -169,7 +169,7 @@ def _make_cluster(config: tf_config_lib.TfConfig, source: str) -> Cluster:
     if config.task_type not in tf_config_lib.TRAINING_TYPES:
         own = jobs.get(config.task_type, ())[config.task_index :][:1]
         return Cluster(rank=0, size=1, addresses=own, **shared)
-    rank = [place[:2] for place in training].index(task)
+    rank = [entry[:2] for entry in training].index(task)
     hosts = [address.rpartition(":")[0] for _, _, address in training]
     return Cluster(
         rank=rank,
@@ -181,34 +181,34 @@ def _make_cluster(config: tf_config_lib.TfConfig, source: str) -> Cluster:
     )
 
 
-def _from_own_launcher(environ: Mapping[str, str]) -> Place | str:
+def _from_own_launcher(environ: Mapping[str, str]) -> Ranks | str:
     if RANK not in environ and SIZE not in environ:
         return ""
-    place = environments.make_place(
+    ranks = environments.make_ranks(
         environ, rank=RANK, size=SIZE, local_rank=LOCAL_RANK, local_size=LOCAL_SIZE
     )
     if not environ.get(ADDRESSES):
-        return place
+        return ranks
     addresses = tuple(environ[ADDRESSES].split(","))
     wrong = next(filter(None, map(tf_config_lib.check_address, addresses)), "")
-    if not wrong and len(set(addresses)) != place.size:
-        wrong = f"{len(set(addresses))} different addresses do not fit {SIZE}={place.size}"
+    if not wrong and len(set(addresses)) != ranks.size:
+        wrong = f"{len(set(addresses))} different addresses do not fit {SIZE}={ranks.size}"
     if wrong:
         raise ValueError(
             f"In {ADDRESSES}, {wrong}; give one 'host:port' for each worker, in rank order."
             f" Received: {ADDRESSES}={wording.shorten(environ[ADDRESSES])}"
         )
-    return dataclasses.replace(place, addresses=addresses)
+    return dataclasses.replace(ranks, addresses=addresses)
 
 
 def _named(
-    name: str, detect: Callable[[Mapping[str, str]], Place | str]
+    name: str, detect: Callable[[Mapping[str, str]], Ranks | str]
 ) -> tuple[str, Callable[[Mapping[str, str]], Cluster | str]]:
     def to_cluster(environ: Mapping[str, str]) -> Cluster | str:
-        place = detect(environ)
-        if isinstance(place, str):
-            return place
-        return Cluster(source=name, **dataclasses.asdict(place))
+        ranks = detect(environ)
+        if isinstance(ranks, str):
+            return ranks
+        return Cluster(source=name, **dataclasses.asdict(ranks))
 
     return name, to_cluster
 
@@ -233,7 +233,7 @@ _DETECTORS: tuple[tuple[str, Callable[[Mapping[str, str]], Cluster | str]], ...]
 
 
 def _check(cluster: Cluster) -> None:
-    """Refuses a place that cannot be."""
+    """Refuses ranks that cannot be."""
     told = f"Received: {cluster!r}"
     if cluster.task_type not in tf_config_lib.TASK_TYPES:
         raise ValueError(

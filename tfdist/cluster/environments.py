@@ -1,11 +1,11 @@
-"""Which place do other launchers' variables give this process?  One pure function for each.
+"""Which rank do other launchers' variables give this process?  One pure function for each.
 
-Each function reads a mapping of variables and returns a Place, or a text: why it ignores what is
+Each function reads a mapping of variables and returns `Ranks`, or a text: why it ignores what is
 there, "" where nothing of its environment is there; detection.py says in which order they are
 asked. Most of these environments tell a rank and a size, and not where the others are.
 
     >>> from_open_mpi({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"})
-    Place(rank=1, size=2, addresses=(), local_rank=0, local_size=1)
+    Ranks(rank=1, size=2, addresses=(), local_rank=0, local_size=1)
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _FIRST_SLURM_PORT, _NUM_SLURM_PORTS = 20000, 9000
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
-    """What an environment tells a worker; "local" means on this host."""
+class Ranks:
+    """What an environment tells a worker of its rank and of the others; "local": on this host."""
 
     rank: int  # over all workers
     size: int  # workers in all
@@ -41,15 +41,15 @@ class Place:
     local_size: int = 1
 
 
-def from_torchrun(environ: Environ) -> Place | str:
+def from_torchrun(environ: Environ) -> Ranks | str:
     """torchrun and those who set the same variables, or Kubeflow's for it (one worker a node)."""
     if "RANK" not in environ and {"PET_NODE_RANK", "PET_NNODES"} <= set(environ):
-        return make_place(environ, rank="PET_NODE_RANK", size="PET_NNODES")
+        return make_ranks(environ, rank="PET_NODE_RANK", size="PET_NNODES")
     names = ("RANK", "WORLD_SIZE", "MASTER_ADDR")  # RANK alone may be anybody's
     if missing := [name for name in names if name not in environ]:
         found = [name for name in names if name in environ]
         return f"{', '.join(found)} without {', '.join(missing)}" if found else ""
-    return make_place(
+    return make_ranks(
         environ,
         rank="RANK",
         size="WORLD_SIZE",
@@ -58,7 +58,7 @@ def from_torchrun(environ: Environ) -> Place | str:
     )
 
 
-def from_sagemaker(environ: Environ) -> Place | str:
+def from_sagemaker(environ: Environ) -> Ranks | str:
     """Amazon SageMaker: the hosts are ranked in the order of their sorted names."""
     if "SM_HOSTS" not in environ or "SM_CURRENT_HOST" not in environ:
         return ""
@@ -75,28 +75,28 @@ def from_sagemaker(environ: Environ) -> Place | str:
             f"SM_CURRENT_HOST={shorten(environ['SM_CURRENT_HOST'])} is not in"
             f" SM_HOSTS={shorten(text)}; correct one of them."
         )
-    return Place(
+    return Ranks(
         rank=hosts.index(environ["SM_CURRENT_HOST"]),
         size=len(hosts),
         addresses=tuple(f"{host}:{_SAGEMAKER_PORT}" for host in hosts),
     )
 
 
-def from_slurm(environ: Environ) -> Place | str:
-    """A Slurm step (srun). An allocation alone, without a step, has no places to give."""
+def from_slurm(environ: Environ) -> Ranks | str:
+    """A Slurm step (srun). An allocation alone, without a step, has no ranks to give."""
     if "SLURM_PROCID" not in environ or "SLURM_STEP_NODELIST" not in environ:
         return "an allocation, but no step: start with srun" if "SLURM_JOB_ID" in environ else ""
     # The allocation's number of tasks also stands in an interactive step, which has one.
     size = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environ else "SLURM_NTASKS"
-    place = make_place(environ, rank="SLURM_PROCID", size=size)
-    nodes = _slurm_nodes(environ, place)
-    if _is_step_of_daemons(environ, place, nodes):
+    ranks = make_ranks(environ, rank="SLURM_PROCID", size=size)
+    nodes = _slurm_nodes(environ, ranks)
+    if _is_step_of_daemons(environ, ranks, nodes):
         return "its step holds another launcher's daemons, one a node"
-    node = nodes[place.rank]
+    node = nodes[ranks.rank]
     if environ.get("SLURM_NODEID", str(node)) != str(node):
         raise ValueError(
             f"SLURM_NODEID={environ['SLURM_NODEID']} contradicts SLURM_STEP_TASKS_PER_NODE and"
-            f" SLURM_DISTRIBUTION, by which rank {place.rank} is on node {node}; start with"
+            f" SLURM_DISTRIBUTION, by which rank {ranks.rank} is on node {node}; start with"
             " srun --distribution=block."
         )
     hosts = _read_list(environ, "SLURM_STEP_NODELIST", expand_hosts)
@@ -108,24 +108,24 @@ def from_slurm(environ: Environ) -> Place | str:
         addresses.append(f"{hosts[each]}:{first_port + counts[each]}")
         counts[each] += 1
     return dataclasses.replace(
-        place,
+        ranks,
         addresses=tuple(addresses),
-        local_rank=nodes[: place.rank].count(node),
+        local_rank=nodes[: ranks.rank].count(node),
         local_size=counts[node],
     )
 
 
-def _slurm_nodes(environ: Environ, place: Place) -> list[int]:
+def _slurm_nodes(environ: Environ, ranks: Ranks) -> list[int]:
     """The node of each rank, by the number of tasks on each node and their distribution."""
     num_hosts = len(_read_list(environ, "SLURM_STEP_NODELIST", expand_hosts))
     text = environ.get("SLURM_STEP_TASKS_PER_NODE", "")
-    counts: tuple[int, ...] = (place.size // num_hosts,) * num_hosts
+    counts: tuple[int, ...] = (ranks.size // num_hosts,) * num_hosts
     if text:
         counts = _read_list(environ, "SLURM_STEP_TASKS_PER_NODE", expand_counts)
-    if len(counts) != num_hosts or sum(counts) != place.size:
+    if len(counts) != num_hosts or sum(counts) != ranks.size:
         raise ValueError(
             f"SLURM_STEP_TASKS_PER_NODE={shorten(text)} does not fit"
-            f" SLURM_STEP_NODELIST={shorten(environ['SLURM_STEP_NODELIST'])} and {place.size}"
+            f" SLURM_STEP_NODELIST={shorten(environ['SLURM_STEP_NODELIST'])} and {ranks.size}"
             " tasks; start with srun --ntasks and --nodes that fit."
         )
     kind = environ.get("SLURM_DISTRIBUTION", "block").partition(":")[0].partition(",")[0]
@@ -140,20 +140,20 @@ def _slurm_nodes(environ: Environ, place: Place) -> list[int]:
     return [node for node, count in enumerate(counts) for _ in range(count)]
 
 
-def _is_step_of_daemons(environ: Environ, place: Place, nodes: list[int]) -> bool:
+def _is_step_of_daemons(environ: Environ, ranks: Ranks, nodes: list[int]) -> bool:
     """mpirun and torchrun inside Slurm: the step's tasks are theirs, and they started this one."""
     inner = environ.get("OMPI_COMM_WORLD_SIZE", "")
     if not inner and "TORCHELASTIC_RUN_ID" in environ:
         inner = environ.get("WORLD_SIZE", "")
     is_one_a_node = len(set(nodes)) == len(nodes)
-    return is_one_a_node and inner.isdigit() and int(inner) != place.size
+    return is_one_a_node and inner.isdigit() and int(inner) != ranks.size
 
 
-def from_jsrun(environ: Environ) -> Place | str:
+def from_jsrun(environ: Environ) -> Ranks | str:
     """IBM's jsrun under LSF."""
     if "LSB_JOBID" not in environ or "JSM_NAMESPACE_SIZE" not in environ:
         return "an LSF job, but not started by jsrun" if "LSB_JOBID" in environ else ""
-    return make_place(
+    return make_ranks(
         environ,
         rank="JSM_NAMESPACE_RANK",
         size="JSM_NAMESPACE_SIZE",
@@ -162,20 +162,20 @@ def from_jsrun(environ: Environ) -> Place | str:
     )
 
 
-def from_open_mpi(environ: Environ) -> Place | str:
+def from_open_mpi(environ: Environ) -> Ranks | str:
     """Open MPI's mpirun, also on Azure ML."""
     return _from_mpi(environ, "OMPI_COMM_WORLD_")
 
 
-def from_mvapich(environ: Environ) -> Place | str:
+def from_mvapich(environ: Environ) -> Ranks | str:
     """MVAPICH2's mpirun_rsh."""
     return _from_mpi(environ, "MV2_COMM_WORLD_")
 
 
-def _from_mpi(environ: Environ, prefix: str) -> Place | str:
+def _from_mpi(environ: Environ, prefix: str) -> Ranks | str:
     if prefix + "SIZE" not in environ:
         return ""
-    return make_place(
+    return make_ranks(
         environ,
         rank=prefix + "RANK",
         size=prefix + "SIZE",
@@ -184,12 +184,12 @@ def _from_mpi(environ: Environ, prefix: str) -> Place | str:
     )
 
 
-def from_pmi(environ: Environ) -> Place | str:
+def from_pmi(environ: Environ) -> Ranks | str:
     """MPICH, Intel MPI and Cray, by the process manager's interface."""
     if "PMI_SIZE" not in environ:
         return ""
     is_intel = "MPI_LOCALRANKID" in environ
-    return make_place(
+    return make_ranks(
         environ,
         rank="PMI_RANK",
         size="PMI_SIZE",
@@ -198,55 +198,55 @@ def from_pmi(environ: Environ) -> Place | str:
     )
 
 
-def from_kubernetes(environ: Environ) -> Place | str:
+def from_kubernetes(environ: Environ) -> Ranks | str:
     """A Kubernetes Indexed Job, which tells the index; the size has to come from NUM_WORKERS."""
     if "KUBERNETES_SERVICE_HOST" not in environ or "JOB_COMPLETION_INDEX" not in environ:
         return ""
     if NUM_WORKERS not in environ:
         return f"JOB_COMPLETION_INDEX without {NUM_WORKERS}, which would tell the size"
-    return make_place(environ, rank="JOB_COMPLETION_INDEX", size=NUM_WORKERS)
+    return make_ranks(environ, rank="JOB_COMPLETION_INDEX", size=NUM_WORKERS)
 
 
 # ------------------------------------------------------------------------------ reading variables
 
 
-def make_place(
+def make_ranks(
     environ: Environ,
     *,
     rank: str,
     size: str,
     local_rank: str = "",
     local_size: str = "",
-) -> Place:
-    """Reads a Place from the variables of these names.
+) -> Ranks:
+    """Reads the ranks from the variables of these names.
 
     Raises:
         ValueError: A variable is missing, no whole number, or outside its range.
     """
-    place = Place(
+    ranks = Ranks(
         rank=read_count(environ, rank),
         size=read_count(environ, size, at_least=1),
         local_rank=read_count(environ, local_rank) if local_rank in environ else 0,
         local_size=read_count(environ, local_size, at_least=1) if local_size in environ else 1,
     )
-    if place.size > MAX_WORKERS:
+    if ranks.size > MAX_WORKERS:
         raise ValueError(
-            f"{size}={place.size} is above {MAX_WORKERS}, the most that can be; set it."
+            f"{size}={ranks.size} is above {MAX_WORKERS}, the most that can be; set it."
         )
-    if place.rank >= place.size:
+    if ranks.rank >= ranks.size:
         raise ValueError(
-            f"{rank}={place.rank} is outside the world of {size}={place.size}; ranks go from 0 to"
-            f" {place.size - 1}. Correct the variables, or unset both to train alone."
+            f"{rank}={ranks.rank} is outside the world of {size}={ranks.size}; ranks go from 0 to"
+            f" {ranks.size - 1}. Correct the variables, or unset both to train alone."
         )
     if local_rank in environ and local_size not in environ:
-        # Some tell the place on this host, but not how many there are: at least so many.
-        place = dataclasses.replace(place, local_size=min(place.local_rank + 1, place.size))
-    if not place.local_rank < place.local_size <= place.size:
+        # Some tell the local rank, but not how many workers this host has: at least this many.
+        ranks = dataclasses.replace(ranks, local_size=min(ranks.local_rank + 1, ranks.size))
+    if not ranks.local_rank < ranks.local_size <= ranks.size:
         raise ValueError(
-            f"{local_rank}={place.local_rank} and {local_size}={place.local_size} do not fit each"
-            f" other and {size}={place.size}; correct them."
+            f"{local_rank}={ranks.local_rank} and {local_size}={ranks.local_size} do not fit each"
+            f" other and {size}={ranks.size}; correct them."
         )
-    return place
+    return ranks
 
 
 def read_count(environ: Environ, name: str, *, at_least: int = 0) -> int:
@@ -279,7 +279,7 @@ def _number(environ: Environ, name: str) -> int:
 
 
 # Variables by which those environments, and CLUSTER_SPEC, are known. The launcher takes them out of
-# its workers' environment: they describe the launcher's own place, not that of its workers.
+# its workers' environment: they describe the launcher's own rank, not those of its workers.
 RECOGNISED_BY = (
     "RANK",
     "WORLD_SIZE",

@@ -1,7 +1,7 @@
 """How do workers that somebody else has started find each other?  Worker 0 calls the roll itself.
 
 srun, mpirun, torchrun and a Kubernetes Job tell each process its rank, and most of them not where
-the others are. So worker 0 listens at a place that all can work out, and the others come to it.
+the others are. So worker 0 listens at an address that all can work out, and the others come to it.
 
 Synopsis (where the addresses are known there is nothing to do):
 
@@ -62,14 +62,14 @@ def meet(cluster: Cluster | None) -> Cluster | None:
     A second call gives what the first one gave: the others have gone on meanwhile.
 
     Args:
-        cluster: This worker's place; None where it is alone.
+        cluster: This worker's ranks; None where it is alone.
 
     Returns:
         The same with `addresses`, where there are several workers.
 
     Raises:
         ValueError: TFDIST_RENDEZVOUS or TFDIST_ROLL_CALL_SECS has no valid value.
-        RuntimeError: There is no place to meet at, or somebody is missing or differs.
+        RuntimeError: There is no address to meet at, or somebody is missing or differs.
     """
     if cluster is None or cluster.addresses or cluster.size == 1:
         return cluster
@@ -81,7 +81,7 @@ def meet(cluster: Cluster | None) -> Cluster | None:
 @functools.cache
 def _meet(cluster: Cluster) -> Cluster:
     environ = os.environ
-    host, ports = find_place(cluster, environ)
+    host, ports = find_address(cluster, environ)
     secret = _secret(cluster, environ)
     timeout_secs = _timeout_secs(environ)
     shared: dict[str, Any] = {
@@ -105,11 +105,11 @@ def _meet(cluster: Cluster) -> Cluster:
     return _with_addresses(cluster, addresses)
 
 
-def find_place(cluster: Cluster, environ: Mapping[str, str]) -> tuple[str, tuple[int, ...]]:
+def find_address(cluster: Cluster, environ: Mapping[str, str]) -> tuple[str, tuple[int, ...]]:
     """Works out where worker 0 calls the roll, alike on all workers.
 
     Args:
-        cluster: This worker's place.
+        cluster: This worker's ranks.
         environ: Variables by name.
 
     Returns:

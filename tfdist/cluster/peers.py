@@ -68,7 +68,7 @@ def _listen(address: str, *, rank: int) -> socket.socket:
     except OSError as error:
         raise RuntimeError(
             f"Worker {rank} cannot listen at its address {address} ({error.strerror}): is another"
-            " process, or another worker with the same place in the cluster, running there? End"
+            " process, or another worker of the same rank, running there? End"
             " it, or give this worker another port."
         ) from error
 

@@ -47,7 +47,7 @@ def joined(gradient: Any) -> Any:
 def sum_gradients(
     strategy: tf.distribute.Strategy,
     gradients: Sequence[Any],
-    how: Reduction = EXACT,
+    reduction: Reduction = EXACT,
     *,
     residuals: Sequence[Any] = (),
 ) -> list[Any]:
@@ -57,7 +57,7 @@ def sum_gradients(
         strategy: The strategy whose replicas made them.
         gradients: Per-replica tensors, IndexedSlices or `Lookups`, in cross-replica context; None
             where a variable got no gradient, on every replica.
-        how: What they look like on the wire.
+        reduction: What they look like on the wire.
         residuals: For error feedback: one variable a gradient, which holds for each replica what
             rounding has taken, or None for none.
 
@@ -68,24 +68,24 @@ def sum_gradients(
     if strategy.num_replicas_in_sync == 1:
         return [joined(gradient) for gradient in gradients]
     gradients, lookups = list(gradients), {}
-    for place, gradient in enumerate(gradients):
+    for index, gradient in enumerate(gradients):
         if isinstance(gradient, Lookups):
-            gradients[place], lookups[place] = gradient
+            gradients[index], lookups[index] = gradient
     shared = _sum_shared(strategy, list(lookups.values()))
-    places = [place for place, gradient in enumerate(gradients) if gradient is not None]
-    rows = [place for place in places if isinstance(_first(gradients[place]), tf.IndexedSlices)]
-    dense = [place for place in places if place not in rows]
-    kept = [residuals[place] if residuals else None for place in dense]
-    sums = _sum_dense(strategy, [gradients[place] for place in dense], how, kept)
+    present = [index for index, gradient in enumerate(gradients) if gradient is not None]
+    rows = [index for index in present if isinstance(_first(gradients[index]), tf.IndexedSlices)]
+    dense = [index for index in present if index not in rows]
+    kept = [residuals[index] if residuals else None for index in dense]
+    sums = _sum_dense(strategy, [gradients[index] for index in dense], reduction, kept)
     summed = dict(zip(dense, sums, strict=True))
     if rows:
         note_changing_shapes(strategy)  # as many rows as the batch has tokens
         summed |= zip(
-            rows, _sum_rows(strategy, [gradients[place] for place in rows]), strict=True
+            rows, _sum_rows(strategy, [gradients[index] for index in rows]), strict=True
         )
-    for place, alike in zip(lookups, shared, strict=True):
-        summed[place] = joined(Lookups(summed.get(place), alike))
-    return [summed.get(place) for place in range(len(gradients))]
+    for index, alike in zip(lookups, shared, strict=True):
+        summed[index] = joined(Lookups(summed.get(index), alike))
+    return [summed.get(index) for index in range(len(gradients))]
 
 
 def _sum_shared(strategy: tf.distribute.Strategy, gradients: Sequence[Any]) -> list[Any]:
@@ -136,69 +136,69 @@ def _without_fillers(rows: tf.IndexedSlices) -> tf.IndexedSlices:
 def _sum_dense(
     strategy: tf.distribute.Strategy,
     gradients: Sequence[Any],
-    how: Reduction,
+    reduction: Reduction,
     residuals: Sequence[Any],
 ) -> list[Any]:
     parts = [list(strategy.experimental_local_results(gradient)) for gradient in gradients]
     dtypes = [of_replicas[0].dtype for of_replicas in parts]
-    narrowed = [place for place, dtype in enumerate(dtypes) if how.narrows(dtype)]
+    narrowed = [index for index, dtype in enumerate(dtypes) if reduction.narrows(dtype)]
     scales: dict[int, Any] = dict.fromkeys(narrowed)
     lost = {
-        place: strategy.experimental_local_results(residuals[place])
-        for place in narrowed if residuals[place] is not None
+        index: strategy.experimental_local_results(residuals[index])
+        for index in narrowed if residuals[index] is not None
     }
-    for place, of_replicas in lost.items():
-        pairs = zip(parts[place], of_replicas, strict=True)
-        parts[place] = [part + residual.read_value() for part, residual in pairs]
-    if narrowed and how.wire_dtype == "float16":
+    for index, of_replicas in lost.items():
+        pairs = zip(parts[index], of_replicas, strict=True)
+        parts[index] = [part + residual.read_value() for part, residual in pairs]
+    if narrowed and reduction.wire_dtype == "float16":
         bounds = [  # one vector for all of them: a round trip each would cost more than it saves
-            tf.stack([compression.largest(parts[place][replica]) for place in narrowed])
+            tf.stack([compression.largest(parts[index][replica]) for index in narrowed])
             for replica in range(len(parts[0]))
         ]
-        scale = compression.scales_of(_sum_parts(strategy, [bounds], how)[0])
+        scale = compression.scales_of(_sum_parts(strategy, [bounds], reduction)[0])
         scales = dict(zip(narrowed, tf.unstack(scale, len(narrowed)), strict=True))
-    for place in narrowed:
-        wanted = parts[place]
-        dtype = str(how.wire_dtype)
-        parts[place] = [compression.narrow(part, dtype, scales[place]) for part in wanted]
-        for residual, whole, sent in zip(lost.get(place, ()), wanted, parts[place], strict=False):
-            rest = whole - compression.widen(sent, whole.dtype, scales[place])
+    for index in narrowed:
+        wanted = parts[index]
+        dtype = str(reduction.wire_dtype)
+        parts[index] = [compression.narrow(part, dtype, scales[index]) for part in wanted]
+        for residual, whole, sent in zip(lost.get(index, ()), wanted, parts[index], strict=False):
+            rest = whole - compression.widen(sent, whole.dtype, scales[index])
             # What is infinite once would stay for ever.
             residual.assign(tf.where(tf.math.is_finite(rest), rest, tf.zeros_like(rest)))
-    summed = _sum_parts(strategy, parts, how)
-    for place in narrowed:
-        summed[place] = compression.widen(summed[place], dtypes[place], scales[place])
+    summed = _sum_parts(strategy, parts, reduction)
+    for index in narrowed:
+        summed[index] = compression.widen(summed[index], dtypes[index], scales[index])
     return summed
 
 
 def _sum_parts(
-    strategy: tf.distribute.Strategy, tensors: Sequence[Sequence[Any]], how: Reduction
+    strategy: tf.distribute.Strategy, tensors: Sequence[Sequence[Any]], reduction: Reduction
 ) -> list[Any]:
     """Sums tensors, each given as the parts of this worker's replicas."""
-    cut = _cut(strategy, tensors, how)
+    cut = _cut(strategy, tensors, reduction)
     # TensorFlow packs by concatenating: one type a call, and no shape that is unknown.
     kinds = [(parts[0].dtype, parts[0].shape.is_fully_defined()) for parts in tensors]
     sums: dict[int, list[Any]] = {}
     for kind in dict.fromkeys(kinds):
-        alike = [place for place, other in enumerate(kinds) if other == kind]
-        values = [per_replica(strategy, piece) for place in alike for piece in cut[place]]
-        came = iter(_reduced(strategy, values, int(how.bucket_bytes)))
-        sums |= {place: [next(came) for _ in cut[place]] for place in alike}
+        alike = [index for index, other in enumerate(kinds) if other == kind]
+        values = [per_replica(strategy, piece) for index in alike for piece in cut[index]]
+        came = iter(_reduced(strategy, values, int(reduction.bucket_bytes)))
+        sums |= {index: [next(came) for _ in cut[index]] for index in alike}
     return [
-        _whole(sums[place], parts[0]) if len(cut[place]) > 1 else sums[place][0]
-        for place, parts in enumerate(tensors)
+        _whole(sums[index], parts[0]) if len(cut[index]) > 1 else sums[index][0]
+        for index, parts in enumerate(tensors)
     ]
 
 
 def _cut(
-    strategy: tf.distribute.Strategy, tensors: Sequence[Sequence[Any]], how: Reduction
+    strategy: tf.distribute.Strategy, tensors: Sequence[Sequence[Any]], reduction: Reduction
 ) -> list[list[Any]]:
     """Returns the pieces of each tensor, each piece as the parts of this worker's replicas."""
     if not _travels_in_packs(strategy):
         return [[parts] for parts in tensors]
     devices = strategy.extended.worker_devices
     # Only a ring over gRPC gains by pieces.
-    most = int(how.piece_bytes) if "CPU" in devices[0].upper() else None
+    most = int(reduction.piece_bytes) if "CPU" in devices[0].upper() else None
     return [
         list(zip(*(_pieces(p, device, most) for p, device in zip(parts, devices, strict=True)),
                  strict=True))

@@ -83,8 +83,8 @@ _KNOWN: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
      r"(\[[\d,]*\]) and element \d+ had shape (\[[\d,]*\])", _of_batching),
     (r"`generator` yielded (an element of .+?) where (an element of .+?) was expected",
      _of_generator),
-    (r"A batch has \d+ steps, but the largest of length_buckets is [^\]]*(?=\.)", _as_it_is),
-    (r"The targets of a batch have not the steps of its inputs: .*step of an input", _as_it_is),
+    (r"A batch has \d+ timesteps, but the largest of length_buckets is [^\]]*(?=\.)", _as_it_is),
+    (r"The targets of a batch are not as long as its inputs: .*timestep of an input", _as_it_is),
     (r"A batch of the dataset holds no examples\. Filter before \.batch\(\)", _as_it_is),
 )
 

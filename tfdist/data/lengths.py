@@ -3,7 +3,7 @@
 Static shapes of text: the user gives a few lengths, `length_buckets`, and each batch is padded to
 the next one with what `padded_batch` pads with: zeros, empty texts, False. Here is which tensors of
 a batch are meant (those whose second dimension is open), and the padding itself, in tf.data. The
-step has a branch for each length (loop/branches.py), steps that only pad count nowhere
+step has a branch for each length (loop/branches.py), padded timesteps count nowhere
 (global_batch/padded_timesteps.py), and padding_check.py tries whether a model can tell.
 
 A dataset says by an open dimension that it is a length. Arrays have none, so that the model is
@@ -82,8 +82,9 @@ def _refuse_unclear(y: Any, sample_weight: Any, buckets: tuple[int, ...]) -> Non
     for leaf in keras.tree.flatten(sample_weight):
         if isinstance(leaf, tf.TensorSpec) and leaf.shape.rank == 1:
             raise ValueError(
-                "The targets have one value a step, but sample_weight has one an example, of "
-                f"shape {leaf.shape}. Give a weight a step, of the shape of the targets."
+                "The targets have one value for each timestep, but sample_weight has one for "
+                f"each example: shape {leaf.shape}. Give one weight for each timestep, of the "
+                "shape of the targets."
             )
 
 
@@ -108,8 +109,8 @@ def to_bucket(parts: tuple[Any, ...], lengths: Lengths) -> tuple[Any, ...]:
     longest, largest = tf.reduce_max(own), lengths.buckets[-1]
     checks = [
         tf.debugging.Assert(longest <= largest, [tf.strings.format(
-            "A batch has {} steps, but the largest of length_buckets is " + f"{largest}. Give a "
-            "larger one as well, or cut the examples to it.", longest)]),
+            "A batch has {} timesteps, but the largest of length_buckets is " + f"{largest}. Give "
+            "a larger one as well, or cut the examples to it.", longest)]),
         *_checked_targets(own, lengths),
     ]
     with tf.control_dependencies(checks):
@@ -130,8 +131,8 @@ def _checked_targets(own: tf.Tensor, lengths: Lengths) -> list[Any]:
     inputs, targets = own[: lengths.target], own[lengths.target :]
     is_like = tf.reduce_all(targets == targets[0]) & tf.reduce_any(inputs == targets[0])
     return [tf.debugging.Assert(is_like, [tf.strings.format(
-        "The targets of a batch have not the steps of its inputs: {} where the inputs have {}. "
-        "Give one target, and one weight, for each step of an input.", (targets, inputs))])]
+        "The targets of a batch are not as long as its inputs: {} where the inputs have {}. "
+        "Give one target, and one weight, for each timestep of an input.", (targets, inputs))])]
 
 
 def _padded(part: Any, lengths: Lengths, length: tf.Tensor) -> Any:
@@ -187,9 +188,9 @@ def opened(spec: Any, model: keras.Model) -> Any:
         _is_fixed(leaf) and leaf.shape[1] in lengths and _varies(tensor)
         for leaf, tensor in zip(targets, outputs, strict=True) if y is not None
     ]
-    has_steps = any(are_lengths[len(leaves) :])
+    has_timesteps = any(are_lengths[len(leaves) :])
     are_lengths += [
-        _is_fixed(leaf) and leaf.shape[1] in lengths and has_steps
+        _is_fixed(leaf) and leaf.shape[1] in lengths and has_timesteps
         for leaf in keras.tree.flatten(sample_weight) if sample_weight is not None
     ]
     flat = keras.tree.flatten(spec)

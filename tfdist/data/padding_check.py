@@ -1,11 +1,12 @@
 """Can a model tell a padded batch from one that is not?
 
-With `length_buckets` the numbers of one device come out only where it cannot: where every layer
-that mixes steps looks at a mask. Whether it does cannot be read off its layers, so it is tried: a
-made-up batch goes through the model as it is, and padded. The weights are moved a little for it,
-since a bias that is still zero hides much. What differs is refused; nothing of the model changes.
+With `length_buckets` a model gives the numbers of one device only if it cannot: every layer that
+mixes timesteps must respect a mask. The list of layers does not tell whether it does, so the model
+is tried on a made-up batch, once as it is and once padded. The trial moves the weights a little,
+since a bias that is still zero hides much, and leaves the model itself unchanged. A model whose
+outputs differ is refused.
 
-From the same two outputs it is seen which dimension of an output is as long as which input.
+The same two outputs also show which dimension of an output is as long as which input.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def followed(
         _compare(model, plain, padded, dims, own, _hint(model, noted))
         return tuple(dims)
     _LOG.warning(
-        "Whether %s can tell padded steps could not be tried (%s: %s). Where it can, "
+        "Whether %s can tell padded timesteps could not be tried (%s: %s). Where it can, "
         "length_buckets change its results: see that all its layers look at masks.",
         model.name, type(error).__name__, str(error).partition("\n")[0],
     )
@@ -98,8 +99,8 @@ def refuse_unused(found: Followed | None, lengths: Lengths, *, predicts: bool) -
     if not predicts and lengths.target is None and has_length:
         raise ValueError(
             "An output of the model is as long as its inputs, but no target is, so its loss or "
-            "metrics would count the steps that only pad. Give one target for each step, or leave "
-            "length_buckets out."
+            "metrics would count timesteps that only pad. Give one target for each timestep, or "
+            "leave length_buckets out."
         )
 
 
@@ -123,7 +124,7 @@ def _moved(model: keras.Model) -> Iterator[tuple[Any, Any]]:
 def _batch(spec: Any, lengths: Lengths, own: list[int], padded: list[int]) -> Any:
     """Makes a batch up, whose open tensors have lengths of their own, padded to others.
 
-    Its last row is one step shorter than the others.
+    Its last row is one timestep shorter than the others.
     """
     rng, numbers = np.random.default_rng(1), iter(range(len(own)))
     made: list[Any] = []
@@ -166,7 +167,7 @@ def _dims(plain: Any, padded: Any, own: list[int], long: int) -> tuple[int | Non
 def _refuse_length(shape: Any, own: list[int]) -> Any:
     raise ValueError(
         f"An output of the model is as long as none of its inputs: shape {tuple(shape)} for inputs "
-        f"of {own} steps, so it cannot be padded and cut. Leave length_buckets out."
+        f"of {own} timesteps, so it cannot be padded and cut. Leave length_buckets out."
     )
 
 
@@ -183,17 +184,17 @@ def _compare(
         if not _are_close(one, other, tolerance):
             raise ValueError(
                 f"length_buckets pad batches, and {model.name!r} takes what is padded for data: "
-                f"a batch of {own} steps gives other outputs when it is padded{hint}. {_CURE}"
+                f"a batch of {own} timesteps gives other outputs when it is padded{hint}. {_CURE}"
             )
         _LOG.warning(
-            "What %s gives for steps that it masks depends on the length that a batch is padded "
-            "to. So predictions for these steps, and metrics that look at no mask (those that are "
-            "no mean of a function), differ from one device's.", model.name,
+            "What %s gives for timesteps that it masks depends on the length that a batch is "
+            "padded to. So predictions for these timesteps, and metrics that ignore the mask "
+            "(those that are not the mean of a function), differ from one device's.", model.name,
         )
 
 
 def _without_masked(value: np.ndarray, follows: tuple[int | None, ...]) -> np.ndarray:
-    """Puts the step of the last row that was masked from the start to zero."""
+    """Sets the timestep of the last row that was masked from the start to zero."""
     value = value.copy()
     if len(follows) > 1 and follows[1] is not None:
         value[-1, -1] = 0

@@ -6,7 +6,7 @@ of it in place while a replica's function is traced.
 Read in this order; each file imports from those above it only:
 
 1. position.py: which rows of the global batch a replica holds.
-2. padded_timesteps.py: which steps of a sequence count, where lengths are padded.
+2. padded_timesteps.py: which timesteps of a sequence count, where lengths are padded.
 3. padded_rows.py: which rows count, where batches are padded to one shape.
 4. whole_batch.py: losses and metrics that make one number of a whole batch.
 5. losses_metrics.py: losses and metrics that are means and sums.

@@ -31,26 +31,26 @@ def global_moments() -> dict[str, Callable[..., Any]]:
     layer_moments = replacing.original("BatchNormalization._moments")
 
     def of_counted_rows(x: Any, axes: Any, keepdims: bool) -> tuple[Any, Any]:
-        place = position_lib.current()
-        if place is None:
+        position = position_lib.current()
+        if position is None:
             return synchronized(x, axes, keepdims)
-        if place.padded_rows is None:
-            x = x[: tf.where(place.local_size > 0, tf.shape(x)[0], 0)]
-        return _synchronized_moments(x, axes, keepdims, place)
+        if position.padded_rows is None:
+            x = x[: tf.where(position.local_size > 0, tf.shape(x)[0], 0)]
+        return _synchronized_moments(x, axes, keepdims, position)
 
     def moments(layer: Any, inputs: Any, mask: Any) -> tuple[Any, Any]:
-        place = position_lib.current()
-        is_padded = place is not None and place.padded_rows is not None
+        position = position_lib.current()
+        is_padded = position is not None and position.padded_rows is not None
         if is_padded and not layer.synchronized:
             return _own_moments(inputs, mask, keras_internals.reduction_axes(layer))
-        if place is None or mask is None or not layer.synchronized:
+        if position is None or mask is None or not layer.synchronized:
             return layer_moments(layer, inputs, mask)
-        return _masked_moments(inputs, mask, keras_internals.reduction_axes(layer), place)
+        return _masked_moments(inputs, mask, keras_internals.reduction_axes(layer), position)
 
     return {"_compute_moments_sync": of_counted_rows, "BatchNormalization._moments": moments}
 
 
-def _synchronized_moments(x: Any, axes: Any, keepdims: bool, place: Position) -> tuple[Any, Any]:
+def _synchronized_moments(x: Any, axes: Any, keepdims: bool, position: Position) -> tuple[Any, Any]:
     """Returns mean and variance over the rows of all replicas, by Keras's formula.
 
     Keras's own function knows no collectives but those of a strategy.
@@ -58,7 +58,7 @@ def _synchronized_moments(x: Any, axes: Any, keepdims: bool, place: Position) ->
 
     def total(values: Any) -> Any:
         values = padded_rows.zeroed(values)
-        return place.collectives.linked_sum(tf.reduce_sum(values, axis=axes, keepdims=True))
+        return position.collectives.linked_sum(tf.reduce_sum(values, axis=axes, keepdims=True))
 
     total_sum, total_of_squares = total(x), total(tf.square(x))
     count = total(tf.ones_like(x))
@@ -70,24 +70,28 @@ def _synchronized_moments(x: Any, axes: Any, keepdims: bool, place: Position) ->
     return mean, variance
 
 
-def _masked_moments(inputs: Any, mask: Any, axes: Any, place: Position) -> tuple[Any, Any]:
-    """Returns mean and variance over the valid steps of all replicas, by Keras's formula."""
-    is_valid = _valid_steps(inputs, mask) & (place.local_size > 0)
+def _masked_moments(inputs: Any, mask: Any, axes: Any, position: Position) -> tuple[Any, Any]:
+    """Returns mean and variance over the valid timesteps of all replicas, by Keras's formula."""
+    is_valid = _valid_timesteps(inputs, mask) & (position.local_size > 0)
     is_valid = padded_rows.zeroed(is_valid)
     return _moments_of(
-        inputs, is_valid, axes, reduce=place.collectives.linked_sum, epsilon=keras.config.epsilon()
+        inputs,
+        is_valid,
+        axes,
+        reduce=position.collectives.linked_sum,
+        epsilon=keras.config.epsilon(),
     )
 
 
 def _own_moments(inputs: Any, mask: Any, axes: Any) -> tuple[Any, Any]:
     """Returns mean and variance over a replica's own rows that count; of all where none does."""
-    is_valid = tf.ones_like(inputs, tf.bool) if mask is None else _valid_steps(inputs, mask)
+    is_valid = tf.ones_like(inputs, tf.bool) if mask is None else _valid_timesteps(inputs, mask)
     is_valid = padded_rows.zeroed(is_valid, unless_empty=True)
     epsilon = 0.0 if mask is None else keras.config.epsilon()  # as Keras has it there
     return _moments_of(inputs, is_valid, axes, reduce=lambda local: local, epsilon=epsilon)
 
 
-def _valid_steps(inputs: Any, mask: Any) -> Any:
+def _valid_timesteps(inputs: Any, mask: Any) -> Any:
     return ops.cast(ops.broadcast_to(ops.expand_dims(mask, -1), ops.shape(inputs)), "bool")
 
 

@@ -7,8 +7,8 @@ exactly what one device gets. So Keras's own mean reductions are right as they s
 dividing by the number of replicas, and only three things have to be told about the other replicas:
 
 * a sum over the batch (`reduction="sum"`) is blown up to what it weighs after the weighting;
-* a denominator that is not the number of examples (valid steps of a mask, sum of the sample
-  weights) is the one of the global batch;
+* a denominator that is not the number of examples (valid timesteps of a mask, sum of the
+  sample weights) is the one of the global batch;
 * a scalar that arrives at a `Mean` metric counts `local_size / global_size`, not once a replica.
 
 `mean_of_rows` is the contribution of a replica's loss to the global one. A loss or metric function
@@ -48,30 +48,30 @@ def global_reductions() -> dict[str, Callable[..., Any]]:
     def reduce_rows(
         values: Any, sample_weight: Any = None, reduction: str | None = "sum_over_batch_size"
     ) -> Any:
-        place = position_lib.current()
+        position = position_lib.current()
         weighted = reduction == "mean_with_sample_weight" and sample_weight is not None
         reduced = tuple(values.shape) == () or reduction in (None, "none")
         values, sample_weight = (padded_rows.zeroed(v) for v in (values, sample_weight))
-        if place is None or reduced or not (weighted or reduction == "sum"):
+        if position is None or reduced or not (weighted or reduction == "sum"):
             value = reduce_values(values, sample_weight, reduction)
             return value if reduced else padded_rows.mean_of_counted(value)
         total = sum_of_rows(ops.sum(values))
         if reduction == "sum":
             return total
         weight = ops.cast(ops.sum(sample_weight), total.dtype)
-        divisor = place.collectives.sum(_of_counted_rows(weight, place))
+        divisor = position.collectives.sum(_of_counted_rows(weight, position))
         return ops.divide_no_nan(total, divisor)
 
     def global_mask(sample_weight: Any, mask: Any, dtype: Any, reduction: str | None) -> Any:
-        place = position_lib.current()
-        if place is None or mask is None or reduction not in ("mean", "sum_over_batch_size"):
+        position = position_lib.current()
+        if position is None or mask is None or reduction not in ("mean", "sum_over_batch_size"):
             return apply_mask(sample_weight, mask, dtype=dtype, reduction=reduction)
-        # Keras weighs a valid step total / valid, so that a mean over all steps comes out as one
-        # over the valid ones; both counts are those of the global batch here.
+        # Keras weighs a valid timestep by total / valid, so that a mean over all timesteps becomes
+        # one over the valid ones. Here both counts are those of the global batch.
         mask = padded_rows.zeroed(ops.cast(mask, dtype))
-        valid = place.collectives.sum(_of_counted_rows(ops.sum(mask), place))
+        valid = position.collectives.sum(_of_counted_rows(ops.sum(mask), position))
         size = padded_rows.size_of_counted(ops.cast(ops.size(mask), dtype))
-        total = size / _safe(place.fraction(dtype))
+        total = size / _safe(position.fraction(dtype))
         weight = ops.divide_no_nan(total, valid) * mask
         # As a sample weight of its own it is merged with the given one by Keras's rules.
         if sample_weight is None:
@@ -79,20 +79,20 @@ def global_reductions() -> dict[str, Callable[..., Any]]:
         return apply_mask(sample_weight, weight, dtype=dtype, reduction="sum")
 
     def samplewise_values(values: Any, sample_weight: Any, reduce_fn: Any, dtype: Any) -> Any:
-        place = position_lib.current()
+        position = position_lib.current()
         values = whole_batch.value_of_metric(values)
         sample_weight = padded_rows.without_static_count(values, sample_weight)
-        is_mean_of_steps = padded_timesteps.takes_mean(values, reduce_fn)
+        is_mean_over_time = padded_timesteps.takes_mean(values, reduce_fn)
         values, sample_weight = samplewise(values, sample_weight, reduce_fn, dtype)
-        if is_mean_of_steps:
+        if is_mean_over_time:
             values = padded_timesteps.of_own_length(values)
             sample_weight = padded_timesteps.of_own_length(sample_weight)
         if len(values.shape) > 0:
             return padded_rows.of_counted(values, sample_weight)
-        if place is None or sample_weight is not None:
+        if position is None or sample_weight is not None:
             return values, sample_weight
-        fraction = place.fraction(values.dtype)
-        return _of_counted_rows(values, place) * fraction, fraction
+        fraction = position.fraction(values.dtype)
+        return _of_counted_rows(values, position) * fraction, fraction
 
     return {
         "scale_loss_for_distribution": scale_loss,
@@ -113,8 +113,8 @@ def sum_of_rows(value: Any) -> Any:
     Returns:
         A scalar of the same dtype; `value` itself outside of a step.
     """
-    place = position_lib.current()
-    return value if place is None else value / _safe(place.fraction(value.dtype))
+    position = position_lib.current()
+    return value if position is None else value / _safe(position.fraction(value.dtype))
 
 
 def _safe(fraction: Any) -> Any:
@@ -122,10 +122,10 @@ def _safe(fraction: Any) -> Any:
     return tf.where(fraction > 0, fraction, tf.ones_like(fraction))
 
 
-def _of_counted_rows(value: Any, place: position_lib.Position) -> Any:
+def _of_counted_rows(value: Any, position: position_lib.Position) -> Any:
     # What an empty replica makes of the row that does not count, or of no row at all: it may be
     # NaN, which times 0 is NaN.
-    return tf.where(place.local_size > 0, value, tf.zeros_like(value))
+    return tf.where(position.local_size > 0, value, tf.zeros_like(value))
 
 
 def mean_of_rows(loss: Any) -> Any:
@@ -138,13 +138,13 @@ def mean_of_rows(loss: Any) -> Any:
     Returns:
         This replica's share of the global loss, of the shape and dtype of `loss`.
     """
-    place = position_lib.current()
-    if place is None:
+    position = position_lib.current()
+    if position is None:
         return loss
-    loss = _of_counted_rows(loss, place)
+    loss = _of_counted_rows(loss, position)
     if len(loss.shape) > 0:
         return loss  # the gradient sums unreduced losses: they are shares already
-    return loss * place.fraction(loss.dtype)
+    return loss * position.fraction(loss.dtype)
 
 
 def track_loss(tracker: Any, loss: Any, local_size: Any) -> None:
@@ -155,9 +155,9 @@ def track_loss(tracker: Any, loss: Any, local_size: Any) -> None:
         loss: The replica's loss, before `mean_of_rows`.
         local_size: Rows of this replica that count; integer scalar.
     """
-    place = position_lib.current()
-    if place is not None:
-        loss = _of_counted_rows(loss, place)
+    position = position_lib.current()
+    if position is not None:
+        loss = _of_counted_rows(loss, position)
     if len(loss.shape) == 0:
         tracker.update_state(loss, sample_weight=local_size)
     else:

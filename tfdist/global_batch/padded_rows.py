@@ -36,9 +36,9 @@ def refuse(what: str) -> NoReturn:
     )
 
 
-def _padded_place() -> Position | None:
-    place = position_lib.current()
-    return None if place is None or place.padded_rows is None else place
+def _padded_position() -> Position | None:
+    position = position_lib.current()
+    return None if position is None or position.padded_rows is None else position
 
 
 def zeroed(value: Any, *, unless_empty: bool = False) -> Any:
@@ -49,23 +49,23 @@ def zeroed(value: Any, *, unless_empty: bool = False) -> Any:
             into the batch); or None, or a scalar, which stay.
         unless_empty: Whether all rows stay where none counts.
     """
-    place = _padded_place()
-    if place is None or value is None or len(value.shape) == 0:
+    position = _padded_position()
+    if position is None or value is None or len(value.shape) == 0:
         return value
     value = tf.convert_to_tensor(value)
-    counts = _counts(value, place)
+    counts = _counts(value, position)
     if unless_empty:
-        counts |= place.local_size == 0
+        counts |= position.local_size == 0
     counts = tf.reshape(counts, [-1, *[1] * (value.shape.rank - 1)])
     return tf.where(counts, value, tf.zeros((), value.dtype))
 
 
-def _counts(value: Any, place: Position) -> tf.Tensor:
+def _counts(value: Any, position: Position) -> tf.Tensor:
     """Tells of each entry of the first dimension whether it belongs to a row that counts."""
-    rows, size = place.padded_rows or 1, value.shape[0]
+    rows, size = position.padded_rows or 1, value.shape[0]
     if size is not None and size % rows:
         refuse(f"A tensor of shape {value.shape} has not the {rows} rows of its batch")
-    counts = tf.range(rows) < place.local_size
+    counts = tf.range(rows) < position.local_size
     if size == rows:
         return counts
     each = (tf.shape(value)[0] if size is None else size) // rows
@@ -74,24 +74,25 @@ def _counts(value: Any, place: Position) -> tf.Tensor:
 
 def mean_of_counted(mean: Any) -> Any:
     """Turns a mean over all rows, of which some are zero, into one over those that count."""
-    place = _padded_place()
-    if place is None:
+    position = _padded_position()
+    if position is None:
         return mean
-    counted = tf.cast(tf.maximum(place.local_size, 1), mean.dtype)
-    return mean * (tf.cast(place.padded_rows, mean.dtype) / counted)
+    counted = tf.cast(tf.maximum(position.local_size, 1), mean.dtype)
+    return mean * (tf.cast(position.padded_rows, mean.dtype) / counted)
 
 
 def size_of_counted(size: Any) -> Any:
     """Turns a number of entries of all rows into that of the rows that count."""
-    place = _padded_place()
-    if place is None:
+    position = _padded_position()
+    if position is None:
         return size
-    return size * tf.cast(place.local_size, size.dtype) / tf.cast(place.padded_rows, size.dtype)
+    counted = tf.cast(position.local_size, size.dtype)
+    return size * counted / tf.cast(position.padded_rows, size.dtype)
 
 
 def of_counted(values: Any, sample_weight: Any) -> tuple[Any, Any]:
     """Returns the values that reach a `Mean`, and their weights: 0 where a row does not count."""
-    if _padded_place() is None:
+    if _padded_position() is None:
         return values, sample_weight
     weight = tf.ones_like(values) if sample_weight is None else sample_weight
     return zeroed(values), zeroed(weight)
@@ -102,19 +103,19 @@ def without_static_count(values: Any, sample_weight: Any) -> Any:
 
     Keras weighs it with that number where the shape tells it, and with 1 where it does not.
     """
-    place = _padded_place()
-    if place is None or len(values.shape) > 0:
+    position = _padded_position()
+    if position is None or len(values.shape) > 0:
         return sample_weight
     if sample_weight is None:
         refuse("A metric was given one number for a whole batch")
-    if isinstance(sample_weight, int) and sample_weight == place.padded_rows:
+    if isinstance(sample_weight, int) and sample_weight == position.padded_rows:
         return None
     return sample_weight
 
 
 def regularized(layer: Any, regularizer: Callable[[Any], Any], output: Any) -> Any:
     """Returns an activity regularizer's value for the rows that count."""
-    if _padded_place() is None:
+    if _padded_position() is None:
         return regularizer(output)
     if type(regularizer) not in _ROWWISE:
         refuse(
@@ -132,7 +133,7 @@ def functions() -> dict[str, Callable[..., Any]]:
     shuffle = replacing.original("shuffle")
 
     def updated(metrics: Any, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        if _padded_place() is None:
+        if _padded_position() is None:
             update_state(metrics, y_true, y_pred, sample_weight)
             return
         for metric in metrics.metrics:
@@ -144,14 +145,14 @@ def functions() -> dict[str, Callable[..., Any]]:
 
     def added(layer: Any, loss: Any) -> None:
         waiting = getattr(_activity, "losses", 0)
-        if _padded_place() is not None and not waiting:
+        if _padded_position() is not None and not waiting:
             refuse(f"The layer {layer.name!r} adds a loss of its own (add_loss)")
         _activity.losses = max(waiting - 1, 0)
         add_loss(layer, loss)
 
     def shuffled(x: Any, axis: int = 0, seed: Any = None) -> Any:
-        place = _padded_place()
-        if place is not None and axis == 0 and x.shape[0] in (None, place.padded_rows):
+        position = _padded_position()
+        if position is not None and axis == 0 and x.shape[0] in (None, position.padded_rows):
             refuse("keras.random.shuffle (as in MixUp and CutMix) mixes the examples of a batch")
         return shuffle(x, axis, seed)
 

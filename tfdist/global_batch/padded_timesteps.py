@@ -1,9 +1,9 @@
-"""Which steps of a replica's rows count, where batches are padded to one of a few lengths?
+"""Which timesteps of a replica's rows count, where batches are padded to one of a few lengths?
 
-What a model makes of the steps that only pad is masked, by the model's own mask. A metric of Keras
-need not look at masks, and one device would have counted what is masked within the batch's own
-length; so metrics get weights as well: 1 for the steps that the batch had, 0 for those that it was
-padded with. Functions here return what they were given where targets have no open length.
+The model's own mask covers the timesteps that are only padding. A Keras metric may ignore masks,
+and one device would have counted masked timesteps within the batch's own length. So metrics get
+weights as well: 1 for the timesteps that the batch had, 0 for the padding. Where targets have no
+open length, the functions here return their arguments unchanged.
 """
 
 from __future__ import annotations
@@ -15,94 +15,96 @@ from keras import ops
 
 from tfdist.compat import tensor_notes
 from tfdist.global_batch import position as position_lib
-from tfdist.global_batch.position import Steps
+from tfdist.global_batch.position import Timesteps
 
 
-def _steps() -> Steps | None:
-    place = position_lib.current()
-    return None if place is None else place.steps
+def _timesteps() -> Timesteps | None:
+    position = position_lib.current()
+    return None if position is None else position.timesteps
 
 
 def _refuse(what: str, cure: str) -> NoReturn:
     raise ValueError(
-        f"{what}, so it would count the steps that only pad a batch to one of length_buckets. "
+        f"{what}, so it would count timesteps that only pad a batch to one of length_buckets. "
         f"{cure}, or leave length_buckets out."
     )
 
 
-def has_steps(value: Any) -> bool:
-    """Tells whether a tensor of a replica's rows has one entry, or more, a step of the targets."""
-    steps = _steps()
+def has_timesteps(value: Any) -> bool:
+    """Tells whether a tensor of a replica's rows has entries for each timestep of the targets."""
+    timesteps = _timesteps()
     shape: Any = getattr(value, "shape", ())
-    return steps is not None and len(shape) > 1 and shape[1] == steps.padded
+    return timesteps is not None and len(shape) > 1 and shape[1] == timesteps.padded
 
 
 def masked(outputs: list[Any]) -> None:
-    """Takes the steps that only pad out of the masks of a model's outputs, in place."""
-    steps = _steps()
+    """Removes timesteps that are only padding from the masks of a model's outputs, in place."""
+    timesteps = _timesteps()
     for output in outputs:
         mask = tensor_notes.mask_of(output)
-        if steps is not None and mask is not None and has_steps(mask):
-            counted = tf.cast(mask, tf.bool) & _counted(steps)[tf.newaxis]
+        if timesteps is not None and mask is not None and has_timesteps(mask):
+            counted = tf.cast(mask, tf.bool) & _counted(timesteps)[tf.newaxis]
             tensor_notes.set_mask(output, counted)
 
 
 def weights(value: Any, y_true: Any) -> Any:
-    """Returns weights of a metric, with 0 for the steps that only pad.
+    """Returns weights of a metric, with 0 for the timesteps that are only padding.
 
     Args:
-        value: A weight for each row, or for each step or entry of it.
+        value: A weight for each row, or for each timestep or entry of it.
         y_true: The targets that the metric is given.
     """
-    steps = _steps()
-    if steps is None or not has_steps(y_true):
+    timesteps = _timesteps()
+    if timesteps is None or not has_timesteps(y_true):
         return value
     value = tf.convert_to_tensor(value)
     if value.shape.rank == 1:
         value = value[:, tf.newaxis]
-    counted = tf.reshape(_counted(steps), [1, -1, *[1] * (value.shape.rank - 2)])
+    counted = tf.reshape(_counted(timesteps), [1, -1, *[1] * (value.shape.rank - 2)])
     return tf.where(counted, value, tf.zeros((), value.dtype))
 
 
 def takes_mean(values: Any, reduce_fn: Any) -> bool:
-    """Tells whether a metric is about to take the mean over the steps of each row."""
-    return reduce_fn is ops.mean and has_steps(values)
+    """Tells whether a metric is about to take the mean over the timesteps of each row."""
+    return reduce_fn is ops.mean and has_timesteps(values)
 
 
 def of_own_length(mean: Any) -> Any:
-    """Turns a mean over all steps, of which some are zero, into one over those that count.
+    """Turns a mean over all timesteps, with zeros for padding, into one over those that count.
 
-    Keras's `Mean` takes the mean over each row's steps first, so that a batch's length says what
-    each of them counts beside the steps of another batch.
+    Keras's `Mean` first averages over each row's timesteps, so the length of a batch decides how
+    much each of them weighs against the timesteps of another batch.
     """
-    steps = _steps()
-    if steps is None or mean is None:
+    timesteps = _timesteps()
+    if timesteps is None or mean is None:
         return mean
-    return mean * (tf.cast(steps.padded, mean.dtype) / tf.cast(steps.counted, mean.dtype))
+    padded = tf.cast(timesteps.padded, mean.dtype)
+    return mean * (padded / tf.cast(timesteps.counted, mean.dtype))
 
 
 def require(values: Any, y_true: Any, name: str) -> None:
-    """Raises a ValueError where a function of targets a step gave no value a step.
+    """Raises a ValueError where the targets have timesteps and a function's values have not.
 
     Args:
-        values: What it gave.
+        values: What the function returned.
         y_true: The targets.
-        name: What it is called.
+        name: The name of the function.
     """
-    if has_steps(y_true) and not has_steps(values):
-        _refuse(f"The {name} gives no value for each step, but {values.shape}",
-                "Make it one that does")
+    if has_timesteps(y_true) and not has_timesteps(values):
+        _refuse(f"The {name} returns values of shape {values.shape}, not one for each timestep",
+                "Make it return one for each")
 
 
 def require_mask(mask: Any, y_true: Any, name: str) -> None:
-    """Raises a ValueError where a loss of targets a step gets outputs that carry no mask."""
-    if has_steps(y_true) and not has_steps(mask):
+    """Raises a ValueError where the targets have timesteps, but the outputs carry no mask."""
+    if has_timesteps(y_true) and not has_timesteps(mask):
         _refuse(
             f"The targets of the {name} have an open length, but the model's output carries no "
-            "mask of its steps", "Let a layer make one (Embedding(mask_zero=True), Masking), and "
-            "the layers after it keep it"
+            "mask of its timesteps",
+            "Let a layer make one (Embedding(mask_zero=True), Masking), and the layers after it "
+            "keep it",
         )
 
 
-def _counted(steps: Steps) -> tf.Tensor:
-    return tf.range(steps.padded) < steps.counted
+def _counted(timesteps: Timesteps) -> tf.Tensor:
+    return tf.range(timesteps.padded) < timesteps.counted

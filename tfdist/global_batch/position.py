@@ -14,12 +14,12 @@ from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
-class Steps:
+class Timesteps:
     """How long the targets of a batch are, where they are padded to a length.
 
     Attributes:
         padded: Their length in the step.
-        counted: How many of their steps count: the first ones. Integer scalar.
+        counted: How many of their timesteps count: the first ones. Integer scalar.
     """
 
     padded: int
@@ -39,7 +39,7 @@ class Position:
             effects are undone afterwards instead.
         padded_rows: Rows that the replica computes on where it is told to keep one shape: the
             first `local_size` of them count. None where rows that do not count are cut.
-        steps: The length of the targets, where that is padded too; None where it is not.
+        timesteps: The length of the targets, where that is padded too; None where it is not.
         fixed_rows: Rows that the replica computes on, those that do not count included, where its
             tensors say so while they are traced; None where their first dimension is open.
         inputs: The tensors of this replica's rows; () where nobody knows them.
@@ -51,7 +51,7 @@ class Position:
     collectives: Any
     keeps_filler: bool = False
     padded_rows: int | None = None
-    steps: Steps | None = None
+    timesteps: Timesteps | None = None
     fixed_rows: int | None = None
     inputs: tuple[Any, ...] = ()
 

@@ -55,32 +55,32 @@ def keyed_draws(original: Any) -> dict[str, Callable[..., Any]]:
     def uniform(
         shape: Any, minval: Any = 0.0, maxval: Any = 1.0, dtype: Any = None, seed: Any = None
     ) -> Any:
-        place = _place(shape)
-        if place is None:
+        position = _position(shape)
+        if position is None:
             return keras_uniform(shape, minval, maxval, dtype, seed)
         dtype = dtype or original.floatx()
         minval, maxval = tf.cast(minval, dtype), tf.cast(maxval, dtype)
-        raw = uniform_rows(shape, place, dtype=dtype, seed=cast_seed(draw_seed(seed)))
+        raw = uniform_rows(shape, position, dtype=dtype, seed=cast_seed(draw_seed(seed)))
         return raw * (maxval - minval) + minval
 
     def normal(
         shape: Any, mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = None, seed: Any = None
     ) -> Any:
-        place = _place(shape)
-        if place is None:
+        position = _position(shape)
+        if position is None:
             return keras_normal(shape, mean, stddev, dtype, seed)
         dtype = dtype or original.floatx()
-        raw = normal_rows(shape, place, dtype=dtype, seed=cast_seed(draw_seed(seed)))
+        raw = normal_rows(shape, position, dtype=dtype, seed=cast_seed(draw_seed(seed)))
         return raw * tf.convert_to_tensor(stddev, dtype) + tf.convert_to_tensor(mean, dtype)
 
     def dropout(inputs: Any, rate: float, noise_shape: Any = None, seed: Any = None) -> Any:
         if rate in (0.0, 1.0):
             return keras_dropout(inputs, rate, noise_shape, seed)
         shape = _noise_shape(inputs, noise_shape)
-        place = _place(shape)
-        if place is None:
+        position = _position(shape)
+        if position is None:
             return keras_dropout(inputs, rate, noise_shape, seed)
-        drawn = uniform_rows(shape, place, dtype=inputs.dtype, seed=cast_seed(draw_seed(seed)))
+        drawn = uniform_rows(shape, position, dtype=inputs.dtype, seed=cast_seed(draw_seed(seed)))
         scale = tf.constant(1 / (1 - rate), inputs.dtype)
         kept = tf.where(drawn >= rate, inputs * scale, tf.zeros((), inputs.dtype))
         kept.set_shape(inputs.shape)
@@ -90,10 +90,10 @@ def keyed_draws(original: Any) -> dict[str, Callable[..., Any]]:
         logits: Any, num_samples: int, dtype: Any = "int64", seed: Any = None
     ) -> Any:
         own = logits.shape[0] if logits.shape[0] is not None else tf.shape(logits)[0]
-        place = _place([own])
-        if place is None:
+        position = _position([own])
+        if position is None:
             return keras_categorical(logits, num_samples, dtype, seed)
-        cut = _Cut(place, own)
+        cut = _Cut(position, own)
         return cut.of(keras_categorical(cut.padded(logits), num_samples, dtype, seed))
 
     cut = {name: _cut_from_global(getattr(original, name)) for name in _SHAPED}
@@ -113,15 +113,15 @@ _SHAPED = ("randint", "truncated_normal", "gamma", "binomial", "beta")  # take a
 class _Cut:
     """Where `own` rows of a replica stand in a draw for the whole global batch."""
 
-    def __init__(self, place: Position, own: Any) -> None:
+    def __init__(self, position: Position, own: Any) -> None:
         # Rows of the draw to a row of the batch: more than one where time is folded into the batch.
-        per_row = -(-own // _computed_rows(place))
-        if place.padded_rows is None:
-            self.total = per_row * place.global_size
+        per_row = -(-own // _computed_rows(position))
+        if position.padded_rows is None:
+            self.total = per_row * position.global_size
         else:  # rows that no replica has do no harm, and the shape stays
-            self.total = per_row * place.padded_rows * place.collectives.num_replicas
+            self.total = per_row * position.padded_rows * position.collectives.num_replicas
         # An empty replica computes on one row that does not count: any row serves it.
-        self.start = tf.minimum(per_row * place.offset, self.total - own)
+        self.start = tf.minimum(per_row * position.offset, self.total - own)
         self._own = own
 
     def of(self, whole: Any) -> Any:
@@ -138,11 +138,11 @@ class _Cut:
 
 def _cut_from_global(draw: Callable[..., Any]) -> Callable[..., Any]:
     def drawn(shape: Any, *args: Any, **kwargs: Any) -> Any:
-        place = _place(shape)
-        if place is None:
+        position = _position(shape)
+        if position is None:
             return draw(shape, *args, **kwargs)
         dims = _dims(shape)
-        cut = _Cut(place, dims[0])
+        cut = _Cut(position, dims[0])
 
         def spread(value: Any) -> Any:  # a parameter with a value for each row, as an `alpha` has
             is_of_rows = tf.is_tensor(value) and value.shape.rank == len(dims) != 0
@@ -186,34 +186,34 @@ def _draw_seed_once(draw_seed: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return draw
 
 
-def uniform_rows(shape: Any, place: Position, *, dtype: Any, seed: Any) -> tf.Tensor:
+def uniform_rows(shape: Any, position: Position, *, dtype: Any, seed: Any) -> tf.Tensor:
     """Draws this replica's rows of a uniform `[0, 1)` tensor over the global batch.
 
     Args:
         shape: Shape of the replica's own rows.
-        place: Where these rows stand.
+        position: Where these rows stand.
         dtype: A floating dtype.
         seed: int32 or int64 tensor of shape (2,).
 
     Returns:
-        Tensor of `shape`: rows `place.offset` and on of `tf.random.stateless_uniform` with the
+        Tensor of `shape`: rows `position.offset` and on of `tf.random.stateless_uniform` with the
         global shape and the same seed, to the bit.
     """
-    return _rows(tf.raw_ops.StatelessRandomUniformV2, shape, place, dtype=dtype, seed=seed)
+    return _rows(tf.raw_ops.StatelessRandomUniformV2, shape, position, dtype=dtype, seed=seed)
 
 
-def normal_rows(shape: Any, place: Position, *, dtype: Any, seed: Any) -> tf.Tensor:
+def normal_rows(shape: Any, position: Position, *, dtype: Any, seed: Any) -> tf.Tensor:
     """Draws this replica's rows of a standard normal tensor; see `uniform_rows`."""
-    return _rows(tf.raw_ops.StatelessRandomNormalV2, shape, place, dtype=dtype, seed=seed)
+    return _rows(tf.raw_ops.StatelessRandomNormalV2, shape, position, dtype=dtype, seed=seed)
 
 
-def _rows(op: Callable[..., Any], shape: Any, place: Position, *, dtype: Any, seed: Any) -> Any:
+def _rows(op: Callable[..., Any], shape: Any, position: Position, *, dtype: Any, seed: Any) -> Any:
     dims = _dims(shape)
     dtype = tf.as_dtype(dtype)
     per_block = min(_BLOCK_BITS // (8 * dtype.size), 4)
     count = tf.reduce_prod(tf.cast(tf.stack(dims), tf.int64))
-    per_row = count // tf.cast(_computed_rows(place), tf.int64)
-    begin = per_row * tf.cast(place.offset, tf.int64)
+    per_row = count // tf.cast(_computed_rows(position), tf.int64)
+    begin = per_row * tf.cast(position.offset, tf.int64)
     skipped = begin % per_block
     key, counter = _key_and_counter(seed)
     counter = tf.stack([counter[0] + tf.cast(begin // per_block, tf.uint64), counter[1]])
@@ -230,24 +230,24 @@ def _key_and_counter(seed: Any) -> tuple[tf.Tensor, tf.Tensor]:
     return drawn.key, drawn.counter
 
 
-def _place(shape: Any) -> Position | None:
+def _position(shape: Any) -> Position | None:
     """Returns the position where a draw of `shape` is one of rows of the batch, else None."""
-    place = position_lib.current()
-    if place is None or place.collectives.num_replicas == 1:
+    position = position_lib.current()
+    if position is None or position.collectives.num_replicas == 1:
         return None
     dims = _dims(shape)
     if not dims:
         return None
-    first, local = dims[0], place.padded_rows or place.fixed_rows
+    first, local = dims[0], position.padded_rows or position.fixed_rows
     if isinstance(first, int):
         # A fixed first dimension is the batch only where the batch is of fixed size too.
-        return place if local and first % local == 0 else None
-    return place
+        return position if local and first % local == 0 else None
+    return position
 
 
-def _computed_rows(place: Position) -> Any:
+def _computed_rows(position: Position) -> Any:
     """Returns the rows that a replica computes on, whether they count or not."""
-    return place.padded_rows or place.fixed_rows or tf.maximum(place.local_size, 1)
+    return position.padded_rows or position.fixed_rows or tf.maximum(position.local_size, 1)
 
 
 def _dims(shape: Any) -> list[Any]:

@@ -59,15 +59,15 @@ def undoing_filler(model: keras.Model, replica_fn: Callable[[Any], Any]) -> Call
     """
 
     def wrapped(data: Any) -> Any:
-        place = position_lib.current()
-        if place is None or place.keeps_filler or place.padded_rows is not None:
+        position = position_lib.current()
+        if position is None or position.keeps_filler or position.padded_rows is not None:
             return replica_fn(data)
         states = [variable.value for variable in model.metrics_variables]
         before = [tf.identity(state) for state in states]
-        with position_lib.at(dataclasses.replace(place, keeps_filler=True)):
+        with position_lib.at(dataclasses.replace(position, keeps_filler=True)):
             result = replica_fn(data)
         for state, old in zip(states, before, strict=True):
-            state.assign(tf.where(place.local_size > 0, state, old))
+            state.assign(tf.where(position.local_size > 0, state, old))
         return result
 
     return wrapped
@@ -75,14 +75,14 @@ def undoing_filler(model: keras.Model, replica_fn: Callable[[Any], Any]) -> Call
 
 def counted(structure: Any) -> Any:
     """Cuts the row that an empty replica computes on, and that must not count."""
-    place = position_lib.current()
-    if place is None or place.keeps_filler or place.padded_rows is not None:
+    position = position_lib.current()
+    if position is None or position.keeps_filler or position.padded_rows is not None:
         return structure
 
     def cut(value: Any) -> Any:
         if value is None or len(value.shape) == 0:
             return value
-        return tensor_notes.with_notes(lambda rows: _first_rows(rows, place.local_size), value)
+        return tensor_notes.with_notes(lambda rows: _first_rows(rows, position.local_size), value)
 
     return keras.tree.map_structure(cut, structure)
 

@@ -46,11 +46,11 @@ def functions() -> dict[str, Callable[..., Any]]:
     update_state = replacing.original("MeanMetricWrapper.update_state")
 
     def called_loss(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        place = position_lib.current()
-        if isinstance(loss, keras.losses.Circle) and place is not None:
+        position = position_lib.current()
+        if isinstance(loss, keras.losses.Circle) and position is not None:
             raise ValueError(
                 "keras.losses.Circle compares the examples of a batch with each other, and they "
-                f"lie on {place.collectives.num_replicas} replicas. Train with it on one device."
+                f"lie on {position.collectives.num_replicas} replicas. Train with it on one device."
             )
 
         def compute(*rows: Any) -> Any:
@@ -69,22 +69,22 @@ def functions() -> dict[str, Callable[..., Any]]:
         reduction: str | None = "sum_over_batch_size",
         dtype: Any = None,
     ) -> Any:
-        place, call = position_lib.current(), _latest()
+        position, call = position_lib.current(), _latest()
         if call is not None:
             padded_timesteps.require_mask(mask, call.y_true, call.name)
             padded_timesteps.require(values, call.y_true, call.name)
-        if place is None or call is None or len(values.shape) > 0:
+        if position is None or call is None or len(values.shape) > 0:
             return reduce_weighted(values, sample_weight, mask, reduction, dtype)
         if sample_weight is not None or mask is not None:
             raise ValueError(
                 "The loss function returned one number for the whole batch, so the sample weights "
                 "or the mask cannot be applied to the examples, which lie on "
-                f"{place.collectives.num_replicas} replicas. Return one value for each example."
+                f"{position.collectives.num_replicas} replicas. Return one value for each example."
             )
-        value = ops.convert_to_tensor(_on_all_rows(call, place), dtype=dtype)
+        value = ops.convert_to_tensor(_on_all_rows(call, position), dtype=dtype)
         # The value counts with this replica's fraction like any other; its gradient counts fully,
         # since no other replica has the one of these rows.
-        fraction = place.fraction(value.dtype)
+        fraction = position.fraction(value.dtype)
         whole = value / tf.where(fraction > 0, fraction, tf.ones_like(fraction))
         return whole - tf.stop_gradient(whole - value)
 
@@ -112,12 +112,12 @@ def value_of_metric(values: Any) -> Any:
     Returns:
         `values`, unless they are a scalar that a metric function made of targets and outputs.
     """
-    place, call = position_lib.current(), _latest()
+    position, call = position_lib.current(), _latest()
     if call is not None:
         padded_timesteps.require(values, call.y_true, call.name)
-    if place is None or call is None or len(values.shape) > 0:
+    if position is None or call is None or len(values.shape) > 0:
         return values
-    return _on_all_rows(call, place)
+    return _on_all_rows(call, position)
 
 
 @contextlib.contextmanager
@@ -134,13 +134,13 @@ def _latest() -> _Call | None:
     return getattr(_calls, "latest", None)
 
 
-def _on_all_rows(call: _Call, place: Position) -> Any:
-    if place.padded_rows is not None:
+def _on_all_rows(call: _Call, position: Position) -> Any:
+    if position.padded_rows is not None:
         padded_rows.refuse(f"The {call.name} makes one number of a whole batch")
-    whole = Position(place.global_size, place.global_size, 0, collectives.alone())
+    whole = Position(position.global_size, position.global_size, 0, collectives.alone())
 
     def gathered(value: Any) -> Any:
-        return tensor_notes.with_notes(lambda rows: all_rows(rows, place), value)
+        return tensor_notes.with_notes(lambda rows: all_rows(rows, position), value)
 
     y_true, y_pred = (
         keras.tree.map_structure(gathered, rows)
@@ -150,22 +150,22 @@ def _on_all_rows(call: _Call, place: Position) -> Any:
         return call.compute(y_true, y_pred)
 
 
-def all_rows(rows: Any, place: Position) -> tf.Tensor:
+def all_rows(rows: Any, position: Position) -> tf.Tensor:
     """Gathers the rows of all replicas, in the order of the global batch.
 
     Args:
         rows: This replica's rows, of any dtype that can be added up.
-        place: Where they stand.
+        position: Where they stand.
 
     Returns:
-        `place.global_size` rows. Gradients flow back to this replica's own rows alone.
+        `position.global_size` rows. Gradients flow back to this replica's own rows alone.
     """
-    rows = tf.convert_to_tensor(rows)[: place.local_size]
+    rows = tf.convert_to_tensor(rows)[: position.local_size]
     dtype = rows.dtype
     rows = tf.cast(rows, tf.int32) if dtype == tf.bool else rows
-    numbers = tf.range(place.global_size)
-    is_own = (numbers >= place.offset) & (numbers < place.offset + place.local_size)
+    numbers = tf.range(position.global_size)
+    is_own = (numbers >= position.offset) & (numbers < position.offset + position.local_size)
     is_own = tf.reshape(is_own, [-1, *[1] * (rows.shape.rank - 1)])
-    own = collectives.padded(rows, place.offset, place.global_size)
-    of_all = place.collectives.gather(rows, place.offset, place.global_size)
+    own = collectives.padded(rows, position.offset, position.global_size)
+    of_all = position.collectives.gather(rows, position.offset, position.global_size)
     return tf.cast(tf.where(is_own, own, of_all), dtype)

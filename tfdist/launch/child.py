@@ -76,9 +76,9 @@ def _join_roll_call(kind: str, target: str, arguments: Sequence[str]) -> None:
         timeout_secs=float(environ[contract.ROLL_CALL_SECS]),
     )
     environ[contract.ADDRESSES] = ",".join(addresses)
-    place = detection.detect_cluster(environ)
-    if place is not None and place.size > 1:
-        environ["TF_CONFIG"] = json.dumps(place.to_tf_config())
+    cluster = detection.detect_cluster(environ)
+    if cluster is not None and cluster.size > 1:
+        environ["TF_CONFIG"] = json.dumps(cluster.to_tf_config())
 
 
 # --------------------------------------------------------------------------- the user's program

@@ -112,10 +112,10 @@ def blame_deserters(
 def order(failures: Iterable[Failure]) -> tuple[Failure, ...]:
     """Puts failures in the order in which they happened; the loss of a peer is never the first."""
 
-    def place(failure: Failure) -> tuple[bool, float, int]:
+    def order(failure: Failure) -> tuple[bool, float, int]:
         return failure.exit_code == PEER_LOST, failure.at, failure.rank
 
-    return tuple(sorted(failures, key=place))
+    return tuple(sorted(failures, key=order))
 
 
 def headline(outcome: Outcome) -> str:

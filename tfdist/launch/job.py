@@ -133,9 +133,9 @@ def forwarded_environ() -> dict[str, str]:
 
 
 def foreign_variables() -> tuple[str, ...]:
-    """Names the variables of this process that describe its own place in another launcher's job.
+    """Names the variables of this process that describe its own rank in another launcher's job.
 
-    Its workers must not inherit them: they have places of their own.
+    Its workers must not inherit them: they have ranks of their own.
     """
     known = ("TF_CONFIG", *environments.RECOGNISED_BY)
     return tuple(name for name in known if name in os.environ)

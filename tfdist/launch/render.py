@@ -10,7 +10,7 @@ lists; `render` writes them down.
 
 In one file, since a target is a few lines over parts that all share.
 
-No launcher runs there: each worker finds its place in its environment. Slurm is the exception,
+No launcher runs there: each worker finds its rank in its environment. Slurm is the exception,
 where the launcher runs inside the allocation.
 """
 

@@ -103,4 +103,4 @@ def _tell_foreign_variables(job: Job) -> None:
     # In a script for sbatch Slurm itself sets one, and the workers get it anew from srun.
     own = "SLURM_" if job.engine == "slurm" else "TFDIST_"
     if names := [name for name in foreign_variables() if not name.startswith(own)]:
-        say(f"the workers get places of their own; not handed on to them: {', '.join(names)}")
+        say(f"the workers get ranks of their own; not passed on to them: {', '.join(names)}")

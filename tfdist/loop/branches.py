@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tfdist.data.lengths import index_of, with_length
 from tfdist.data.shapes import Followed, Lengths, Padding
-from tfdist.global_batch.position import Steps
+from tfdist.global_batch.position import Timesteps
 from tfdist.step.replicas import Batch
 
 
@@ -51,10 +51,10 @@ def _result(value: Any) -> Any:
 
 def _at_length(batch: Batch, padding: Padding, lengths: Lengths, length: int) -> Batch:
     parts = tuple(with_length(part, lengths, length) for part, _ in batch.parts)
-    steps = None
+    timesteps = None
     if lengths.target is not None:
-        steps = Steps(length, batch.parts[0][1][lengths.target])
-    return dataclasses.replace(batch, parts=parts, padding=padding, steps=steps)
+        timesteps = Timesteps(length, batch.parts[0][1][lengths.target])
+    return dataclasses.replace(batch, parts=parts, padding=padding, timesteps=timesteps)
 
 
 def cut_back(outputs: Any, own: tf.Tensor, followed: Followed) -> Any:

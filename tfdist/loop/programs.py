@@ -113,18 +113,19 @@ class Programs:
 
     def rounds(self, options: LoopOptions) -> Rounds | None:
         """Returns the rounds of steps that training goes by; None where replicas sum each step."""
-        model, strategy, how = self._model, self._strategy, options.reduction
+        model, strategy, reduction = self._model, self._strategy, options.reduction
         if self._replica_step is not None or keras_internals.overrides(model, "train_step"):
             return None
         if (size := options.local_steps) is not None:
             return self._kept(
-                ("rounds", options), lambda: local_steps.LocalSteps(model, strategy, how, size=size)
+                ("rounds", options),
+                lambda: local_steps.LocalSteps(model, strategy, reduction, size=size),
             )
         if not accumulation.is_possible(model, strategy, on_nan=options.on_nan):
             return None
         return self._kept(
             ("rounds", options),
-            lambda: accumulation.Accumulation(model, strategy, self._share, how),
+            lambda: accumulation.Accumulation(model, strategy, self._share, reduction),
         )
 
     def waits(self) -> Waits:

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfdist.communication import reduction
+from tfdist.communication import reduction as reduction_lib
 from tfdist.communication.compression import Reduction
 from tfdist.communication.share import Share, is_tpu
 from tfdist.compat import keras_internals, tf_internals
@@ -58,7 +58,7 @@ class Accumulation:
         model: A compiled model for which it `is_possible`.
         strategy: The strategy that it was made under.
         share: Which replicas this worker feeds.
-        how: How the sums travel between replicas.
+        reduction: How the sums travel between replicas.
     """
 
     is_fixed = False
@@ -68,10 +68,11 @@ class Accumulation:
         model: keras.Model,
         strategy: tf.distribute.Strategy,
         share: Share,
-        how: Reduction,
+        reduction: Reduction,
     ) -> None:
         self.size: int = model.optimizer.gradient_accumulation_steps
-        self._model, self._strategy, self._share, self._how = model, strategy, share, how
+        self._model, self._strategy = model, strategy
+        self._share, self._reduction = share, reduction
 
     def begin(self) -> None:
         """Leaves what was added up before to replica 0 alone."""
@@ -151,9 +152,9 @@ class Accumulation:
 
     def _summed(self) -> list[Any]:
         own = [[part.read_value() for part in parts] for parts in self._accumulators()]
-        values = [reduction.per_replica(self._strategy, parts) for parts in own]
+        values = [reduction_lib.per_replica(self._strategy, parts) for parts in own]
         rests = error_feedback.residuals_of(self._model)
-        return reduction.sum_gradients(self._strategy, values, self._how, residuals=rests)
+        return reduction_lib.sum_gradients(self._strategy, values, self._reduction, residuals=rests)
 
     def _assign(self, values: Sequence[Any]) -> None:
         for of_replicas, value in zip(self._accumulators(), values, strict=True):

@@ -22,7 +22,7 @@ _NAME = "error_feedback"
 def adopt(
     model: keras.Model,
     strategy: tf.distribute.Strategy,
-    how: Reduction,
+    reduction: Reduction,
     *,
     is_own_rule: bool,
     local_steps: int | None,
@@ -33,7 +33,7 @@ def adopt(
     Args:
         model: The model, built.
         strategy: The strategy that it was made under.
-        how: How gradients travel.
+        reduction: How gradients travel.
         is_own_rule: Whether the model trains by a rule of its own.
         local_steps: As in `fit`.
         on_nan: As in `fit`.
@@ -41,7 +41,7 @@ def adopt(
     Raises:
         ValueError: Error feedback is asked for where it cannot be.
     """
-    if not how.error_feedback:
+    if not reduction.error_feedback:
         variables.attach(model, _NAME, None)
         return
     obstacles = {
@@ -59,7 +59,7 @@ def adopt(
     kept = note_of(model, "residuals")
     if kept is None:  # a loop that is traced knows them, also where a run goes without
         with strategy.scope():
-            kept = [_rest(v, how) for v in model.trainable_variables]
+            kept = [_rest(v, reduction) for v in model.trainable_variables]
         set_note(model, "residuals", kept)
     variables.attach(model, _NAME, kept)
 
@@ -69,8 +69,8 @@ def residuals_of(model: keras.Model) -> Sequence[Any]:
     return variables.attached(model, _NAME) or ()
 
 
-def _rest(variable: Any, how: Reduction) -> tf.Variable:
-    is_rounded = how.narrows(tf.as_dtype(variable.dtype))
+def _rest(variable: Any, reduction: Reduction) -> tf.Variable:
+    is_rounded = reduction.narrows(tf.as_dtype(variable.dtype))
     return tf.Variable(
         tf.zeros(variable.shape if is_rounded else [0], variable.dtype),
         trainable=False,

@@ -120,7 +120,7 @@ class FiniteWatch:
 
         Returns:
             The number of bad steps, how many steps ago the first one was (0 for the last step),
-            and the place of its first bad gradient among the variables; None where all was well.
+            and the index of its first bad gradient among the variables; None where all was well.
         """
         bad_steps = _number(self._bad_steps)
         if not bad_steps:

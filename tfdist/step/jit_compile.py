@@ -32,23 +32,24 @@ def compiled(replica_fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
     @tf.function(autograph=False, jit_compile=True)
     def run(data: Any, sums: list[tf.Tensor]) -> Any:
-        place = position_lib.current()
-        if place is None:
+        position = position_lib.current()
+        if position is None:
             return replica_fn(data)
         left = iter(sums)
-        with position_lib.at(_asking(place, lambda value: next(left))):
+        with position_lib.at(_asking(position, lambda value: next(left))):
             return replica_fn(data)
 
     def with_sums(data: Any) -> Any:
-        place = position_lib.current()
-        if place is None:
+        position = position_lib.current()
+        if position is None:
             return run(data, [])
-        return run(data, [place.collectives.sum(v) for v in _summands(replica_fn, data, place)])
+        summands = _summands(replica_fn, data, position)
+        return run(data, [position.collectives.sum(v) for v in summands])
 
     return with_sums
 
 
-def _summands(replica_fn: Callable[[Any], Any], data: Any, place: Position) -> list[tf.Tensor]:
+def _summands(replica_fn: Callable[[Any], Any], data: Any, position: Position) -> list[tf.Tensor]:
     """Returns what a function would sum over the replicas, in its order, and does nothing else."""
     found: list[tf.Tensor] = []
 
@@ -57,7 +58,7 @@ def _summands(replica_fn: Callable[[Any], Any], data: Any, place: Position) -> l
         return value
 
     def trace(*flat: tf.Tensor) -> list[tf.Tensor]:
-        with position_lib.at(_asking(place, note)):
+        with position_lib.at(_asking(position, note)):
             replica_fn(tf.nest.pack_sequence_as(data, flat, expand_composites=True))
         return found
 
@@ -74,11 +75,11 @@ def _listed(values: Any) -> list[tf.Tensor]:
     return list(values) if isinstance(values, Sequence) else [values]
 
 
-def _asking(place: Position, answer: Callable[[Any], Any]) -> Position:
+def _asking(position: Position, answer: Callable[[Any], Any]) -> Position:
     """Returns the position with sums that are answered so, and no other collective."""
-    known: Collectives = place.collectives
+    known: Collectives = position.collectives
     collectives = dataclasses.replace(known, sum=answer, linked_sum=_refuse, gather=_refuse)
-    return dataclasses.replace(place, collectives=collectives)
+    return dataclasses.replace(position, collectives=collectives)
 
 
 def _refuse(*_: Any) -> NoReturn:

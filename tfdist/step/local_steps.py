@@ -26,7 +26,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist.communication import reduction
+from tfdist.communication import reduction as reduction_lib
 from tfdist.communication.compression import EXACT, Reduction
 from tfdist.communication.share import is_tpu
 from tfdist.compat import keras_internals, replacing, tf_internals
@@ -48,17 +48,22 @@ class LocalSteps:
     Args:
         model: A compiled model that `refuse` lets pass.
         strategy: The strategy that it was made under.
-        how: How the changes of the weights travel between replicas.
+        reduction: How the changes of the weights travel between replicas.
         size: Steps of a round, H.
     """
 
     is_fixed = True
 
     def __init__(
-        self, model: keras.Model, strategy: tf.distribute.Strategy, how: Reduction, *, size: int
+        self,
+        model: keras.Model,
+        strategy: tf.distribute.Strategy,
+        reduction: Reduction,
+        *,
+        size: int,
     ) -> None:
         self.size = size
-        self._model, self._strategy, self._how = model, strategy, how
+        self._model, self._strategy, self._reduction = model, strategy, reduction
         weights = self._parts(model.trainable_variables)
         self._starts = [
             [plain_variable(p.dtype, shape=p.shape, device=p.device) for p in of_replicas]
@@ -84,10 +89,10 @@ class LocalSteps:
 
         def on_replica(data: Any) -> tuple[tf.Tensor, dict[str, Any]]:
             gradients, logs = backward(data)
-            place = position_lib.current()
-            rows = tracing.num_rows(data) if place is None else place.local_size
-            if place is not None:
-                share = [v if v is None else place.fraction(v.dtype) for v in gradients]
+            position = position_lib.current()
+            rows = tracing.num_rows(data) if position is None else position.local_size
+            if position is not None:
+                share = [v if v is None else position.fraction(v.dtype) for v in gradients]
                 whole = [v if v is None else tf.where(v > 0, 1 / v, 0) for v in share]
                 pairs = zip(gradients, whole, strict=True)
                 gradients = [update.scaled(value, factor) for value, factor in pairs]
@@ -125,7 +130,7 @@ class LocalSteps:
             for parts, starts in zip(weights, self._starts, strict=True)
         ]
         # The number of rows rides along.
-        *moves, total = self._sum([*moved, counts], self._how)
+        *moves, total = self._sum([*moved, counts], self._reduction)
         held = [
             [part * tf.cast(count, part.dtype) for part, count in zip(parts, counts, strict=True)]
             for parts in slots
@@ -149,9 +154,9 @@ class LocalSteps:
         local = self._strategy.experimental_local_results
         return [local(variables_lib.value_of(variable)) for variable in variables]
 
-    def _sum(self, values: Sequence[Sequence[Any]], how: Reduction) -> list[Any]:
-        joined = [reduction.per_replica(self._strategy, of_replicas) for of_replicas in values]
-        return reduction.sum_gradients(self._strategy, joined, how)
+    def _sum(self, values: Sequence[Sequence[Any]], reduction: Reduction) -> list[Any]:
+        joined = [reduction_lib.per_replica(self._strategy, of_replicas) for of_replicas in values]
+        return reduction_lib.sum_gradients(self._strategy, joined, reduction)
 
 
 def refuse(

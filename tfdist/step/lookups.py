@@ -40,10 +40,10 @@ def taken_apart(gradients: Sequence[Any], inputs: Any = None) -> list[Any]:
         The same, with `Lookups` for IndexedSlices of which a part does not come of the rows. Where
         there is one replica, and where steps run eagerly (see `seen_eagerly`), what was given.
     """
-    place = position_lib.current()
-    if place is None or place.collectives.num_replicas == 1 or tf.executing_eagerly():
+    position = position_lib.current()
+    if position is None or position.collectives.num_replicas == 1 or tf.executing_eagerly():
         return list(gradients)
-    return _all_taken_apart(gradients, place, inputs)
+    return _all_taken_apart(gradients, position, inputs)
 
 
 def seen_eagerly(
@@ -60,18 +60,18 @@ def seen_eagerly(
     Raises:
         ValueError: A table is looked up both ways, which cannot be told apart without a graph.
     """
-    place = position_lib.current()
+    position = position_lib.current()
     has_rows = any(isinstance(gradient, tf.IndexedSlices) for gradient in gradients)
-    if place is None or place.collectives.num_replicas == 1 or not has_rows:
+    if position is None or position.collectives.num_replicas == 1 or not has_rows:
         return list(gradients)
     shared = note_of(model, "shared_lookups")
     if shared is None:
-        shared = _shared_in(traced, data, place)
+        shared = _shared_in(traced, data, position)
         set_note(model, "shared_lookups", shared)
     return [Lookups(None, g) if i in shared else g for i, g in enumerate(gradients)]
 
 
-def _shared_in(traced: Callable[[Any], list[Any]], data: Any, place: Position) -> set[int]:
+def _shared_in(traced: Callable[[Any], list[Any]], data: Any, position: Position) -> set[int]:
     """Returns the numbers of the gradients that come of what is looked up once for the batch."""
     found: set[int] = set()
 
@@ -79,7 +79,7 @@ def _shared_in(traced: Callable[[Any], list[Any]], data: Any, place: Position) -
         inputs = tuple(keras.tree.flatten(batch))
         # Nobody else takes part in this trace.
         alone = dataclasses.replace(
-            place, collectives=collectives.alone(), fixed_rows=None, inputs=inputs
+            position, collectives=collectives.alone(), fixed_rows=None, inputs=inputs
         )
         with position_lib.at(alone):
             gradients = _all_taken_apart(traced(batch), alone, batch)
@@ -95,14 +95,14 @@ def _shared_in(traced: Callable[[Any], list[Any]], data: Any, place: Position) -
             found.add(number)
 
     specs = keras.tree.map_structure(tf.type_spec_from_value, data, none_is_leaf=False)
-    specs = specs if place.padded_rows else rows.open_spec(specs)
+    specs = specs if position.padded_rows else rows.open_spec(specs)
     tf.function(trace, autograph=False).get_concrete_function(specs)
     return found
 
 
-def _all_taken_apart(gradients: Sequence[Any], place: Position, inputs: Any) -> list[Any]:
-    sources = leaves(place.inputs if inputs is None else inputs)
-    fixed = place.padded_rows or place.fixed_rows
+def _all_taken_apart(gradients: Sequence[Any], position: Position, inputs: Any) -> list[Any]:
+    sources = leaves(position.inputs if inputs is None else inputs)
+    fixed = position.padded_rows or position.fixed_rows
     return [
         _taken_apart(g, sources, fixed) if isinstance(g, tf.IndexedSlices) else g
         for g in gradients

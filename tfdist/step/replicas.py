@@ -2,7 +2,7 @@
 
 `run` hands each replica its rows and its `Position`, and puts the meaning of the global batch in
 force while the function is traced (global_batch/tracing.py). Everything in here is called in
-cross-replica context, except `place_of`, which a replica calls.
+cross-replica context, except `position_of`, which a replica calls.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tfdist.communication.collectives import Collectives, for_replica
 from tfdist.data import rows
 from tfdist.data.shapes import Padding
 from tfdist.global_batch import position as position_lib
-from tfdist.global_batch.position import Position, Steps
+from tfdist.global_batch.position import Position, Timesteps
 from tfdist.global_batch.tracing import whole_batch_semantics
 
 
@@ -34,18 +34,18 @@ class Batch:
         sizes: Rows of each replica, int32 of shape `(num_replicas,)`, where the batch is not split
             by `share.bounds`; else None.
         padding: The shape of every part, where they are given one.
-        steps: The length of the targets, where that is padded too.
+        timesteps: The length of the targets, where that is padded too.
     """
 
     global_size: tf.Tensor
     parts: tuple[Any, ...]
     sizes: tf.Tensor | None = None
     padding: Padding | None = None
-    steps: Steps | None = None
+    timesteps: Timesteps | None = None
 
     @property
     def is_padded(self) -> bool:
-        """Whether there may be rows or steps that do not count in any part."""
+        """Whether there may be rows or timesteps that do not count in any part."""
         return self.padding is not None and self.padding.is_needed
 
 
@@ -78,21 +78,21 @@ def run(
         return strategy.run(plain(replica_fn), batch.parts)
 
     def placed(data: Any) -> Any:
-        place = place_of(batch.global_size, batch.sizes, batch.padding)
+        position = position_of(batch.global_size, batch.sizes, batch.padding)
         if batch.padding is None and not keeps_sizes:
             data = rows.opened(data)
-        place = dataclasses.replace(
-            place, steps=batch.steps, fixed_rows=rows.fixed_in(data),
+        position = dataclasses.replace(
+            position, timesteps=batch.timesteps, fixed_rows=rows.fixed_in(data),
             inputs=tuple(keras.tree.flatten(data)),
         )
-        with position_lib.at(place):
+        with position_lib.at(position):
             return replica_fn(data)
 
     with whole_batch_semantics(reduces_losses=reduces_losses):
         return strategy.run(plain(placed), args=(reduction.per_replica(strategy, batch.parts),))
 
 
-def place_of(
+def position_of(
     global_size: Any,
     sizes: Any = None,
     padding: Padding | None = None,

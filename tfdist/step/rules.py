@@ -39,7 +39,7 @@ def train_rule(
     logs: LastLogs,
     replica_step: Any = None,
     watch: FiniteWatch | None = None,
-    how: Reduction = EXACT,
+    reduction: Reduction = EXACT,
     rounds: Rounds | None = None,
 ) -> Rule:
     """Returns the function that takes the model through one global batch of training."""
@@ -49,16 +49,18 @@ def train_rule(
     if replica_step is not None:
         return lambda batch: _replica_step(replica_step, strategy, batch, logs)
     if share.is_tpu(strategy):
-        whole = whole_step(model, watch=watch, how=how)
+        whole = whole_step(model, watch=watch, reduction=reduction)
         return lambda batch: logs.keep(update.run_and_sum(strategy, whole, batch))
     if keras_internals.overrides(model, "train_step"):
-        return lambda batch: _own_step(model, model.train_step, strategy, batch, logs, how)
+        return lambda batch: _own_step(model, model.train_step, strategy, batch, logs, reduction)
     apply = watch.apply if watch else None
-    return lambda batch: logs.keep(update.train_step(model, strategy, batch, apply=apply, how=how))
+    return lambda batch: logs.keep(
+        update.train_step(model, strategy, batch, apply=apply, reduction=reduction)
+    )
 
 
 def whole_step(
-    model: keras.Model, *, watch: FiniteWatch | None = None, how: Reduction = EXACT
+    model: keras.Model, *, watch: FiniteWatch | None = None, reduction: Reduction = EXACT
 ) -> Callable[[Any], dict[str, Any]]:
     """Returns the whole of a training step as a function of one replica's rows.
 
@@ -67,7 +69,7 @@ def whole_step(
     Args:
         model: A compiled model.
         watch: What looks at the gradients, or None.
-        how: How gradients travel between replicas.
+        reduction: How gradients travel between replicas.
 
     Returns:
         A function that gives the replica's shares of logs.
@@ -76,11 +78,12 @@ def whole_step(
         own = _own_on_replica(model, model.train_step)
 
         def whole(data: Any) -> dict[str, Any]:
-            with _reducing_optimizers(how):
+            with _reducing_optimizers(reduction):
                 return own(data)
 
         return whole
-    train = update.train_on_replica(model, apply=watch.apply if watch else None, how=how)
+    apply = watch.apply if watch else None
+    train = update.train_on_replica(model, apply=apply, reduction=reduction)
     return watch.undoing_on_replica(model, train) if watch else train
 
 
@@ -109,7 +112,7 @@ def _own_step(
     strategy: tf.distribute.Strategy,
     batch: Batch,
     logs: LastLogs,
-    how: Reduction = EXACT,
+    reduction: Reduction = EXACT,
 ) -> None:
     """Runs a model's own `train_step` or `test_step` on every replica."""
 
@@ -123,7 +126,7 @@ def _own_step(
     run_one = _own_on_replica(model, own, logs)
     if model.jit_compile and not model.run_eagerly and not is_tpu:
         run_one = tf.function(run_one, autograph=False, jit_compile=True)
-    with _reducing_optimizers(how):
+    with _reducing_optimizers(reduction):
         undoing = tracing.undoing_filler(model, run_one)
         logs.keep(update.run_and_sum(strategy, undoing, batch, keeps_sizes=True))
 
@@ -154,18 +157,18 @@ def _own_on_replica(
 
 
 @contextlib.contextmanager
-def _reducing_optimizers(how: Reduction) -> Iterator[None]:
+def _reducing_optimizers(reduction: Reduction) -> Iterator[None]:
     """Makes `optimizer.apply`, called by a replica, the one reduction and update of a step."""
 
     def apply(
         original: Any, optimizer: Any, grads: Any, trainable_variables: Any = None
     ) -> Any:
-        place = position_lib.current()
-        if place is None:  # the update itself, or a replica that is the only one
+        position = position_lib.current()
+        if position is None:  # the update itself, or a replica that is the only one
             return original(optimizer, grads, trainable_variables)
         variables = list(trainable_variables or keras_internals.trainable_variables_of(optimizer))
-        grads = [g if g is None else update.scaled(g, place.fraction(g.dtype)) for g in grads]
-        return update.apply_on_replica(optimizer, grads, variables, how=how)
+        grads = [g if g is None else update.scaled(g, position.fraction(g.dtype)) for g in grads]
+        return update.apply_on_replica(optimizer, grads, variables, reduction=reduction)
 
     with replacing.replaced_apply(apply), replacing.replaced_gradient(row_losses.gradient):
         yield

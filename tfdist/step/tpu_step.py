@@ -14,7 +14,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist.communication import compression, reduction, share
+from tfdist.communication import compression, share
+from tfdist.communication import reduction as reduction_lib
 from tfdist.communication.collectives import Collectives, for_replica
 from tfdist.communication.compression import EXACT, Reduction
 from tfdist.compat import tf_internals
@@ -59,7 +60,7 @@ def update(
     variables: Sequence[Any],
     *,
     apply: Apply | None = None,
-    how: Reduction = EXACT,
+    reduction: Reduction = EXACT,
 ) -> None:
     """Sums the replicas' gradients and applies them to this replica's variables.
 
@@ -68,9 +69,9 @@ def update(
         gradients: Of this replica's share of the loss: tensors, IndexedSlices or None.
         variables: The variables, in the same order.
         apply: Applies gradients with an optimizer, in the place of `optimizer.apply`.
-        how: How gradients travel between replicas.
+        reduction: How gradients travel between replicas.
     """
-    summed = sum_gradients(gradients, _collectives(), how)
+    summed = sum_gradients(gradients, _collectives(), reduction)
     # In this mode Keras sums nothing once more, and TensorFlow assigns each replica's own variable
     # with nothing sent: all replicas write the same.
     with tf_internals.default_replica_mode(), position_lib.at(None):
@@ -87,40 +88,42 @@ def sum_shares(shares: dict[str, Any]) -> dict[str, Any]:
 
 
 def sum_gradients(
-    gradients: Sequence[Any], collectives: Collectives, how: Reduction = EXACT
+    gradients: Sequence[Any], collectives: Collectives, reduction: Reduction = EXACT
 ) -> list[Any]:
     """Sums gradients over all replicas.
 
     Args:
         gradients: This replica's: tensors, IndexedSlices or None.
         collectives: How it sums.
-        how: What they look like on the way; XLA packs by itself.
+        reduction: What they look like on the way; XLA packs by itself.
 
     Returns:
         One each. Rows of an embedding stay rows, since Keras's optimizers update the touched rows
         alone.
     """
     if not collectives.is_one_program:  # a replica that is the only one
-        return [reduction.joined(gradient) for gradient in gradients]
-    return [None if value is None else _summed(value, collectives, how) for value in gradients]
+        return [reduction_lib.joined(gradient) for gradient in gradients]
+    return [
+        None if value is None else _summed(value, collectives, reduction) for value in gradients
+    ]
 
 
-def _summed(gradient: Any, collectives: Collectives, how: Reduction) -> Any:
-    if isinstance(gradient, reduction.Lookups):
+def _summed(gradient: Any, collectives: Collectives, reduction: Reduction) -> Any:
+    if isinstance(gradient, reduction_lib.Lookups):
         of_batch, shared = gradient
         values = collectives.sum(shared.values)
         alike = tf.IndexedSlices(values, shared.indices, shared.dense_shape)
         rows = None if of_batch is None else _all_rows(of_batch, collectives)
-        return reduction.joined(reduction.Lookups(rows, alike))
+        return reduction_lib.joined(reduction_lib.Lookups(rows, alike))
     if isinstance(gradient, tf.IndexedSlices):
         return _all_rows(gradient, collectives)
     gradient = tf.convert_to_tensor(gradient)
-    if not how.narrows(gradient.dtype):
+    if not reduction.narrows(gradient.dtype):
         return collectives.sum(gradient)
     scale = None
-    if how.wire_dtype == "float16":
+    if reduction.wire_dtype == "float16":
         scale = compression.scales_of(collectives.sum(compression.largest(gradient)))
-    narrowed = compression.narrow(gradient, str(how.wire_dtype), scale)
+    narrowed = compression.narrow(gradient, str(reduction.wire_dtype), scale)
     return compression.widen(collectives.sum(narrowed), gradient.dtype, scale)
 
 
@@ -132,14 +135,14 @@ def _all_rows(slices: tf.IndexedSlices, collectives: Collectives) -> tf.IndexedS
             "The gradient of an embedding has an unknown number of rows, but a program for a TPU"
             " needs every shape fixed. Train with static_shapes=True."
         )
-    place = own * collectives.replica_id, own * collectives.num_replicas
+    offset_and_total = own * collectives.replica_id, own * collectives.num_replicas
     return tf.IndexedSlices(
-        collectives.gather(slices.values, *place),
-        collectives.gather(slices.indices, *place),
+        collectives.gather(slices.values, *offset_and_total),
+        collectives.gather(slices.indices, *offset_and_total),
         slices.dense_shape,
     )
 
 
 def _collectives() -> Collectives:
-    place = position_lib.current()
-    return for_replica() if place is None else place.collectives
+    position = position_lib.current()
+    return for_replica() if position is None else position.collectives

@@ -19,7 +19,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist.communication import reduction, share
+from tfdist.communication import reduction as reduction_lib
+from tfdist.communication import share
 from tfdist.communication.compression import EXACT, Reduction
 from tfdist.compat import keras_internals, tf_internals
 from tfdist.compat.untraced import outside_of_steps
@@ -38,7 +39,7 @@ def train_step(
     batch: Batch,
     *,
     apply: Apply | None = None,
-    how: Reduction = EXACT,
+    reduction: Reduction = EXACT,
 ) -> Logs:
     """Updates a compiled model on one global batch, in cross-replica context.
 
@@ -47,19 +48,19 @@ def train_step(
         strategy: The strategy that the model was made under.
         batch: One global batch.
         apply: Applies gradients with an optimizer, in the place of `optimizer.apply`.
-        how: How gradients travel between replicas.
+        reduction: How gradients travel between replicas.
 
     Returns:
         What an overridden `compute_metrics` returned besides the results of the model's metrics.
     """
     if share.is_tpu(strategy):
-        whole = train_on_replica(model, apply=apply, how=how)
+        whole = train_on_replica(model, apply=apply, reduction=reduction)
         return tpu_step.run(strategy, whole, batch)
     backward = backward_of(model, takes_apart=True)
     gradients, logs = replicas.run(strategy, backward, batch, keeps_sizes=asks_for_sizes(model))
     update(
-        strategy, model.optimizer, gradients, model.trainable_variables, apply=apply, how=how,
-        residuals=error_feedback.residuals_of(model),
+        strategy, model.optimizer, gradients, model.trainable_variables, apply=apply,
+        reduction=reduction, residuals=error_feedback.residuals_of(model),
     )
     return sum_shares(strategy, logs)
 
@@ -82,14 +83,14 @@ def asks_for_sizes(model: keras.Model) -> bool:
 
 
 def train_on_replica(
-    model: keras.Model, *, apply: Apply | None = None, how: Reduction = EXACT
+    model: keras.Model, *, apply: Apply | None = None, reduction: Reduction = EXACT
 ) -> Callable[[Any], Logs]:
     """Returns `train_step` as a function of one replica's rows, which gives its shares of logs."""
 
     def train(data: Any) -> Logs:
         gradients, logs = _backward(model, data, takes_apart=True)
         tpu_step.update(
-            model.optimizer, gradients, model.trainable_variables, apply=apply, how=how
+            model.optimizer, gradients, model.trainable_variables, apply=apply, reduction=reduction
         )
         return logs
 
@@ -141,14 +142,14 @@ def update(
     variables: Sequence[Any],
     *,
     apply: Apply | None = None,
-    how: Reduction = EXACT,
+    reduction: Reduction = EXACT,
     residuals: Sequence[Any] = (),
 ) -> None:
     """Sums the replicas' gradients and applies them once, in cross-replica context."""
     if not variables:
         return
     build(strategy, optimizer, variables)
-    summed = reduction.sum_gradients(strategy, gradients, how, residuals=residuals)
+    summed = reduction_lib.sum_gradients(strategy, gradients, reduction, residuals=residuals)
     with tf_internals.default_replica_mode(), position_lib.at(None):
         if apply is None:
             optimizer.apply(summed, variables)
@@ -182,20 +183,20 @@ def apply_on_replica(
     gradients: Sequence[Any],
     variables: Sequence[Any],
     *,
-    how: Reduction = EXACT,
+    reduction: Reduction = EXACT,
 ) -> None:
     """Calls `update` for all replicas, from inside the function that each of them runs."""
     gradients = lookups.taken_apart(gradients)
     if tpu_step.is_here():
         if variables:
             build(tf.distribute.get_strategy(), optimizer, variables)
-            tpu_step.update(optimizer, gradients, variables, how=how)
+            tpu_step.update(optimizer, gradients, variables, reduction=reduction)
         return
 
     def in_cross_replica(strategy: tf.distribute.Strategy, *per_replica: Any) -> None:
         present = iter(per_replica)
         whole = [None if gradient is None else next(present) for gradient in gradients]
-        update(strategy, optimizer, whole, variables, how=how)
+        update(strategy, optimizer, whole, variables, reduction=reduction)
 
     present = tuple(gradient for gradient in gradients if gradient is not None)
     tf.distribute.get_replica_context().merge_call(
@@ -233,9 +234,9 @@ def _loss_and_metrics(model: keras.Model, data: Any, *, training: bool) -> tuple
 
 
 def _rows_that_count(x: Any) -> Any:
-    place = position_lib.current()
-    is_padded = place is not None and place.padded_rows is not None
-    return place.local_size if place is not None and is_padded else tracing.num_rows(x)
+    position = position_lib.current()
+    is_padded = position is not None and position.padded_rows is not None
+    return position.local_size if position is not None and is_padded else tracing.num_rows(x)
 
 
 def _backward(

@@ -38,7 +38,7 @@ class Entry:
     """A variable of a run.
 
     Attributes:
-        name: Its place in the run and its path; the same in every process that builds the run.
+        name: Its number in the run and its path; the same in every process that builds the run.
         variable: Keras's or TensorFlow's.
         per_replica: "" where all replicas hold the same value; "sum" where the value is the sum of
             theirs; "own" where each may have its own, and the first one's stands for all.

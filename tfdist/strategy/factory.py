@@ -92,7 +92,7 @@ def describe(strategy: tf.distribute.Strategy) -> str:
     """
     if not isinstance(strategy, tf.distribute.Strategy):
         raise ValueError(f"strategy={strategy!r} is not a tf.distribute.Strategy; pass one.")
-    rank, num_workers = _place(strategy)
+    rank, num_workers = _rank_and_size(strategy)
     made = next((made for made in reversed(_made.values()) if made.strategy is strategy), None)
     why = made.plan.reason if made else "not made by tfdist.get_strategy"
     name = re.sub(r"V[12]$", "", type(strategy).__name__)
@@ -189,7 +189,7 @@ def _uses_collectives() -> bool:
     return any(plan.kind == "mirrored" and plan.is_on_gpus for plan in made)
 
 
-def _place(strategy: tf.distribute.Strategy) -> tuple[int, int]:
+def _rank_and_size(strategy: tf.distribute.Strategy) -> tuple[int, int]:
     """Returns this worker's rank and the number of workers, by the strategy's public facts."""
     resolver = strategy.cluster_resolver
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) or resolver is None:

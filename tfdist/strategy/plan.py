@@ -33,8 +33,8 @@ class Plan:
     @property
     def key(self) -> tuple[object, ...]:
         """What the strategy depends on: plans with one key make the same one."""
-        place = (self.cluster.rank, self.cluster.addresses) if self.cluster else ()
-        return (self.kind, self.devices, *place)
+        worker = (self.cluster.rank, self.cluster.addresses) if self.cluster else ()
+        return (self.kind, self.devices, *worker)
 
     @property
     def num_workers(self) -> int:

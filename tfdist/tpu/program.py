@@ -16,7 +16,8 @@ import tensorflow as tf
 from tfdist.communication.collectives import xla_collectives
 from tfdist.compat import keras_internals
 from tfdist.data import shapes
-from tfdist.global_batch import position, tracing
+from tfdist.global_batch import position as position_lib
+from tfdist.global_batch import tracing
 from tfdist.step import replicas, rules, tpu_step
 from tfdist.tpu.scopes import Origins, recorded
 
@@ -76,8 +77,8 @@ def make_program(
             return train(model, data, None)
         full = shapes.Padding(rows, is_needed=False)
         collectives = xla_collectives(num_replicas)
-        place = replicas.place_of(rows * num_replicas, padding=full, collectives=collectives)
-        return train(model, data, place)
+        position = replicas.position_of(rows * num_replicas, padding=full, collectives=collectives)
+        return train(model, data, position)
 
     specs = keras.tree.flatten(batch)
     if steps > 1:
@@ -103,21 +104,21 @@ def make_program(
     )
 
 
-def train(model: keras.Model, data: Any, place: position.Position | None) -> Any:
+def train(model: keras.Model, data: Any, position: position_lib.Position | None) -> Any:
     """Traces one update, as each replica of a TPU does it in fit.
 
     Args:
         model: A compiled model.
         data: One replica's rows.
-        place: Where they stand in the global batch; None where they are all of it.
+        position: Where they stand in the global batch; None where they are all of it.
 
     Returns:
         The sums of the logs that are not results of the model's metrics.
     """
     whole = rules.whole_step(model)
-    if place is None:
+    if position is None:
         return whole(data)
-    with tracing.whole_batch_semantics(reduces_losses=True), position.at(place):
+    with tracing.whole_batch_semantics(reduces_losses=True), position_lib.at(position):
         return tpu_step.sum_shares(whole(data))
 
 

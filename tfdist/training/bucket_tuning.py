@@ -24,7 +24,7 @@ _GAIN = 0.05  # less is noise
 
 
 def settled(
-    how: Reduction,
+    reduction: Reduction,
     variables: Sequence[Any],
     workers: Workers,
     run: Run,
@@ -32,26 +32,26 @@ def settled(
     """Returns how gradients travel, with sizes; those that a run began with are kept.
 
     Args:
-        how: What `fit` was given. Every worker has to call it with the same.
+        reduction: What `fit` was given. Every worker has to call it with the same.
         variables: What is trained.
         workers: Of the strategy; the chief's measurement counts.
         run: Has the sizes of the run that is gone on with; takes note of them.
     """
-    if not how.is_open:
-        return how
-    sizes = run.noted(_NOTED) or _measured(how, variables, workers)
+    if not reduction.is_open:
+        return reduction
+    sizes = run.noted(_NOTED) or _measured(reduction, variables, workers)
     run.note(**{_NOTED: list(sizes)})
-    return dataclasses.replace(how, piece_bytes=int(sizes[0]), bucket_bytes=int(sizes[1]))
+    return dataclasses.replace(reduction, piece_bytes=int(sizes[0]), bucket_bytes=int(sizes[1]))
 
 
 def _measured(
-    how: Reduction, variables: Sequence[Any], workers: Workers
+    reduction: Reduction, variables: Sequence[Any], workers: Workers
 ) -> Sequence[Any]:
-    hows = [
-        Reduction(how.wire_dtype, piece_bytes=piece, bucket_bytes=bucket)
+    reductions = [
+        Reduction(reduction.wire_dtype, piece_bytes=piece, bucket_bytes=bucket)
         for piece, bucket in _SIZES
     ]
-    secs = sum_secs(workers.strategy, variables, hows)
+    secs = sum_secs(workers.strategy, variables, reductions)
     best = min(range(len(secs)), key=secs.__getitem__)
     if secs[best] > (1 - _GAIN) * secs[0]:
         best = 0

@@ -70,7 +70,7 @@ def average_loss(
     Raises:
         RuntimeError: There is no replica: it was called in the strategy's scope.
     """
-    place = _place(per_example)
+    position = _position(per_example)
     own_losses = list(model.losses) if model is not None else []  # before any collective
     per_example = tf.convert_to_tensor(per_example)
     weighted = per_example
@@ -80,10 +80,11 @@ def average_loss(
         weighted = per_example * tf.reshape(
             weight, tf.concat([tf.shape(weight), tf.ones([missing], tf.int32)], 0)
         )
-    entries = tf.cast(tf.reduce_prod(tf.shape(per_example)[1:]) * place.global_size, weighted.dtype)
+    per_row = tf.reduce_prod(tf.shape(per_example)[1:])
+    entries = tf.cast(per_row * position.global_size, weighted.dtype)
     share = tf.reduce_sum(weighted) / entries
     for loss in own_losses:
-        share += tf.cast(tf.reduce_sum(loss), share.dtype) * place.fraction(share.dtype)
+        share += tf.cast(tf.reduce_sum(loss), share.dtype) * position.fraction(share.dtype)
     return share
 
 
@@ -112,8 +113,8 @@ def apply_gradients(
         RuntimeError: There is no replica: it was called in the strategy's scope.
     """
     gradients, variables = list(gradients), list(trainable_variables)
-    how = parse_reduction(reduction)
-    if how.is_open or how.error_feedback:
+    reduction = parse_reduction(reduction)
+    if reduction.is_open or reduction.error_feedback:
         raise ValueError(
             f"reduction={reduction!r} needs fit, which chooses sizes and keeps what rounding "
             "takes. Give sizes in bytes, and leave out error_feedback."
@@ -130,7 +131,7 @@ def apply_gradients(
         optimizer.apply(gradients, variables)
         return
 
-    update.apply_on_replica(optimizer, gradients, variables, how=how)
+    update.apply_on_replica(optimizer, gradients, variables, reduction=reduction)
 
 
 def make_train_step(
@@ -152,12 +153,12 @@ def make_train_step(
     private_names.check()
 
     def on_replica(batch: Any) -> Any:
-        place = _place(batch) if strategy.num_replicas_in_sync > 1 else None
-        if place is not None:
-            place = dataclasses.replace(
-                place, fixed_rows=rows.fixed_in(batch), inputs=tuple(keras.tree.flatten(batch))
+        position = _position(batch) if strategy.num_replicas_in_sync > 1 else None
+        if position is not None:
+            position = dataclasses.replace(
+                position, fixed_rows=rows.fixed_in(batch), inputs=tuple(keras.tree.flatten(batch))
             )
-        with position_lib.at(place):
+        with position_lib.at(position):
             return replica_step(batch)
 
     @tf.function(autograph=False, reduce_retracing=True, jit_compile=jit_compile)
@@ -201,11 +202,11 @@ def distribute_dataset(
             yield per_replica(strategy, parts)
 
 
-def _place(batch: Any) -> Position:
+def _position(batch: Any) -> Position:
     """Returns the current position, or works it out by asking the other replicas for their rows."""
-    place = position_lib.current()
-    if place is not None:
-        return place
+    position = position_lib.current()
+    if position is not None:
+        return position
     collectives = for_replica()
     local = tracing.num_rows(batch)
     if collectives.num_replicas == 1:

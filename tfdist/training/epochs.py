@@ -59,7 +59,7 @@ class Training:
 
     def bounds(self) -> Sequence[Callable[[], int | None]]:
         """Returns what tells how many steps may run until something is to be done between calls."""
-        return self.run.steps_left, lambda: self.guard.steps_left(self.run.place.step)
+        return self.run.steps_left, lambda: self.guard.steps_left(self.run.point.step)
 
 
 class Epochs:
@@ -87,9 +87,9 @@ class Epochs:
         options = dataclasses.replace(training.options, stops_at_nan=stops_at_nan)
         loop, rounds = self._programs.train(options), self._programs.rounds(options)
         loop = profiler.timed(loop) if profiler else loop
-        for epoch in run.place.epochs(training.epochs):
+        for epoch in run.point.epochs(training.epochs):
             run.leave_if_told(self._workers)
-            if not run.place.done:  # else another process has begun the epoch
+            if not run.point.done:  # else another process has begun the epoch
                 model.reset_metrics()
                 events.on_epoch_begin(epoch)
             self._steps(
@@ -104,7 +104,7 @@ class Epochs:
             if is_over:
                 break
         self._finalize(training.epochs)
-        events.on_train_end(run.place.logs or None)
+        events.on_train_end(run.point.logs or None)
 
     def evaluate(self, feed: Feed, events: Any) -> dict[str, Any]:
         """Returns the loss and metrics over a feed, as floats."""
@@ -123,15 +123,15 @@ class Epochs:
         """Takes everything to where the run begins: its start, a checkpoint, a callback's epoch."""
         run, feed = training.run, training.feed
         self._model.stop_training = False
-        place = run.begin(
+        point = run.begin(
             training.events, feed=feed, validation=training.validation,
             epoch=training.initial_epoch,
         )
         restored = int(self._workers.gather(keras_internals.restored_epoch(self._model))[0, 0])
-        if restored and not place.step:
-            place.epoch = restored
+        if restored and not point.step:
+            point.epoch = restored
             feed.seek(restored)
-        training.guard.begin(place.step)
+        training.guard.begin(point.step)
 
     def _validated(self, epoch: int, training: Training) -> dict[str, Any]:
         feed, freq = training.validation, training.validation_freq
@@ -165,7 +165,7 @@ class Epochs:
         bounds = training.bounds() if training else ()
         plan = batches_between_events(model, events, phase=phase, rounds=rounds, bounds=bounds)
         plan = plan.agreed(self._workers)
-        planned, done, ended = feed.begin_epoch(), training.run.place.done if training else 0, False
+        planned, done, ended = feed.begin_epoch(), training.run.point.done if training else 0, False
         loop = self._presence.ticking(loop)
         while not ended and (planned is None or done < planned):
             wanted = plan.next_steps(done, left=None if planned is None else planned - done)
@@ -214,7 +214,7 @@ class Epochs:
         refuse_other_batches(witnesses)
         stop = bool(stops.any())
         if training and run:
-            training.guard.look(run.place.step)
+            training.guard.look(run.point.step)
             if are_told.any() and not stop:
                 run.leave(self._workers)
             if are_due[0] and not stop:

@@ -84,8 +84,8 @@ class Guard:
                 loss, step, self._finite_at, _first_bad(self._model, self._strategy),
             )
 
-    def _tell(self, step: int, count: int, ago: int, place: int) -> None:
-        path = self._model.trainable_variables[place].path
+    def _tell(self, step: int, count: int, ago: int, index: int) -> None:
+        path = self._model.trainable_variables[index].path
         if self.on_nan == "raise":
             raise RuntimeError(
                 f"At step {step - ago} of the run the gradient of {path!r} is not finite. The "

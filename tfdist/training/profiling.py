@@ -23,7 +23,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfdist.communication import collectives, reduction, share
+from tfdist.communication import collectives, share
+from tfdist.communication import reduction as reduction_lib
 from tfdist.communication.compression import EXACT, Reduction
 from tfdist.compat import tf_internals
 from tfdist.loop.waits import Waits
@@ -137,7 +138,7 @@ class Profiler:
         self,
         strategy: tf.distribute.Strategy,
         variables: Sequence[Any],
-        how: Reduction = EXACT,
+        reduction: Reduction = EXACT,
         *,
         every: int = 1,
     ) -> Profile:
@@ -146,10 +147,10 @@ class Profiler:
         Args:
             strategy: The strategy that trained.
             variables: The trained variables, for the shapes of their gradients.
-            how: How these travel.
+            reduction: How these travel.
             every: Steps of which one has a sum, where they are fewer than steps.
         """
-        [secs] = sum_secs(strategy, variables, [how])
+        [secs] = sum_secs(strategy, variables, [reduction])
         self._end_trace()
         return Profile(
             split=self._split(secs / every), steps=sum(call.steps for call in self._counted),
@@ -207,7 +208,7 @@ def folder_of(profile: Any) -> str | None:
 def sum_secs(
     strategy: tf.distribute.Strategy,
     variables: Sequence[Any],
-    hows: Sequence[Reduction],
+    reductions: Sequence[Reduction],
     *,
     rounds: int = _ROUNDS,
 ) -> list[float]:
@@ -218,33 +219,33 @@ def sum_secs(
     Args:
         strategy: The strategy whose replicas sum.
         variables: Gradients have their shapes.
-        hows: The ways.
+        reductions: The ways to try.
         rounds: How often each is timed.
     """
     if strategy.num_replicas_in_sync == 1 or not variables:
-        return [0.0 for _ in hows]
+        return [0.0 for _ in reductions]
 
     @tf.function(autograph=False)
     def zeros() -> Any:
         return [tf.zeros(variable.shape, variable.dtype) for variable in variables]
 
-    def summing(values: Any, how: Reduction) -> Callable[[Any], Any]:
+    def summing(values: Any, reduction: Reduction) -> Callable[[Any], Any]:
         def in_program(values: Any) -> Any:
-            return tpu_step.sum_gradients(values, collectives.for_replica(), how)
+            return tpu_step.sum_gradients(values, collectives.for_replica(), reduction)
 
         def summed(values: Any) -> Any:
             if not share.is_tpu(strategy):
-                return reduction.sum_gradients(strategy, values, how)
+                return reduction_lib.sum_gradients(strategy, values, reduction)
             inside = tf.autograph.experimental.do_not_convert(in_program)
             replicas = strategy.run(inside, (values,))
             return [strategy.experimental_local_results(value)[0] for value in replicas]
 
         return tf.function(summed, autograph=False).get_concrete_function(values)
 
-    secs: list[list[float]] = [[] for _ in hows]
+    secs: list[list[float]] = [[] for _ in reductions]
     with tf_internals.default_replica_mode(), strategy.scope():
         values = strategy.run(zeros)
-        functions = [summing(values, how) for how in hows]
+        functions = [summing(values, reduction) for reduction in reductions]
         for _ in range(1 + rounds):
             for function, times in zip(functions, secs, strict=True):
                 start = time.perf_counter()

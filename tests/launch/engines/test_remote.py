@@ -81,15 +81,15 @@ def _run(fn, *args, **kwargs):
     return launch.run(fn, engine="in_test", args=args, **kwargs)
 
 
-def _place(word):
-    place = detect_cluster()
-    print("hello", place.rank)
-    print("oh", place.rank, file=sys.stderr)
-    return place.rank, place.size, place.local_rank, place.local_size, len(place.addresses), word
+def _ranks(word):
+    found = detect_cluster()
+    print("hello", found.rank)
+    print("oh", found.rank, file=sys.stderr)
+    return found.rank, found.size, found.local_rank, found.local_size, len(found.addresses), word
 
 
 def test_values_lines_and_logs(engine, capfd, tmp_path):
-    found = _run(_place, "x", workers=3, log_dir=str(tmp_path))
+    found = _run(_ranks, "x", workers=3, log_dir=str(tmp_path))
     assert found == [(rank, 3, rank, 3, 3, "x") for rank in range(3)]
     out, err = capfd.readouterr()
     for rank in range(3):
@@ -222,7 +222,7 @@ def test_strangers_do_not_disturb(engine):
 
     engine.before = visit
     try:
-        assert [value[0] for value in _run(_place, "x")] == [0, 1]
+        assert [value[0] for value in _run(_ranks, "x")] == [0, 1]
     finally:
         for connection in connections:
             connection.close()
@@ -230,7 +230,7 @@ def test_strangers_do_not_disturb(engine):
 
 def test_second_agent_of_a_rank_is_sent_away(engine):
     engine.ranks = [0, 1, 1, 5]
-    assert [value[0] for value in _run(_place, "x")] == [0, 1]
+    assert [value[0] for value in _run(_ranks, "x")] == [0, 1]
 
 
 def test_cores_of_a_host_are_shared_where_they_overlap():
