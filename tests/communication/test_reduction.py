@@ -297,7 +297,8 @@ def test_models_with_a_train_step_and_loops_of_their_own_narrow_too() -> None:
 
 def test_what_fit_cannot_use_is_refused() -> None:
     strategy = worlds.local_strategy(2)
-    with pytest.raises(ValueError, match=r"reduction=0.5 is none. Give tfdist.Reduction"):
+    told = r"reduction=0\.5 is not a reduction\. Give tfdist\.Reduction"
+    with pytest.raises(ValueError, match=told):
         _fitted(strategy, 0.5)
     with strategy.scope():
         model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])

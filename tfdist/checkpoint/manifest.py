@@ -83,7 +83,8 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     """Reads a checkpoint's manifest, after every byte of its files was checked.
 
     Raises:
-        ValueError: Something is not as it was written; the text says what, and begins in small.
+        ValueError: Something is not as it was written; the message names it, and begins with a
+            lower-case letter.
     """
     try:
         content = (folder / MANIFEST).read_bytes()

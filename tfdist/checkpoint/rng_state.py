@@ -1,8 +1,8 @@
-"""Where do the generators of random numbers stand that belong to the process, not to the model?
+"""What is the state of the process's own random number generators?
 
-Python's `random`, `numpy.random` and the generator behind `keras.random` without a seed: what
-callbacks, data sets and layers of people's own draw from. (TensorFlow's stateful operations, such
-as `tf.random.uniform`, keep their place inside the runtime, which does not tell it.)
+These are Python's `random`, `numpy.random`, and the generator behind `keras.random` without a seed:
+what callbacks, data sets and custom layers draw from. (TensorFlow's stateful operations, such as
+`tf.random.uniform`, keep their state inside the runtime, which does not expose it.)
 """
 
 from __future__ import annotations

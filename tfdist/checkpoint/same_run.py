@@ -1,8 +1,8 @@
-"""Is this the run that the checkpoint is of?  What has to be the same, and what is better so.
+"""Is this the run that the checkpoint is of?  What must be equal, and what should be.
 
-A run is its model, its loss and optimizer, its data and batches, and its seed: where one of them
-is another, going on would give a run that never was. The number of workers, replicas and threads,
-and the versions of the software, may change; the result is then equal to rounding.
+A run is its model, its loss and optimizer, its data and batches, and its seed. If one of them
+changes, continuing would mix two different runs. The number of workers, replicas and threads, and
+the versions of the software, may change; the result is then equal up to rounding.
 """
 
 from __future__ import annotations

@@ -106,8 +106,8 @@ def parse_reduction(given: Any) -> Reduction:
     if given is None or isinstance(given, str):
         return Reduction(given)
     raise ValueError(
-        f"reduction={given!r} is none. Give tfdist.Reduction(...), 'bfloat16', 'float16', "
-        "'auto' or None."
+        f"reduction={given!r} is not a reduction. Give tfdist.Reduction(...), 'bfloat16', "
+        "'float16', 'auto' or None."
     )
 
 

@@ -46,7 +46,7 @@ class Share:
 
 
 def share_of(strategy: tf.distribute.Strategy) -> Share:
-    """Returns which replicas the worker that this process is feeds under `strategy`."""
+    """Returns the replicas that this process feeds."""
     import tensorflow as tf
 
     total = strategy.num_replicas_in_sync

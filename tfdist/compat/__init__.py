@@ -10,5 +10,5 @@ Read in this order; each file imports from those above it only:
 4. replacing.py: what of Keras a step replaces while it is traced.
 5. tf_internals.py: the names of TensorFlow.
 6. tensor_notes.py: what Keras notes on a tensor besides its values.
-7. untraced.py: what has to run as if no step were being traced.
+7. untraced.py: what must run outside the step that is being traced.
 """

@@ -1,4 +1,4 @@
-"""What has to be done as if no step were traced? Making variables, and trying something out."""
+"""What must run outside the step that is being traced? Creating variables, and trials."""
 
 from __future__ import annotations
 

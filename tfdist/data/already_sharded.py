@@ -35,7 +35,7 @@ def batch_size_of(share: Share, global_size: int | None) -> int:
     """Returns a worker's part of a global batch size, for its own arrays.
 
     Raises:
-        ValueError: The global batch has no row for it, or is none.
+        ValueError: The global batch leaves this worker no row, or is not a positive integer.
     """
     refuse_batch_size(global_size)
     size = global_size or 32

@@ -6,7 +6,8 @@ whatever the examples (a regularizer, a constant), the weighted results of all r
 exactly what one device gets. So Keras's own mean reductions are right as they stand, once they stop
 dividing by the number of replicas, and only three things have to be told about the other replicas:
 
-* a sum over the batch (`reduction="sum"`) is blown up to what it weighs after the weighting;
+* a sum over the batch (`reduction="sum"`) is divided by the replica's fraction, which the later
+  weighting multiplies back;
 * a denominator that is not the number of examples (valid timesteps of a mask, sum of the
   sample weights) is the one of the global batch;
 * a scalar that arrives at a `Mean` metric counts `local_size / global_size`, not once a replica.
@@ -105,7 +106,7 @@ def global_reductions() -> dict[str, Callable[..., Any]]:
 
 
 def sum_of_rows(value: Any) -> Any:
-    """Blows up a replica's sum over its rows, so that it counts whole once it is weighted.
+    """Divides a replica's sum by its fraction, which the later weighting multiplies back.
 
     Args:
         value: A scalar that grows with the rows.

@@ -1,10 +1,10 @@
-"""What of a loss or metric that makes one number of a whole batch?
+"""How is a loss or metric computed that reduces a whole batch to one number?
 
-A loss function that gives a number a row is right on any split of the batch. One that gives a
-single number (a Dice coefficient, a mean that was taken inside, a sum, a ratio) may be anything, so
-it is computed on the rows of all replicas: every replica gathers them, and each gets the gradient
-of its own. That is exact whatever the number is, and costs an all-gather of targets and outputs; a
-function that returns one value a row does without.
+A loss function that returns one number per row is right on any split of the batch. One that returns
+a single number (a Dice coefficient, a mean taken inside, a sum, a ratio) may be anything. So it is
+computed on the rows of all replicas: every replica gathers them, and gets the gradient of its own
+rows. This is exact whatever the number is, and costs an all-gather of targets and outputs, which a
+function that returns one value per row does not need.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """How many steps does the next call of the loop run?
 
-A `steps_per_execution` given to `compile` is obeyed. Where it was left at 1 and no callback looks
-at single batches, many steps run between two events, and nobody can tell the difference: as many
-as a fifth of a second takes, or half a second where workers have to agree on what comes next, which
-takes them some milliseconds. A callback that saves every so many batches bounds their number, and
-a call ends with a round of steps where training goes by rounds.
+A `steps_per_execution` given to `compile` is obeyed. If it was left at 1 and no callback looks at
+single batches, many steps run per call, and nobody can tell the difference: as many as fit into a
+fifth of a second, or into half a second with several workers, who need some milliseconds to agree
+on what comes next. A callback that saves every n batches bounds the number of steps, and where
+training goes in rounds a call ends with a round.
 """
 
 from __future__ import annotations

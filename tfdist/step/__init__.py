@@ -15,7 +15,7 @@ Read in this order; each file imports from those above it only:
 8. lookups.py: which rows of a table's gradient come of the rows of the batch.
 9. update.py: one update.
 10. finite.py: whether every gradient is finite, and what is done where one is not.
-11. rounds.py: which sums are taken once in several steps.
+11. rounds.py: which sums are taken once per several steps.
 12. accumulation.py: accumulated gradients: one reduction an update.
 13. local_steps.py: replicas that train apart for some steps, and then average their weights.
 14. rules.py: which rule trains this model.

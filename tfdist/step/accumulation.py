@@ -153,8 +153,10 @@ class Accumulation:
     def _summed(self) -> list[Any]:
         own = [[part.read_value() for part in parts] for parts in self._accumulators()]
         values = [reduction_lib.per_replica(self._strategy, parts) for parts in own]
-        rests = error_feedback.residuals_of(self._model)
-        return reduction_lib.sum_gradients(self._strategy, values, self._reduction, residuals=rests)
+        residuals = error_feedback.residuals_of(self._model)
+        return reduction_lib.sum_gradients(
+            self._strategy, values, self._reduction, residuals=residuals
+        )
 
     def _assign(self, values: Sequence[Any]) -> None:
         for of_replicas, value in zip(self._accumulators(), values, strict=True):

@@ -1,7 +1,7 @@
-"""What becomes of what rounding takes from gradients? It is added to the next ones.
+"""What happens to the rounding error of a gradient? It is added to the next one.
 
-Each replica holds the rest of its own gradients. The rests are a part of the run: checkpoints have
-them, of each replica, and on another number of replicas their sum goes on.
+Each replica holds the residuals of its own gradients. Residuals are part of the run: checkpoints
+hold those of every replica, and a run on another number of replicas goes on with their sum.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def adopt(
     local_steps: int | None,
     on_nan: str,
 ) -> None:
-    """Makes the rests that a run needs, or none, a part of it; keeps those that are there.
+    """Makes the residuals that a run needs part of it, if it needs any; keeps existing ones.
 
     Args:
         model: The model, built.
@@ -39,7 +39,7 @@ def adopt(
         on_nan: As in `fit`.
 
     Raises:
-        ValueError: Error feedback is asked for where it cannot be.
+        ValueError: Error feedback was asked for, and something else rules it out.
     """
     if not reduction.error_feedback:
         variables.attach(model, _NAME, None)
@@ -47,7 +47,7 @@ def adopt(
     obstacles = {
         "a training rule of the model's own": is_own_rule,
         "local_steps": local_steps,
-        # A step that is left out would take the rest of those before with it.
+        # A step that is left out would take the residuals of the steps before with it.
         f"on_nan={on_nan!r}": on_nan in ("raise", "skip"),
         "LossScaleOptimizer": isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer),
         "TPUStrategy": isinstance(strategy, tf.distribute.TPUStrategy),
@@ -57,19 +57,19 @@ def adopt(
             f"error_feedback=True cannot be combined with {found[0]}. Leave out one of the two."
         )
     kept = note_of(model, "residuals")
-    if kept is None:  # a loop that is traced knows them, also where a run goes without
+    if kept is None:  # a traced loop still knows them after a run without error feedback
         with strategy.scope():
-            kept = [_rest(v, reduction) for v in model.trainable_variables]
+            kept = [_residual(v, reduction) for v in model.trainable_variables]
         set_note(model, "residuals", kept)
     variables.attach(model, _NAME, kept)
 
 
 def residuals_of(model: keras.Model) -> Sequence[Any]:
-    """Returns the rests, one variable a trainable variable; () where there are none."""
+    """Returns the residuals, one variable per trainable variable; () without error feedback."""
     return variables.attached(model, _NAME) or ()
 
 
-def _rest(variable: Any, reduction: Reduction) -> tf.Variable:
+def _residual(variable: Any, reduction: Reduction) -> tf.Variable:
     is_rounded = reduction.narrows(tf.as_dtype(variable.dtype))
     return tf.Variable(
         tf.zeros(variable.shape if is_rounded else [0], variable.dtype),

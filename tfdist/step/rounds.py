@@ -1,10 +1,10 @@
-"""Which sums are taken once in several steps, and what is such a round of steps?
+"""Which sums are taken once per several steps, and where may such a round end?
 
-Two things travel once a round instead of once a step: gradients that an optimizer accumulates
+Two things travel once per round instead of once per step: gradients that an optimizer accumulates
 (accumulation.py), and weights that each replica has trained by itself (local_steps.py). Between two
-calls of the traced loop no round is open, so that whoever looks there (a checkpoint, a callback, a
-validation) finds the same state as without rounds: a call that ends in the midst of a round ends
-the round as well. Calls therefore end with a round, where nobody asked for another end
+calls of the traced loop no round is open, so whoever looks there (a checkpoint, a callback, a
+validation) finds the same state as without rounds: a call that stops in the middle of a round ends
+the round as well. Calls therefore end with a round unless something else fixes their length
 (loop/pacing.py).
 """
 
@@ -16,12 +16,12 @@ from tfdist.step.replicas import Batch
 
 
 class Rounds(Protocol):
-    """Steps of which the last one of each round is where replicas sum.
+    """Rounds of steps; replicas sum in the last step of each round.
 
     Attributes:
         size: Steps of a round.
-        is_fixed: Whether a round that ends early trains to something else, and not only to other
-            last bits. Then nothing but the end of an epoch ends it early.
+        is_fixed: Whether ending a round early changes the result by more than rounding. If so, only
+            the end of an epoch ends one early.
     """
 
     size: int

@@ -109,7 +109,7 @@ def apply_gradients(
         reduction: How gradients travel between replicas, as in `tfdist.fit`.
 
     Raises:
-        ValueError: There are not as many gradients as variables, or `reduction` is none.
+        ValueError: The numbers of gradients and variables differ, or `reduction` is invalid.
         RuntimeError: There is no replica: it was called in the strategy's scope.
     """
     gradients, variables = list(gradients), list(trainable_variables)

@@ -54,7 +54,7 @@ def _of_model(
 
 
 def refuse_unknown(method: Callable[..., Any], kwargs: dict[str, Any]) -> None:
-    """Raises a TypeError where a method has no argument of a name; it says which it may be."""
+    """Raises a TypeError for a keyword argument that the method lacks, with the nearest name."""
     names = list(inspect.signature(method).parameters)[1:]
     for name in kwargs:
         if name not in names:

@@ -1,4 +1,4 @@
-"""What is looked at while training goes on?  Numbers that are none, and replicas that part."""
+"""What is checked while training runs?  That losses are finite, and that replicas still agree."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _own_loss(model: keras.Model, strategy: tf.distribute.Strategy) -> float | N
 
 
 def _first_bad(model: keras.Model, strategy: tf.distribute.Strategy) -> str:
-    """Names the first variable that holds infinities, or none numbers."""
+    """Names the first variable that holds an infinity or a NaN."""
     for entry in variables.entries_of(model):
         if entry.name.startswith("metrics/") or not tf.as_dtype(entry.variable.dtype).is_floating:
             continue
