@@ -19,28 +19,29 @@ Glossary, with one meaning everywhere:
 - replica: one copy of the model on one device. A worker has one replica or more.
 - chief: worker 0, the one that shows progress and writes what is written once.
 - step: one update of the weights by the optimizer, the same one on all replicas.
+- timestep: one position of a sequence, such as a word of a sentence.
 - global batch: the examples of one step, over all replicas of all workers; `batch_size` counts it.
 - per-replica batch: one replica's share of the global batch; it may be smaller than the others'.
 
-Read in this order, in which things are built on each other; each folder imports from those above it
-only, and says itself in which order to read its files:
+Read in this order, in which each folder builds on the ones above it and imports from those only.
+Each folder's docstring says in which order to read its files:
 
 1. cluster/: who are the workers, and are they all there, alike and alive?
 2. launch/: how are workers started and ended?
-3. compat/: which private names of Keras and TensorFlow does all the rest lean on?
+3. compat/: which private names of Keras and TensorFlow does everything else depend on?
 4. strategy/: which strategy do I train on, and why that one?
 5. communication/: which replicas and workers are there, and what do they tell each other?
 6. data/: which examples are in which batch of which replica?
-7. global_batch/: what do losses, metrics, layers and draws mean where a replica sees only its rows?
+7. global_batch/: what do losses, metrics, layers and draws mean when a replica sees only its rows?
 8. step/: what is one update of the weights?
 9. loop/: how are many steps run inside one traced function, and how many at a time?
 10. checkpoint/: what is a run, and how does it go on after a stop?
-11. training/: how do epochs, validation and callbacks go by, and what is looked at meanwhile?
+11. training/: how do epochs, validation and callbacks run, and what is checked meanwhile?
 12. diagnostics/: does it agree with one device, how fast is it, and how large may it be?
 13. tpu/: will it train on a TPU that is not there?
 
-Beside them stand testing.py (workers to test with), parquet.py (data of an engine) and datasets/
-(data to try it on).
+Beside the folders are testing.py (workers for tests), parquet.py (data of an engine) and datasets/
+(data to try tfdist on).
 
 Importing tfdist does nothing else: TensorFlow is imported when a name that needs it is first used.
 """

@@ -127,8 +127,8 @@ def model() -> keras.Model:
 
 def test_the_variable_that_differs_is_named(model):
     strategy = worlds.local_strategy(2)
-    assert fingerprints.Comparison(model, strategy, _Apart(strategy)).parted() == []
-    [found] = fingerprints.Comparison(model, strategy, _Apart(strategy, index=1)).parted()
+    assert fingerprints.Comparison(model, strategy, _Apart(strategy)).differing() == []
+    [found] = fingerprints.Comparison(model, strategy, _Apart(strategy, index=1)).differing()
     assert found.variable is model.trainable_variables[1]
 
 
@@ -139,14 +139,14 @@ def test_variables_are_traced_once_until_there_are_others(model, monkeypatch):
     monkeypatch.setattr(fingerprints, "number_of", counting)
     strategy = worlds.local_strategy(2)
     comparison = fingerprints.Comparison(model, strategy, _Apart(strategy))
-    comparison.parted()
+    comparison.differing()
     first = len(seen)
     assert first >= len(model.variables) + len(model.optimizer.variables)
     model.trainable_variables[0].assign(np.ones([3, 2]))
-    comparison.parted()
+    comparison.differing()
     assert len(seen) == first
     with strategy.scope():
         model.compile(keras.optimizers.Adam(), "mse")
         model.optimizer.build(model.trainable_variables)
-    comparison.parted()
+    comparison.differing()
     assert len(seen) > first

@@ -1,6 +1,6 @@
-"""How do epochs, validation and callbacks go by, as in Keras, and what is looked at meanwhile?
+"""How do epochs, validation and callbacks run, as in Keras, and what is checked meanwhile?
 
-The outer loop, in Python: it calls the traced loops of loop/, and acts between two calls.
+This is the outer loop, in Python: it calls the traced loops of loop/, and acts between the calls.
 
 Read in this order; each file imports from those above it only:
 
@@ -8,12 +8,12 @@ Read in this order; each file imports from those above it only:
 2. guard.py: what is checked while training runs.
 3. time_split.py: the parts of a step's time, and what could be done about them.
 4. profiling.py: where the time of a run went.
-5. bucket_tuning.py: which sizes of pieces and buckets are the quickest here.
+5. bucket_tuning.py: which sizes of pieces and buckets are fastest here.
 6. callback_files.py: which worker's callbacks write files.
-7. shared_events.py: what callbacks need where several workers run them.
-8. epochs.py: how epochs go by.
+7. shared_events.py: what callbacks need when several workers run them.
+8. epochs.py: how an epoch runs.
 9. options.py: what `fit` takes besides Keras's own arguments.
 10. trainer.py: arguments in, results out.
 11. fitting.py: `fit`, `evaluate` and `predict` as functions.
-12. custom_loop.py: the parts of a step for a training loop of one's own.
+12. custom_loop.py: the parts of a step for a custom training loop.
 """

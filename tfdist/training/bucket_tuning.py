@@ -1,4 +1,4 @@
-"""Which sizes of pieces and buckets are the quickest here? Measured, where `fit` is asked to."""
+"""Which sizes of pieces and buckets are fastest here? `fit` measures them on request."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tfdist.training.profiling import sum_secs
 
 _LOG = logging.getLogger("tfdist")
 _MIB = 2**20
-# The first one is what is taken without a measurement, and where none is quicker.
+# The first one is the default, used without a measurement and where no other is faster.
 _SIZES = (
     (EXACT.piece_bytes, EXACT.bucket_bytes),
     *((piece * _MIB, bucket * _MIB) for piece, bucket in ((1, 1), (2, 2), (8, 1), (8, 8))),
@@ -29,13 +29,13 @@ def settled(
     workers: Workers,
     run: Run,
 ) -> Reduction:
-    """Returns how gradients travel, with sizes; those that a run began with are kept.
+    """Returns the reduction with its sizes filled in; a resumed run keeps the sizes it began with.
 
     Args:
-        reduction: What `fit` was given. Every worker has to call it with the same.
-        variables: What is trained.
+        reduction: As given to `fit`. Every worker has to call this with the same one.
+        variables: The trained variables.
         workers: Of the strategy; the chief's measurement counts.
-        run: Has the sizes of the run that is gone on with; takes note of them.
+        run: Holds the sizes of a resumed run, and records the sizes that are chosen here.
     """
     if not reduction.is_open:
         return reduction

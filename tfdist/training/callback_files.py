@@ -1,8 +1,8 @@
 """Which worker's callbacks write files?
 
-Every worker runs every callback, since some of what they read is a collective (saving a model reads
-sums that are kept apart by replica). Files are written by the chief alone: the others' callbacks
-write to a folder of their own that is thrown away.
+Every worker runs every callback, since some of what callbacks read is a collective (saving a model
+reads sums that each replica holds a part of). Only the chief's files are kept: the callbacks of the
+other workers write to a temporary folder.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _PATH_ATTRIBUTES = {
 
 @contextlib.contextmanager
 def files_of_chief_alone(callbacks: Any, *, is_chief: bool) -> Iterator[None]:
-    """Lets Keras's own callbacks write nothing that stays, on a worker that is not the chief.
+    """Redirects the files of Keras's own callbacks on every worker but the chief.
 
-    They run all the same, into a temporary folder: what they read to write it may be a collective.
+    The callbacks still run, into a temporary folder: what they read may be a collective.
 
     Args:
         callbacks: As given to `fit`.
-        is_chief: Whether this worker is the chief, for which nothing changes.
+        is_chief: Whether this worker is the chief, whose callbacks stay as they are.
 
     Raises:
         ValueError: A callback cannot be told where to write.
@@ -47,7 +47,7 @@ def files_of_chief_alone(callbacks: Any, *, is_chief: bool) -> Iterator[None]:
 
 
 def refuse_unable(callbacks: Any) -> None:
-    """Raises a ValueError for a callback of Keras's that cannot run on several workers."""
+    """Raises a ValueError for a Keras callback that cannot run on several workers."""
     for callback in _flat(callbacks):
         if type(callback).__name__ == "OrbaxCheckpoint":
             raise ValueError(

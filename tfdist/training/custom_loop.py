@@ -1,4 +1,4 @@
-"""The parts of a step for people who write their own loop.
+"""How is a custom training loop written?  With the parts of a step as functions.
 
 Synopsis:
 
@@ -59,8 +59,8 @@ def average_loss(
     Args:
         per_example: Losses of this replica's examples, shape `(n,)` or `(n, ...)`, floating; every
             entry counts once. `n` may be 0.
-        sample_weight: Weights that `per_example` is multiplied with; broadcast from the left, as
-            `(n,)` against `(n, steps)`.
+        sample_weight: Weights to multiply `per_example` with; broadcast from the left, as `(n,)`
+            against `(n, timesteps)`.
         model: Where given, the model's own losses (`add_loss`, regularizers) are added, each at
             the value that one device would give it. Give it after the forward pass.
 
@@ -97,14 +97,14 @@ def apply_gradients(
 ) -> None:
     """Sums the replicas' gradients over all replicas of all workers, once, and applies them.
 
-    To be called inside the function that `strategy.run` runs. Infinities are looked for, the loss
-    scale taken out, and gradients clipped, accumulated and averaged after the sum, by the Keras
-    optimizer's own options: as on one device.
+    Call it inside the function that `strategy.run` runs. Checking for infinities, removing the loss
+    scale, clipping, accumulating and averaging all happen after the sum, by the Keras optimizer's
+    own options, as on one device.
 
     Args:
         optimizer: A Keras optimizer, made in the strategy's scope.
-        gradients: Tensors, IndexedSlices or None, one a variable: gradients of this replica's
-            share of the loss (see `average_loss`). Do not reduce them before.
+        gradients: Tensors, IndexedSlices or None, one per variable: gradients of this replica's
+            share of the loss (see `average_loss`). Do not reduce them yourself.
         trainable_variables: The variables, in the same order.
         reduction: How gradients travel between replicas, as in `tfdist.fit`.
 
@@ -116,8 +116,8 @@ def apply_gradients(
     reduction = parse_reduction(reduction)
     if reduction.is_open or reduction.error_feedback:
         raise ValueError(
-            f"reduction={reduction!r} needs fit, which chooses sizes and keeps what rounding "
-            "takes. Give sizes in bytes, and leave out error_feedback."
+            f"reduction={reduction!r} needs fit, which chooses sizes and keeps the rounding "
+            "errors. Give sizes in bytes, and leave out error_feedback."
         )
     if len(gradients) != len(variables):
         raise ValueError(
@@ -178,17 +178,17 @@ def distribute_dataset(
 ) -> Iterator[Any]:
     """Iterates over global batches, each split over the replicas of all workers.
 
-    Meanwhile the workers watch each other, as in `tfdist.fit`: where one dies, or is stopped, the
-    others end, with its name, instead of waiting for it in the next step for ever.
+    Meanwhile the workers watch each other, as in `tfdist.fit`: if one dies or is stopped, the
+    others end with an error that names it, instead of waiting for it in the next step for ever.
 
     Args:
         dataset: Batched in *global* batches; every worker gives the same one.
         strategy: The strategy whose replicas will train.
 
     Yields:
-        One per-replica structure a global batch: what the function of `make_train_step` takes. Each
-        example is on exactly one replica. A batch smaller than the number of replicas leaves some
-        with tensors of zero rows.
+        One per-replica structure for each global batch: what the function of `make_train_step`
+        takes. Each example is on exactly one replica. A batch smaller than the number of replicas
+        leaves some replicas with tensors of zero rows.
 
     Raises:
         ValueError: The dataset is not batched.
@@ -203,7 +203,7 @@ def distribute_dataset(
 
 
 def _position(batch: Any) -> Position:
-    """Returns the current position, or works it out by asking the other replicas for their rows."""
+    """Returns the current position; outside of fit, asks the other replicas for their rows."""
     position = position_lib.current()
     if position is not None:
         return position
@@ -217,7 +217,7 @@ def _position(batch: Any) -> Position:
     return Position(
         global_size=tf.reduce_sum(counts),
         local_size=local,
-        # No slice, whose size a program for a TPU would have to know while it is compiled.
+        # Not a slice: a TPU program would have to know its size at compile time.
         offset=tf.reduce_sum(tf.where(numbers < collectives.replica_id, counts, 0)),
         collectives=collectives,
     )

@@ -1,6 +1,7 @@
-"""How do epochs go by? Calls of the traced loop, their events, and what is done between two.
+"""How does an epoch run? Calls of the traced loop, their events, and the work between calls.
 
-No arithmetic: a call of the loop runs some steps, and then the workers agree on what comes next.
+There is no arithmetic here: a call of the loop runs some steps, and then the workers agree on what
+comes next.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ class Training:
         feed: The data.
         validation: The data to validate on, or None.
         events: The `CallbackList`.
-        epochs: The number of the epoch to stop before.
-        initial_epoch: The epoch to begin with where nothing says otherwise; from 0.
+        epochs: As in `fit`: the number of the epoch to stop before.
+        initial_epoch: The epoch to begin with, from 0, unless a checkpoint says otherwise.
         validation_freq: As in `fit`.
-        run: Where the run is, and what saves it.
-        guard: What looks at it while it goes on.
-        options: How the loop goes through the batches.
-        profiler: What measures it, or None.
+        run: Knows where the run is, and saves it.
+        guard: Checks the run while it goes on.
+        options: How the loop runs through the batches.
+        profiler: Measures the run, or None.
     """
 
     feed: Feed
@@ -58,7 +59,7 @@ class Training:
     profiler: Profiler | None = None
 
     def bounds(self) -> Sequence[Callable[[], int | None]]:
-        """Returns what tells how many steps may run until something is to be done between calls."""
+        """Returns functions that tell how many steps may run until something else is due."""
         return self.run.steps_left, lambda: self.guard.steps_left(self.run.point.step)
 
 
@@ -69,7 +70,7 @@ class Epochs:
         model: The model.
         programs: Its traced functions.
         workers: Of the model's strategy.
-        presence: What shows the launcher that steps are being done.
+        presence: Shows the launcher that steps are being done.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class Epochs:
         loop = profiler.timed(loop) if profiler else loop
         for epoch in run.point.epochs(training.epochs):
             run.leave_if_told(self._workers)
-            if not run.point.done:  # else another process has begun the epoch
+            if not run.point.done:  # otherwise an earlier process has begun the epoch
                 model.reset_metrics()
                 events.on_epoch_begin(epoch)
             self._steps(
@@ -120,7 +121,7 @@ class Epochs:
         return logs
 
     def _begin(self, training: Training) -> None:
-        """Takes everything to where the run begins: its start, a checkpoint, a callback's epoch."""
+        """Moves everything to where the run begins: its start, a checkpoint, a callback's epoch."""
         run, feed = training.run, training.feed
         self._model.stop_training = False
         point = run.begin(
@@ -152,12 +153,12 @@ class Epochs:
         """Runs an epoch's steps, with the events of each call of the traced loop around it.
 
         Args:
-            feed: The data; read from where it is.
-            loop: Runs so many steps on it.
+            feed: The data; read on from its present position.
+            loop: Runs a number of steps on it.
             events: The `CallbackList`.
             phase: "train" or "test".
-            training: What is saved and looked at between the calls, in training.
-            rounds: The rounds that the steps go by, in training.
+            training: In training, what is saved and checked between the calls.
+            rounds: In training, the rounds that the steps are grouped into, if any.
         """
         model, stop_flag = self._model, "stop_training" if phase == "train" else "stop_evaluating"
         begin = getattr(events, f"on_{phase}_batch_begin")
@@ -191,13 +192,13 @@ class Epochs:
     def _between(
         self, ran: int, stop: bool, steps: int, training: Training | None
     ) -> tuple[bool, int]:
-        """Agrees on what comes after a call of the loop, and saves, looks or leaves.
+        """Agrees on what comes after a call of the loop, and saves, checks or leaves.
 
         Args:
             ran: Steps of that call.
             stop: Whether this worker wishes to stop.
             steps: Steps that this worker wishes to run next.
-            training: What is saved and looked at, in training.
+            training: In training, what is saved and checked.
 
         Returns:
             Whether all stop, and how many steps come next.
@@ -237,8 +238,8 @@ def predicted(
         model: The model.
         feed: Its inputs.
         events: The callbacks.
-        loop: Runs so many batches.
-        workers: Those that predict together, or None where each is alone.
+        loop: Runs a number of batches.
+        workers: The workers that predict together, or None where each predicts alone.
 
     Returns:
         NumPy arrays (or ragged or sparse tensors) of the model's output structure, with the rows of

@@ -1,7 +1,7 @@
-"""Do all replicas still hold the same weights?  One number of each variable, compared.
+"""Do all replicas still hold the same weights?  One number per variable, compared.
 
-A variable's number changes with any one of its elements: 2x**2 + x is another one for every integer
-x modulo 2**64, and what two changed elements add to the sum does not cancel out but by chance.
+A variable's number changes with every single element: 2x**2 + x is different for every integer x
+modulo 2**64, and changes of two elements cancel out in the sum only by chance.
 `Fingerprint` compares the replicas' numbers, `Comparison` those of the workers.
 """
 
@@ -21,7 +21,7 @@ from tfdist.step.variables import Entry, entries_of, value_of
 
 
 class Fingerprint:
-    """Compares the variables that all replicas share; those of which they hold parts are left out.
+    """Compares the variables that all replicas share, not those that each holds a part of.
 
     Args:
         entries: The run's variables.
@@ -34,13 +34,13 @@ class Fingerprint:
         self._numbers = _numbers_of(self._shared, strategy)
 
     def compare(self, *, step: int) -> None:
-        """Compares them. Every worker has to call it.
+        """Compares the variables. Every worker has to call it.
 
         Args:
-            step: Steps of the run that are done; for the text.
+            step: Steps of the run so far, for the message.
 
         Raises:
-            RuntimeError: A variable differs; the text names the first one, and the replicas.
+            RuntimeError: A variable differs; the message names the first one, and the replicas.
         """
         if not self._is_needed:
             return
@@ -55,11 +55,11 @@ class Fingerprint:
 
 
 def difference(names: Sequence[str], numbers: np.ndarray) -> str:
-    """Names the first variable that is not the same everywhere; "" where all are.
+    """Names the first variable that is not the same everywhere; "" if all are the same.
 
     Args:
-        names: Of the variables.
-        numbers: One row a replica, one column a variable.
+        names: The names of the variables.
+        numbers: One row per replica, one column per variable.
 
     >>> difference(["kernel", "bias"], np.array([[1, 2], [1, 5], [1, 2]]))
     "'bias' differs (1 of 2 variables does): replicas [0, 2] hold one value, [1] another"
@@ -88,7 +88,7 @@ def number_of(value: tf.Tensor) -> tf.Tensor:
 
 
 def _numbers_of(entries: Sequence[Entry], strategy: tf.distribute.Strategy) -> Any:
-    """Returns a function that gives one row a replica, one number a variable."""
+    """Returns a function that returns one row per replica, with one number per variable."""
     variables = [value_of(entry.variable) for entry in entries]
 
     def row(context: Any) -> tf.Tensor:
@@ -98,11 +98,11 @@ def _numbers_of(entries: Sequence[Entry], strategy: tf.distribute.Strategy) -> A
 
 
 class Comparison:
-    """Compares a model's variables over the workers, by a number of each, see fingerprints.py.
+    """Compares a model's variables over the workers, by one number per variable.
 
     Args:
         model: The model.
-        workers: Of the strategy that it was made under.
+        workers: The workers of the strategy that it was made under.
     """
 
     def __init__(self, model: keras.Model, workers: Workers) -> None:
@@ -110,10 +110,10 @@ class Comparison:
         self._entries: list[Entry] = []
         self._numbers: Callable[[], tf.Tensor] | None = None
 
-    def parted(self) -> list[Entry]:
+    def differing(self) -> list[Entry]:
         """Returns the variables that are not the same on all workers.
 
-        Those that each replica has a value of its own of are left out.
+        Variables of which each replica has its own value are left out.
         """
         entries = [e for e in entries_of(self._model) if not e.per_replica]
         if not entries:
@@ -137,5 +137,5 @@ class Comparison:
 
 
 def _variables(entries: list[Entry]) -> list[int]:
-    # Those of a trace are kept with their entries, so that no other one can have their ids.
+    # The entries of a trace are kept, so no other variable can get the ids of theirs.
     return [id(entry.variable) for entry in entries]

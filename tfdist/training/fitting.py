@@ -1,6 +1,6 @@
-"""Where are `fit`, `evaluate` and `predict` as functions?  Each model has one trainer behind them.
+"""How are `fit`, `evaluate` and `predict` called?  As functions of a model, which has one trainer.
 
-They are the methods of `Trainer`, with the model in the place of the trainer.
+They are the methods of `Trainer`, taking the model instead of the trainer.
 
 Synopsis:
 
@@ -37,7 +37,7 @@ _OF_MODEL = (
 def _of_model(
     method: Callable[Concatenate[Trainer, _P], _T],
 ) -> Callable[Concatenate[keras.Model, _P], _T]:
-    """Returns a method of `Trainer` as a function of a model, which has one trainer for all."""
+    """Returns a method of `Trainer` as a function of a model, which keeps one trainer."""
 
     @functools.wraps(method)
     def function(model: keras.Model, *args: _P.args, **kwargs: _P.kwargs) -> _T:

@@ -18,14 +18,14 @@ _LOG = logging.getLogger("tfdist")
 
 
 class Guard:
-    """Looks after one call of `fit`.
+    """Checks one call of `fit` while it runs.
 
     Args:
         model: The model, built.
         strategy: Its strategy.
         fingerprint_every: Steps between two comparisons of the weights over the replicas, or None.
         on_nan: One of options.ON_NAN.
-        watch: What sees the gradients, where the policy needs it.
+        watch: Sees the gradients, where the policy needs it; else None.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Guard:
         self._finite_at, self._has_warned = 0, False
 
     def begin(self, step: int) -> None:
-        """Takes note of the step that the run begins at."""
+        """Records the step that the run begins at."""
         self._finite_at = step
         self._every.restart(step, now=0.0)
         if self._watch is not None:
@@ -54,7 +54,7 @@ class Guard:
         return self._every.steps_left(step)
 
     def look(self, step: int) -> None:
-        """Looks at what the steps up to this one have left. Every worker has to call it.
+        """Checks the state after the steps up to this one. Every worker has to call it.
 
         Raises:
             RuntimeError: A gradient is not finite, where `on_nan` is "raise"; or the replicas no
@@ -93,8 +93,8 @@ class Guard:
                 "or use on_nan='skip' to leave such steps out."
             )
         _LOG.warning(
-            "%d of the steps up to step %d were left out, since gradients were not finite: first "
-            "that of %r, at step %d.", count, step, path, step - ago,
+            "%d of the steps up to step %d were left out, since gradients were not finite; the "
+            "first was that of %r, at step %d.", count, step, path, step - ago,
         )
 
 

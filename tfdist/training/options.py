@@ -1,7 +1,7 @@
-"""What does `fit` take besides Keras's own arguments? All of it, checked, and the same everywhere.
+"""What does `fit` take besides Keras's own arguments? Options, checked and alike on all workers.
 
-Workers that were given different options would train to something that nobody asked for, or wait
-for each other for ever. So the options are compared over the workers once, before anything else.
+Workers with different options would train a model that nobody asked for, or wait for each other for
+ever. So the options are compared over the workers once, before anything else.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ ON_NAN = ("warn", "raise", "skip", "ignore")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The options of one call of `fit`; see there.
+    """The options of one call of `fit`, which documents them.
 
     Attributes:
-        is_own_rule: Whether the model trains by a rule of its own, or of the user's.
+        is_own_rule: Whether the model trains by a custom rule, its own or the user's.
         already_sharded: As in `fit`.
         shapes: Which shapes batches are given.
         checkpoint_dir: As in `fit`.
@@ -75,8 +75,8 @@ def options_of(
 
     Args:
         model: The model.
-        workers: Of its strategy.
-        replica_step: A training rule of the user's own, or None. All others are as in `fit`.
+        workers: The workers of its strategy.
+        replica_step: The user's training rule, or None. All other arguments are as in `fit`.
 
     Raises:
         ValueError: An option is invalid, or not the same on all workers.
@@ -124,7 +124,7 @@ def _refuse(options: Options) -> None:
 
 
 def _numbers(options: Options, *, given_reduction: Any) -> dict[str, tuple[int, ...]]:
-    """Returns the numbers that stand for each option, by what a message calls it."""
+    """Returns the numbers that stand for each option, by its name in messages."""
     local_steps, every = options.local_steps, parse_every(options.save_every)
     is_number = type(local_steps) is int and 0 < local_steps < 2**62
     return {

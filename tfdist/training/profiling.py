@@ -1,13 +1,13 @@
 """Where did the time of this run go? What `fit(..., profile=True)` measures.
 
-Host time is what lies between two calls of the traced loop, validation left out. Input is how long
-the loop waited for batches, by time stamps in its graph (`loop/waits.py`); rows of arrays that are
-gathered inside of it are compute. Communication is a sum of zeros in the shapes of the weights,
-timed by itself after training: an upper bound where the rows of an embedding travel alone. Compute
-is the rest: of several workers, also how long this one waited for those whose step took longer.
+Host time is the time between two calls of the traced loop, without validation. Input is how long
+the loop waited for batches, by time stamps in its graph (`loop/waits.py`); gathering rows of arrays
+inside the loop counts as compute. Communication is a sum of zeros in the shapes of the weights,
+timed separately after training: an upper bound where only the touched rows of an embedding travel.
+Compute is the remainder; with several workers it includes waiting for slower ones.
 
-The first call of the loop, which traces, does not count, and neither do those under TensorBoard's
-profiler, where there are others.
+The first call of the loop, which traces, does not count. Calls under TensorBoard's profiler do not
+count either, unless there are no others.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _ROUNDS = 5
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """What a run of `fit` did with its time; each worker has its own.
+    """Where the time of a run of `fit` went; each worker has its own profile.
 
     Attributes:
         split: The parts of a step on this worker, in seconds.
         steps: Steps that were measured.
         replicas: Replicas of all workers together.
         gradient_bytes: Bytes of all gradients of one replica, as if all were dense.
-        trace: Folder of TensorBoard's trace; None for none.
+        trace: Folder of TensorBoard's trace, or None.
     """
 
     split: Split
@@ -80,8 +80,8 @@ class Profiler:
     """Measures one run of `fit`, inside a `with` block.
 
     Args:
-        waits: Those of the loop that is measured.
-        trace: Folder for TensorBoard's trace of some steps; None for none.
+        waits: The waits of the measured loop.
+        trace: Folder for TensorBoard's trace of some steps, or None.
         clock: Gives the time in seconds.
     """
 
@@ -128,7 +128,7 @@ class Profiler:
 
     @contextlib.contextmanager
     def left_out(self) -> Iterator[None]:
-        """Does not count the time of a block that lies between two calls."""
+        """Leaves out the time of a `with` block between two calls."""
         start = self._clock()
         yield
         if self._last_end is not None:
@@ -147,8 +147,8 @@ class Profiler:
         Args:
             strategy: The strategy that trained.
             variables: The trained variables, for the shapes of their gradients.
-            reduction: How these travel.
-            every: Steps of which one has a sum, where they are fewer than steps.
+            reduction: How the gradients travel.
+            every: Steps per sum of gradients, such as the steps of a round.
         """
         [secs] = sum_secs(strategy, variables, [reduction])
         self._end_trace()
@@ -194,7 +194,7 @@ class Profiler:
 
 
 def folder_of(profile: Any) -> str | None:
-    """Returns the folder of the trace that `fit(profile=...)` asks for; None for none."""
+    """Returns the folder of the trace that `fit(profile=...)` asks for, or None."""
     if isinstance(profile, bool):
         return None
     if not isinstance(profile, (str, os.PathLike)) or not os.fspath(profile):
@@ -212,14 +212,14 @@ def sum_secs(
     *,
     rounds: int = _ROUNDS,
 ) -> list[float]:
-    """Returns the seconds of one sum of gradients, by each of some ways for them to travel.
+    """Returns the seconds that one sum of gradients takes with each of some reductions.
 
-    The ways take turns; each has the median of its times. Every worker has to ask, together.
+    They are timed in turns, and the median of each is returned. Every worker has to call it.
 
     Args:
         strategy: The strategy whose replicas sum.
-        variables: Gradients have their shapes.
-        reductions: The ways to try.
+        variables: The trained variables, for the shapes of their gradients.
+        reductions: The reductions to time.
         rounds: How often each is timed.
     """
     if strategy.num_replicas_in_sync == 1 or not variables:

@@ -1,9 +1,9 @@
-"""What do callbacks need where several workers run them?
+"""What do callbacks need when several workers run them?
 
-Every worker runs every callback, and what they decide has to be the same everywhere: what a
-callback did to the learning rate or the weights on one worker only does not stay there. After each
-event of an epoch the workers compare, and the chief's values hold (`SharedEvents`). Files are
-written by the chief alone (callback_files.py).
+Every worker runs every callback, and their decisions must be the same everywhere. So after each
+event of an epoch the workers compare learning rates and weights, and the chief's values hold
+(`SharedEvents`): a change that a callback made on one worker only is undone. Files are written by
+the chief alone (callback_files.py).
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ def events_of(
     is_alone: bool = False,
     **params: Any,
 ) -> Any:
-    """Returns what tells callbacks of events: Keras's list of them, or one that is shared.
+    """Returns a list of callbacks: Keras's own, or `SharedEvents` where workers share events.
 
     Args:
         callbacks: As given to `fit`.
         model: The model that they act on.
-        workers: Of the model's strategy.
-        comparison: Of the model's variables over the workers.
-        verbose: As in `fit`; only the chief speaks.
+        workers: The workers of the model's strategy.
+        comparison: Compares the model's variables over the workers.
+        verbose: As in `fit`; only the chief shows progress.
         add_history: Whether to add a `History`.
-        is_alone: Whether the workers need not come to the same events.
+        is_alone: Whether the workers may have different events.
         **params: What Keras tells each callback: `epochs` and `steps`.
     """
     inner = callbacks
@@ -68,18 +68,18 @@ def events_of(
 class SharedEvents:
     """A `CallbackList` after whose events the workers hold the same learning rates and weights.
 
-    Learning rates are compared after each event of an epoch, and where a callback that is not
-    Keras's own listens to batches, after each of a batch. The variables are compared too where
-    there is a callback that is not Keras's own, and at the beginning of the run, by a checksum
-    each. The chief's values hold, and a warning names the variables. Those that differ already
-    before the callbacks of an event ran were changed between two batches, on some workers only: the
-    steps in between cannot be made good, and the run ends.
+    Learning rates are compared after each event of an epoch, and after each event of a batch if a
+    custom callback listens to batches. The variables are compared, by a checksum each, at the
+    beginning of the run and wherever there is a custom callback. The chief's values hold, and a
+    warning names the variables. If variables differ before the callbacks of an event have run, they
+    were changed between two batches, on some workers only: the steps since then cannot be repaired,
+    and the run ends.
 
     Args:
         inner: The callbacks.
         model: The model that they act on.
-        workers: Of the model's strategy.
-        comparison: Of the model's variables.
+        workers: The workers of the model's strategy.
+        comparison: Compares the model's variables over the workers.
     """
 
     def __init__(
@@ -110,10 +110,10 @@ class SharedEvents:
     def _of_epoch(self, name: str, hook: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         is_first, self._has_begun = not self._has_begun, True
         if self._has_listener and not is_first:
-            self._refuse_parted(name)
+            self._refuse_differing(name)
         hook(*args, **kwargs)
         self._settle_rates(name)
-        # What was done to a model before the run, on some workers only, is looked for as well.
+        # The first event also finds changes made before the run, on some workers only.
         if self._has_own or is_first:
             self._settle_variables(name, expected=is_first and self._restores)
 
@@ -121,14 +121,14 @@ class SharedEvents:
         hook(*args, **kwargs)
         self._settle_rates(name)
 
-    def _refuse_parted(self, name: str) -> None:
-        parted = self._comparison.parted()
-        if parted:
+    def _refuse_differing(self, name: str) -> None:
+        differing = self._comparison.differing()
+        if differing:
             raise RuntimeError(
                 f"The workers' variables differ before {name}: "
-                f"{', '.join(entry.name for entry in parted)}. A callback changed them between two "
-                "batches, on some workers only. Let it do so on every worker, or in on_epoch_begin "
-                "or on_epoch_end, where the chief's values hold."
+                f"{', '.join(entry.name for entry in differing)}. A callback changed them between "
+                "two batches, on some workers only. Let it do so on every worker, or in "
+                "on_epoch_begin or on_epoch_end, where the chief's values hold."
             )
 
     def _settle_rates(self, name: str) -> None:
@@ -147,11 +147,11 @@ class SharedEvents:
                 rate.assign(value)
 
     def _settle_variables(self, name: str, *, expected: bool) -> None:
-        parted = self._comparison.parted()
-        if parted and not expected:
-            names = ", ".join(entry.name for entry in parted)
+        differing = self._comparison.differing()
+        if differing and not expected:
+            names = ", ".join(entry.name for entry in differing)
             self._warn(f"{names} after {name}: they were changed on some workers only")
-        for entry in parted:
+        for entry in differing:
             own = np.asarray(self._comparison.local(entry).read_value())
             chief = np.frombuffer(self._workers.from_chief(own.tobytes()), own.dtype)
             with tf_internals.default_replica_mode():
@@ -164,7 +164,7 @@ class SharedEvents:
 
 
 def _is_own(callback: Any) -> bool:
-    """Tells whether people's own code runs in a callback, so that it may do anything."""
+    """Tells whether a callback runs the user's code, which may do anything."""
     is_lambda = isinstance(callback, keras.callbacks.LambdaCallback)
     return is_lambda or not type(callback).__module__.startswith("keras.")
 
@@ -174,7 +174,7 @@ def _listens(callback: Any) -> bool:
 
 
 def _learning_rates(optimizer: Any) -> list[Any]:
-    """Returns the variables that hold learning rates; a schedule has none."""
+    """Returns the variables that hold learning rates; a schedule has no such variable."""
     if optimizer is None:
         return []
     inner = getattr(optimizer, "optimizers", None) or [getattr(optimizer, "inner_optimizer", None)]

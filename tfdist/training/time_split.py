@@ -1,4 +1,4 @@
-"""Where does the time of a step go? Its parts, and in words what could be done about them.
+"""Where does the time of a step go? Its parts, and advice on what to do about them.
 
 Synopsis:
 
@@ -17,18 +17,18 @@ from __future__ import annotations
 import dataclasses
 import math
 
-# Shares below these are not worth a word.
+# Smaller shares are not worth mentioning.
 _INPUT_SHARE, _HOST_SHARE, _COMMUNICATION_SHARE = 0.1, 0.1, 0.2
 _AIMED_HOST_SHARE = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """The parts of a step's time, in seconds a step; they follow each other and add up.
+    """The parts of a step's time, in seconds per step; they do not overlap, and add up to it.
 
     Attributes:
         input_secs: Waiting for the next batch after the step before it was done.
-        compute_secs: All that is none of the other parts: forward, backward, update, metrics.
+        compute_secs: Everything else: forward and backward pass, update, metrics.
         communication_secs: The sum of the gradients over all replicas.
         host_secs: Between two calls of the traced loop: callbacks, logs, checkpoints.
         steps_per_call: Steps of one such call, on average.
@@ -66,7 +66,7 @@ class Split:
 
 
 def advice(split: Split) -> list[str]:
-    """Returns what would make a step shorter, in sentences; none where nothing stands out."""
+    """Returns advice on making a step shorter, in sentences; [] if nothing stands out."""
     found = []
     if split.share("input") >= _INPUT_SHARE:
         found.append(
@@ -91,7 +91,7 @@ def advice(split: Split) -> list[str]:
 
 
 def steps_per_execution(split: Split) -> int:
-    """Returns the steps a call that bring the host's share to 2 %, if a call costs the same."""
+    """Returns the steps per call that bring the host's share to 2 %, if a call costs the same."""
     rest = split.secs - split.host_secs
     if not rest:
         return 1
@@ -100,9 +100,9 @@ def steps_per_execution(split: Split) -> int:
 
 
 def batch_factor(split: Split, *, share: float = _COMMUNICATION_SHARE) -> float:
-    """Returns how many times as large a batch brings communication to a share of the step.
+    """Returns by which factor a batch must grow to bring communication to a share of the step.
 
-    Input and compute are taken to grow with the batch; communication and host time do not.
+    It assumes that input and compute grow with the batch, and communication and host time do not.
     """
     growing = split.input_secs + split.compute_secs
     if not growing:

@@ -53,7 +53,7 @@ _T = TypeVar("_T")
 def _as_a_run(
     method: Callable[Concatenate[Trainer, _P], _T],
 ) -> Callable[Concatenate[Trainer, _P], _T]:
-    """Lets the launcher and the other workers see a method of a trainer while it runs."""
+    """Shows the launcher and the other workers that a method of a trainer is running."""
 
     @functools.wraps(method)
     def run(self: Trainer, *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -68,9 +68,9 @@ class Trainer:
     """The object behind `fit`, `evaluate` and `predict`: a model, its strategy, its traced loops.
 
     Args:
-        model: A compiled Keras model. Where it is to train on several replicas, it was made and
+        model: A compiled Keras model. To train on several replicas it must have been made and
             compiled inside `strategy.scope()`.
-        replica_step: A training rule in the place of Keras's: `replica_step(batch) -> logs` runs on
+        replica_step: A training rule instead of Keras's: `replica_step(batch) -> logs` runs on
             each replica's rows, applies gradients with `tfdist.apply_gradients`, and returns a dict
             of this replica's *shares* of each log, or its share of the loss alone; the shares are
             summed. Validation needs a compiled model.
@@ -96,7 +96,7 @@ class Trainer:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this process is the one that writes files and shows progress."""
+        """Whether this process writes files and shows progress."""
         return self._workers.is_chief
 
     @_as_a_run
@@ -123,12 +123,12 @@ class Trainer:
         already_sharded: bool = False,
         static_shapes: bool | None = None,
         length_buckets: Sequence[int] | None = None,
-        # What survives, and what is looked at.
+        # What is saved, and what is checked.
         checkpoint_dir: Any = None,
         save_every: Any = None,
         fingerprint_every: int | None = None,
         on_nan: str = "warn",
-        # What travels between the replicas, and where time goes.
+        # What travels between the replicas, and where the time goes.
         reduction: Reduction | str | None = None,
         local_steps: int | None = None,
         outer_optimizer: Any = None,
@@ -156,35 +156,33 @@ class Trainer:
             validation_steps: As in Keras.
             validation_batch_size: As in Keras; global, too.
             validation_freq: As in Keras.
-            already_sharded: Whether each worker gives its own examples alone, for validation too.
-                What they give in a step is the global batch.
-            static_shapes: Whether every batch is padded to the shape of a full one, by rows that do
-                not count, so that a step is traced and compiled once. None: on a TPU alone.
-            length_buckets: Batches whose second dimension varies (`.padded_batch`) are padded to
-                the next of these lengths, as (32, 64, 128), by 0, "" or False, so that a step is
-                traced once for each. It asks for static shapes by itself. The model has to mask
-                what is padded (`Embedding(mask_zero=True)`, `Masking`), which is tried before the
-                first step. Draws of random layers are those of the padded length.
-            checkpoint_dir: A folder, or a `Checkpointer`, from which training goes on where it
-                ended, in the midst of an epoch too, and to which it is saved at the end of each
-                epoch. SIGTERM, or SIGUSR1, to any worker then makes all of them save, and leave
-                with exit code 75.
-            save_every: Save after so many steps (100), or so much time ("10m"), and at the end.
-            fingerprint_every: After so many steps, compare the weights over the replicas.
-            on_nan: Where the loss or a gradient is infinite or NaN, "warn" trains on as Keras does,
-                and says once where that began; "raise" ends at the step, and names the gradient;
-                "skip" leaves the step out, and its batch out of the metrics; "ignore" does not
-                look.
+            already_sharded: Whether each worker passes only its own examples, for validation too.
+                Together, the examples of all workers in a step are the global batch.
+            static_shapes: Whether every batch is padded to the shape of a full one, with rows that
+                do not count, so that a step is traced and compiled once. None: only on a TPU.
+            length_buckets: Pads batches whose second dimension varies (`.padded_batch`) with 0, ""
+                or False to the next of these lengths, such as (32, 64, 128), so that a step is
+                traced once per length. Implies static shapes. The model has to mask the padding
+                (`Embedding(mask_zero=True)`, `Masking`), which is tried before the first step.
+                Random layers draw for the padded length.
+            checkpoint_dir: A folder, or a `Checkpointer`. Training is saved there at the end of
+                each epoch, and resumes from there where it stopped, also in the middle of an epoch.
+                SIGTERM or SIGUSR1 to any worker makes all of them save, and exit with code 75.
+            save_every: Save after this many steps (100), or this much time ("10m"), and at the end.
+            fingerprint_every: Compare the weights over the replicas after this many steps.
+            on_nan: What to do if the loss or a gradient is infinite or NaN. "warn" trains on as
+                Keras does, and says once where it began; "raise" ends at that step, and names the
+                gradient; "skip" leaves out the step, and its batch from the metrics; "ignore" does
+                not check.
             reduction: How gradients travel between replicas: a `tfdist.Reduction`, or its type,
-                "bfloat16" or "float16", which halve what is sent and round it. By default nothing
-                is lost.
-            local_steps: Replicas train apart for so many steps, and go on from the mean of their
-                weights, for networks that a sum a step is too much for. The result is not one
-                device's, but for 1 and SGD. See step/local_steps.py.
-            outer_optimizer: Updates by what a round of local steps has changed, such as
+                "bfloat16" or "float16", which halves the bytes and rounds. Exact by default.
+            local_steps: Replicas train on their own for this many steps, and continue from the mean
+                of their weights, for networks that are too slow for a sum in every step. The result
+                differs from one device's, except with 1 and SGD. See step/local_steps.py.
+            outer_optimizer: Applies the change of weights of each round of local steps, such as
                 `SGD(0.7, momentum=0.9, nesterov=True)`.
-            profile: Whether to measure where the time goes, and print it at the end. A folder in
-                its place gets a TensorBoard trace of some of the chief's steps too.
+            profile: Whether to measure where the time goes, and print it at the end. Given a
+                folder, it also writes a TensorBoard trace of some of the chief's steps there.
 
         Returns:
             The `History` of the whole run, the same on every worker. With `profile`,
@@ -248,7 +246,7 @@ class Trainer:
     def _prepared(
         self, feed: Feed, validation: Feed | None, options: Options, run: Run
     ) -> LoopOptions:
-        """Makes all variables that training needs; returns how the loop goes by its batches."""
+        """Creates all variables that training needs; returns how the loop runs through batches."""
         model = self.model
         self._build(feed.source.spec)
         for data in filter(None, (feed, validation)):
@@ -345,13 +343,13 @@ class Trainer:
             verbose: As in Keras; only the chief speaks.
             steps: As in Keras.
             callbacks: As in Keras.
-            already_sharded: Whether a worker gives its own inputs, and gets their outputs alone.
+            already_sharded: Whether a worker passes its own inputs, and gets only their outputs.
             static_shapes: As in `fit`.
             length_buckets: As in `fit`; outputs come back as long as their batch was.
 
         Returns:
-            NumPy arrays of the model's output structure, with one row an example. Outputs of which
-            batches have several lengths are ragged tensors, as those of `keras.Model.predict`.
+            NumPy arrays of the model's output structure, with one row per example. Outputs whose
+            length differs between batches are ragged tensors, as in `keras.Model.predict`.
         """
         feed = self._inputs.feed(
             x, batch_size=batch_size, steps=steps, already_sharded=already_sharded, is_alone=True,
@@ -369,7 +367,7 @@ class Trainer:
 
     def _profiler(self, profile: Any) -> Profiler | None:
         folder = profiling.folder_of(profile)
-        # Measuring the sum of gradients takes all workers.
+        # Measuring the sum of gradients needs all workers.
         if not self._workers.any(bool(profile)):
             return None
         if self.model.compiled and self.model.run_eagerly:
@@ -392,7 +390,7 @@ class Trainer:
 
     def _build(self, spec: Any) -> None:
         if not self.model.compiled:
-            return  # a rule of the user's own brings what it needs
+            return  # a custom rule creates what it needs
         states = getattr(self.model.optimizer, "variables", [])
         factory.refuse_variables_outside(self.strategy, states)
         with self.strategy.scope():
