@@ -64,7 +64,7 @@ def _seen(
             loss = tf.add_n([tf.reduce_sum(value) for value in values])
         gradient = tape.gradient(loss, table)
         with position_lib.at(position):
-            [apart] = lookups.taken_apart([gradient])
+            [apart] = lookups.separated([gradient])
         found.append(_kind(apart))
         return tf.convert_to_tensor(gradient), tf.convert_to_tensor(joined(apart))
 
@@ -105,5 +105,5 @@ def test_one_replica_is_left_alone() -> None:
     position = position_lib.Position(4, 4, 0, collectives.alone())
     gradient = tf.IndexedSlices(tf.ones([1, 2]), tf.constant([0]), tf.constant([8, 2]))
     with position_lib.at(position):
-        assert lookups.taken_apart([gradient, None])[0] is gradient
-    assert lookups.taken_apart([gradient])[0] is gradient
+        assert lookups.separated([gradient, None])[0] is gradient
+    assert lookups.separated([gradient])[0] is gradient

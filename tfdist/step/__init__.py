@@ -1,22 +1,22 @@
 """What is one update of the weights?
 
-Forward and backward on each replica, one reduction, one apply. Which weights and other variables
-there are is here as well, since a step is the first to ask; checkpoint/ saves the same ones.
+Forward and backward on each replica, one reduction, one apply. The list of a model's weights and
+other variables is here as well, since a step needs it first; checkpoint/ saves the same ones.
 
 Read in this order; each file imports from those above it only:
 
 1. variables.py: which variables training touches.
 2. replicas.py: how a function runs on every replica's rows of a global batch.
-3. jit_compile.py: how XLA compiles a replica's part that needs sums over the replicas.
+3. jit_compile.py: how XLA compiles a replica's part of a step that needs sums over the replicas.
 4. tpu_step.py: a step that every replica runs as one program.
 5. error_feedback.py: what happens to the rounding error of a gradient.
 6. dependence.py: whether a tensor depends on the rows of the batch.
 7. logs.py: what a step reports besides the metrics.
-8. lookups.py: which rows of a table's gradient come of the rows of the batch.
+8. lookups.py: which rows of a table's gradient come from the rows of the batch.
 9. update.py: one update.
-10. finite.py: whether every gradient is finite, and what is done where one is not.
+10. finite.py: whether every gradient is finite, and what happens if one is not.
 11. rounds.py: which sums are taken once per several steps.
-12. accumulation.py: accumulated gradients: one reduction an update.
-13. local_steps.py: replicas that train apart for some steps, and then average their weights.
+12. accumulation.py: accumulated gradients: one reduction per update.
+13. local_steps.py: replicas that train on their own for some steps, and then average their weights.
 14. rules.py: which rule trains this model.
 """

@@ -1,12 +1,12 @@
-"""How do accumulated gradients cost one reduction an update?
+"""How do accumulated gradients cost only one reduction per update?
 
 With `gradient_accumulation_steps=k` Keras's optimizer adds up the gradients of k steps, and updates
-with their mean. Sums over replicas and over steps may be taken in either order. So a replica adds
-its own gradients to its own copy of the optimizer's accumulators, and what travels is their sum,
-once, before the update.
+with their mean. Sums over replicas and over steps may be taken in either order. So each replica
+adds its gradients to its own copy of the optimizer's accumulators, and their sum travels once,
+before the update.
 
-Between two calls of the traced loop the accumulators are what they are on one device, the same on
-all replicas. Inside of a call, replica 0 has what was added up before it, and the others nothing.
+Between two calls of the traced loop the accumulators are the same on all replicas, as on one
+device. Inside a call, replica 0 holds what was added up before it, and the others hold zeros.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tfdist.step.replicas import Batch
 
 
 def is_possible(model: keras.Model, strategy: tf.distribute.Strategy, *, on_nan: str) -> bool:
-    """Tells whether nobody has to know a step's gradients of all replicas before the update.
+    """Tells whether the sum over the replicas can wait until the update.
 
     Args:
         model: A compiled model that trains by Keras's own step.
@@ -39,20 +39,20 @@ def is_possible(model: keras.Model, strategy: tf.distribute.Strategy, *, on_nan:
     """
     optimizer = model.optimizer
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) or on_nan in ("raise", "skip"):
-        return False  # each step's gradients are looked at, and left out where they are no numbers
+        return False  # the summed gradients of each step are checked for NaN
     return (
         (optimizer.gradient_accumulation_steps or 1) > 1
         and strategy.num_replicas_in_sync > 1
-        and not is_tpu(strategy)  # whose step is one program
+        and not is_tpu(strategy)  # there a step is one program
         and not model.run_eagerly
         and optimizer.loss_scale_factor is None  # Keras divides by it before it adds up
-        # Scales of float8 take their gradient as their value in each step.
+        # In each step a float8 scale is overwritten with its gradient.
         and not any(getattr(v, "overwrite_with_gradient", False) for v in model.trainable_variables)
     )
 
 
 class Accumulation:
-    """The steps between two updates, as `rounds.Rounds`.
+    """The steps between two updates, as a `rounds.Rounds`.
 
     Args:
         model: A compiled model for which it `is_possible`.
@@ -75,7 +75,7 @@ class Accumulation:
         self._share, self._reduction = share, reduction
 
     def begin(self) -> None:
-        """Leaves what was added up before to replica 0 alone."""
+        """Leaves what was added up so far on replica 0, and clears the other replicas."""
         optimizer = self._model.optimizer
         update.build(self._strategy, optimizer, self._model.trainable_variables)
 
@@ -89,7 +89,7 @@ class Accumulation:
         tf.cond(self._is_open(), deal_out, lambda: tf.constant(False))
 
     def step(self, batch: Batch) -> dict[str, Any]:
-        """Adds a batch's gradients up, and updates where it is the last one of a round."""
+        """Adds up a batch's gradients, and updates at the last batch of a round."""
         gradients, logs = replicas.run(
             self._strategy, update.backward_of(self._model), batch,
             keeps_sizes=update.asks_for_sizes(self._model),
@@ -101,11 +101,11 @@ class Accumulation:
                     _add(part, value)
         is_used = [gradient is not None for gradient in gradients]
         is_last = tf.equal((self._steps.value + 1) % self.size, 0)
-        tf.cond(is_last, lambda: self._update(is_used), lambda: self._pass_by(is_used))
+        tf.cond(is_last, lambda: self._update(is_used), lambda: self._without_update(is_used))
         return sum_shares(self._strategy, logs)
 
     def end(self) -> None:
-        """Gives every replica the sum of an open round."""
+        """Gives every replica the sum so far of an unfinished round."""
 
         def collect() -> tf.Tensor:
             self._assign(self._summed())
@@ -114,7 +114,7 @@ class Accumulation:
         tf.cond(self._is_open(), collect, lambda: tf.constant(False))
 
     def begun(self) -> int:
-        """Gives the steps since the last update."""
+        """Returns the steps since the last update."""
         return int(np.asarray(self._steps)) % self.size
 
     def _update(self, is_used: Sequence[bool]) -> tf.Tensor:
@@ -122,11 +122,11 @@ class Accumulation:
         self._assign(self._nothing())  # the optimizer adds its accumulators to what it is given
         return self._apply(summed, is_used)
 
-    def _pass_by(self, is_used: Sequence[bool]) -> tf.Tensor:
-        """Does what a step without an update does besides adding up."""
+    def _without_update(self, is_used: Sequence[bool]) -> tf.Tensor:
+        """Does what else Keras does in a step without an update."""
         optimizer, variables = self._model.optimizer, self._model.trainable_variables
         if optimizer.use_ema or any(variable.constraint for variable in variables):
-            return self._apply(self._nothing(), is_used)  # Keras does these in any step
+            return self._apply(self._nothing(), is_used)  # Keras does both in every step
         with tf_internals.default_replica_mode():
             self._steps.assign_add(1)
         return tf.constant(False)
@@ -142,10 +142,10 @@ class Accumulation:
 
     @property
     def _steps(self) -> Any:
-        return keras_internals.settings_of(self._model.optimizer)[0]  # calls, and not updates alone
+        return keras_internals.settings_of(self._model.optimizer)[0]  # counts calls, not updates
 
     def _accumulators(self) -> list[Sequence[Any]]:
-        """Returns the accumulators of this worker's replicas, one sequence a variable."""
+        """Returns the accumulators of this worker's replicas, one sequence per variable."""
         sums = keras_internals.accumulators(self._model.optimizer, self._model.trainable_variables)
         values = [variables_lib.value_of(value) for value in sums]
         return [self._strategy.experimental_local_results(value) for value in values]

@@ -34,7 +34,7 @@ def adopt(
         model: The model, built.
         strategy: The strategy that it was made under.
         reduction: How gradients travel.
-        is_own_rule: Whether the model trains by a rule of its own.
+        is_own_rule: Whether the model trains by a custom rule.
         local_steps: As in `fit`.
         on_nan: As in `fit`.
 

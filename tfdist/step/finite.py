@@ -1,7 +1,7 @@
-"""Is every gradient a number, and what is done where one is not?
+"""Is every gradient finite, and what happens if one is not?
 
-The reduced gradients are looked at, which are the same on all replicas, so all do the same. A step
-with a gradient that is infinite or not a number leaves the weights and the optimizer as they were.
+The check looks at the reduced gradients, which are the same on all replicas, so all replicas do the
+same. A step with an infinity or a NaN in a gradient leaves the weights and the optimizer unchanged.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _SEED = "seed_generator_state"  # how Keras names the state of a random stream
 
 
 class FiniteWatch:
-    """What the traced steps of a model have found.
+    """Counts the traced steps of a model whose gradients were not finite.
 
     Args:
-        strategy: The strategy that they run on, where they are one program on every replica.
-        skips: Whether a bad step may change no metric or moving average either.
+        strategy: The strategy that they run on; needed where a step is one program.
+        skips: Whether a bad step must not change metrics and moving averages either.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class FiniteWatch:
     ) -> None:
         """Calls `optimizer.apply` where all gradients are finite, in a graph or eagerly."""
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-            optimizer.apply(gradients, variables)  # skips such a step itself, and learns from it
+            optimizer.apply(gradients, variables)  # skips such a step, and lowers its scale
             return
         present = [(i, gradient) for i, gradient in enumerate(gradients) if gradient is not None]
         are_finite = tf.stack([tf.reduce_all(tf.math.is_finite(_values(g))) for _, g in present])
@@ -68,7 +68,7 @@ class FiniteWatch:
     def undoing(
         self, model: keras.Model, strategy: tf.distribute.Strategy, step: Callable[[Any], None]
     ) -> Callable[[Any], None]:
-        """Returns a step that, where it is left out, changes no metric or moving average either."""
+        """Returns a step that restores metrics and moving averages if it is left out."""
         if self._is_inside:
             return step  # see `undoing_on_replica`
 
@@ -95,7 +95,7 @@ class FiniteWatch:
     def undoing_on_replica(
         self, model: keras.Model, replica_fn: Callable[[Any], Any]
     ) -> Callable[[Any], Any]:
-        """As `undoing`, for a step that is one program: a function of one replica's rows."""
+        """Does the same as `undoing` for a step that is one program, as a function of its rows."""
         if not self._skips:
             return replica_fn
 
@@ -112,15 +112,15 @@ class FiniteWatch:
         return undone
 
     def is_well(self) -> tf.Tensor:
-        """Tells whether no step was bad since `take`; a boolean scalar."""
+        """Tells whether no step was bad since the last `take`; a boolean scalar."""
         return tf.equal(self._bad_steps, 0)
 
     def take(self) -> tuple[int, int, int] | None:
-        """Returns what was found since it was last asked, and begins anew.
+        """Returns what was found since the last call, and starts over.
 
         Returns:
             The number of bad steps, how many steps ago the first one was (0 for the last step),
-            and the index of its first bad gradient among the variables; None where all was well.
+            and the index of its first bad gradient among the variables; None if no step was bad.
         """
         bad_steps = _number(self._bad_steps)
         if not bad_steps:
@@ -148,7 +148,7 @@ def _number(counter: tf.Variable) -> int:
 
 
 def _own_entries(model: keras.Model) -> list[Entry]:
-    """Returns what replicas write by themselves, but for the state of random draws."""
+    """Returns the variables that each replica writes itself, except states of random draws."""
     return [
         entry
         for entry in entries_of(model)

@@ -1,9 +1,9 @@
 """How does XLA compile a replica's part of a step that needs sums over the replicas?
 
-XLA allows no collective, but what a loss asks of the other replicas are counts: the valid steps of
-a mask, the sum of the sample weights. They follow from the batch and not from one another. So the
-function is traced once to see what it would sum, the few operations that lead to these counts run
-outside, are summed there, and the compiled function is handed the sums.
+XLA allows no collectives, but all that a loss needs from the other replicas are counts: the valid
+timesteps of a mask, the sum of the sample weights. These follow from the batch alone, not from one
+another. So the function is first traced to see what it would sum. The few operations that lead to
+these counts run and are summed outside, and the compiled function gets the sums as arguments.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def compiled(replica_fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
         replica_fn: Takes a structure of tensors, in replica context.
 
     Returns:
-        The same, compiled. It raises a ValueError where the function needs more of the other
-        replicas than sums of what follows from its data.
+        The same function, compiled. It raises a ValueError if the function needs more from the
+        other replicas than sums of values that follow from its data.
     """
 
     @tf.function(autograph=False, jit_compile=True)
@@ -50,7 +50,7 @@ def compiled(replica_fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _summands(replica_fn: Callable[[Any], Any], data: Any, position: Position) -> list[tf.Tensor]:
-    """Returns what a function would sum over the replicas, in its order, and does nothing else."""
+    """Returns the values that a function would sum over the replicas, in order, and no others."""
     found: list[tf.Tensor] = []
 
     def note(value: Any) -> Any:
@@ -67,7 +67,7 @@ def _summands(replica_fn: Callable[[Any], Any], data: Any, position: Position) -
     whole = tf.compat.v1.wrap_function(trace, specs)
     if not found:
         return []
-    # What assigns a variable leads to no count, so it is left out.
+    # Pruning leaves out everything else, such as assignments to variables.
     return _listed(whole.prune(whole.inputs[: len(flat)], whole.outputs)(*flat))
 
 
@@ -76,7 +76,7 @@ def _listed(values: Any) -> list[tf.Tensor]:
 
 
 def _asking(position: Position, answer: Callable[[Any], Any]) -> Position:
-    """Returns the position with sums that are answered so, and no other collective."""
+    """Returns the position with `answer` as its sum, and with every other collective refused."""
     known: Collectives = position.collectives
     collectives = dataclasses.replace(known, sum=answer, linked_sum=_refuse, gather=_refuse)
     return dataclasses.replace(position, collectives=collectives)

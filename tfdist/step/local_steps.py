@@ -1,21 +1,22 @@
-"""What if replicas train apart for some steps, and then go on from the mean of their weights?
+"""What if replicas train on their own for some steps, and then average their weights?
 
-Local SGD, also known as federated averaging, for networks that a sum a step is too much for. A
-round has H steps. In each, replica i updates its own weights by the gradient of its own rows alone.
-At the end of the round, with n_i the rows that replica i has seen in it and n their sum,
+This is local SGD, also known as federated averaging, for networks that are too slow for a sum in
+every step. A round has H steps. In each, replica i updates its own weights with the gradient of its
+own rows only. At the end of the round, with n_i the rows that replica i has seen in it and n their
+sum,
 
     theta = theta_0 + sum_i (n_i / n) (theta_i - theta_0)
 
 which is the weighted mean of all theta_i; the states of the optimizer are averaged likewise. With
-H = 1 and an optimizer whose update is linear in the gradient (SGD, with momentum too) that is plain
-data parallelism. An outer optimizer, where there is one, is given theta_0 - theta as a gradient.
+H = 1 and an optimizer whose update is linear in the gradient (SGD, also with momentum) this is
+plain data parallelism. An outer optimizer, if there is one, gets theta_0 - theta as a gradient.
 
 McMahan et al. 2017, arXiv:1602.05629; Stich 2019, arXiv:1805.09767; with an outer optimizer DiLoCo,
 Douillard et al. 2023, arXiv:2311.08105.
 
-What a loss or a layer needs of the other replicas (the valid steps of a mask, the moments of a
-synchronized normalization) it still gets in each step; these are small. A replica that a batch
-leaves empty steps with a gradient of zero.
+Whatever a loss or a layer needs from the other replicas (the valid timesteps of a mask, the moments
+of a synchronized normalization) is still exchanged in each step, since it is small. A replica that
+a batch leaves empty steps with a gradient of zero.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ _OUTER = "outer_optimizer"
 
 
 class LocalSteps:
-    """Rounds of steps that each replica takes by itself, as `rounds.Rounds`.
+    """Rounds of steps that each replica takes by itself, as a `rounds.Rounds`.
 
     Args:
-        model: A compiled model that `refuse` lets pass.
+        model: A compiled model that `refuse` accepts.
         strategy: The strategy that it was made under.
         reduction: How the changes of the weights travel between replicas.
-        size: Steps of a round, H.
+        size: H, the steps of a round.
     """
 
     is_fixed = True
@@ -73,7 +74,7 @@ class LocalSteps:
         self._rows = [plain_variable(tf.int64) for _ in weights[0]]
 
     def begin(self) -> None:
-        """Begins a round with the present weights."""
+        """Begins a round from the current weights."""
         for counter in (self._done, *self._rows):
             counter.assign(0)
         weights = self._parts(self._model.trainable_variables)
@@ -82,7 +83,7 @@ class LocalSteps:
                 start.assign(part.read_value())
 
     def step(self, batch: Batch) -> dict[str, Any]:
-        """Updates each replica's weights by its own rows, and ends the round where it is time."""
+        """Updates each replica's weights by its own rows; a round's last step averages them."""
         model, strategy = self._model, self._strategy
         update.build(strategy, model.optimizer, model.trainable_variables)
         backward = update.backward_of(model)
@@ -112,15 +113,15 @@ class LocalSteps:
         return sum_shares(strategy, logs)
 
     def end(self) -> None:
-        """Ends an open round."""
+        """Ends an unfinished round."""
         tf.cond(self._done > 0, self._average, lambda: tf.constant(False))
 
     def begun(self) -> int:
-        """Gives 0: between two calls no round is open."""
+        """Returns 0: between two calls no round is open."""
         return 0
 
     def _average(self) -> tf.Tensor:
-        """Gives all replicas the weights and states that they go on with."""
+        """Averages weights and states, and gives them to all replicas."""
         model, variables = self._model, self._model.trainable_variables
         weights, slots = self._parts(variables), self._parts(_slots(model.optimizer))
         counts = [counter.read_value() for counter in self._rows]
@@ -129,7 +130,7 @@ class LocalSteps:
              for part, start, count in zip(parts, starts, counts, strict=True)]
             for parts, starts in zip(weights, self._starts, strict=True)
         ]
-        # The number of rows rides along.
+        # The number of rows is summed along with them.
         *moves, total = self._sum([*moved, counts], self._reduction)
         held = [
             [part * tf.cast(count, part.dtype) for part, count in zip(parts, counts, strict=True)]
@@ -150,7 +151,7 @@ class LocalSteps:
         return tf.constant(True)
 
     def _parts(self, variables: Sequence[Any]) -> list[Sequence[Any]]:
-        """Returns the variables of this worker's replicas, one sequence a variable."""
+        """Returns the variables of this worker's replicas, one sequence per variable."""
         local = self._strategy.experimental_local_results
         return [local(variables_lib.value_of(variable)) for variable in variables]
 
@@ -172,7 +173,7 @@ def refuse(
     if local_steps is None:
         if outer_optimizer is not None:
             raise ValueError(
-                "outer_optimizer was given without local_steps, whose rounds it updates after. "
+                "outer_optimizer was given without local_steps, and updates after their rounds. "
                 "Give both."
             )
         return
@@ -201,10 +202,10 @@ def refuse(
 
 
 def adopt(model: keras.Model, strategy: tf.distribute.Strategy, outer_optimizer: Any) -> None:
-    """Makes an outer optimizer, or none, the model's.
+    """Makes an outer optimizer the model's own, or removes it if None is given.
 
-    One that was made outside of the strategy's scope is made anew inside; given again, it goes on
-    with the states that it has.
+    It is copied inside the strategy's scope. If the same one is given again, the copy is kept, with
+    its states.
     """
     given, own = note_of(model, "outer_optimizer", (None, None))
     if outer_optimizer is None:
@@ -219,7 +220,7 @@ def adopt(model: keras.Model, strategy: tf.distribute.Strategy, outer_optimizer:
 
 
 def _slots(optimizer: Any) -> list[Any]:
-    """Returns what an optimizer keeps besides its number of steps and its learning rate."""
+    """Returns an optimizer's states, without its step count and its learning rate."""
     kept = {id(variable) for variable in keras_internals.settings_of(optimizer)}
     return [
         variable for variable in optimizer.variables

@@ -1,13 +1,13 @@
-"""Which rows of a table's gradient come of the rows of the batch, and which are there once for all?
+"""Which rows of a table's gradient come from the rows of the batch, and which occur once for all?
 
-An embedding of words is looked up by every row of the batch: its gradient has a row for each word,
-and those of all replicas stand side by side, as on one device. An embedding of positions is looked
-up once, whatever the batch: on one device each of its rows is there once, with the sum over the
-batch. Here every replica has a share of that sum, and the shares have to be added, row by row. To
-an optimizer the two are not the same: Adam squares what it is given for each row apart.
+Every row of the batch looks up an embedding of words: its gradient has a row for each word, and the
+rows of all replicas are concatenated, as on one device. An embedding of positions is looked up
+once, whatever the batch: on one device each of its rows occurs once, with the sum over the batch.
+Here every replica has a share of that sum, and the shares must be added row by row. To an optimizer
+this makes a difference: Adam squares each row that it is given separately.
 
-Which of the two it is can be seen in the graph: does the number of rows, or a value in them, reach
-the indices that were looked up?
+The graph shows which of the two it is: it is a lookup by the rows of the batch if their number, or
+a value in them, reaches the indices that were looked up.
 """
 
 from __future__ import annotations
@@ -29,32 +29,33 @@ from tfdist.global_batch.position import Position
 from tfdist.step.dependence import constant, depends, leaves
 
 
-def taken_apart(gradients: Sequence[Any], inputs: Any = None) -> list[Any]:
-    """Returns gradients in which what is looked up once for the batch stands by itself.
+def separated(gradients: Sequence[Any], inputs: Any = None) -> list[Any]:
+    """Separates lookups that happen once for the batch from those of its rows.
 
     Args:
-        gradients: A replica's: tensors, IndexedSlices or None.
-        inputs: The replica's rows in the graph that is traced; by default those of its position.
+        gradients: One replica's gradients: tensors, IndexedSlices or None.
+        inputs: The replica's rows in the traced graph; by default those of its position.
 
     Returns:
-        The same, with `Lookups` for IndexedSlices of which a part does not come of the rows. Where
-        there is one replica, and where steps run eagerly (see `seen_eagerly`), what was given.
+        The same gradients, with `Lookups` instead of IndexedSlices that do not all come from the
+        rows. On one replica, and where steps run eagerly (see `separated_eagerly`), the gradients
+        themselves.
     """
     position = position_lib.current()
     if position is None or position.collectives.num_replicas == 1 or tf.executing_eagerly():
         return list(gradients)
-    return _all_taken_apart(gradients, position, inputs)
+    return _all_separated(gradients, position, inputs)
 
 
-def seen_eagerly(
+def separated_eagerly(
     gradients: Sequence[Any], *, model: keras.Model, traced: Callable[[Any], list[Any]], data: Any
 ) -> list[Any]:
-    """Does as `taken_apart` where steps run eagerly, so that no graph tells what was looked up.
+    """Does the same as `separated` where steps run eagerly and no graph shows the lookups.
 
     Args:
-        gradients: This replica's.
-        model: The model; what is found is kept with it.
-        traced: Computes the gradients of a replica's rows; it is traced once, and not run.
+        gradients: This replica's gradients.
+        model: The model; the result is kept with it.
+        traced: Computes the gradients of a replica's rows; it is traced once, but not run.
         data: The replica's rows.
 
     Raises:
@@ -72,17 +73,17 @@ def seen_eagerly(
 
 
 def _shared_in(traced: Callable[[Any], list[Any]], data: Any, position: Position) -> set[int]:
-    """Returns the numbers of the gradients that come of what is looked up once for the batch."""
+    """Returns the indices of the gradients of tables that are looked up once for the batch."""
     found: set[int] = set()
 
     def trace(batch: Any) -> None:
         inputs = tuple(keras.tree.flatten(batch))
-        # Nobody else takes part in this trace.
+        # No other replica takes part in this trace.
         alone = dataclasses.replace(
             position, collectives=collectives.alone(), fixed_rows=None, inputs=inputs
         )
         with position_lib.at(alone):
-            gradients = _all_taken_apart(traced(batch), alone, batch)
+            gradients = _all_separated(traced(batch), alone, batch)
         for number, gradient in enumerate(gradients):
             if not isinstance(gradient, Lookups):
                 continue
@@ -100,16 +101,16 @@ def _shared_in(traced: Callable[[Any], list[Any]], data: Any, position: Position
     return found
 
 
-def _all_taken_apart(gradients: Sequence[Any], position: Position, inputs: Any) -> list[Any]:
+def _all_separated(gradients: Sequence[Any], position: Position, inputs: Any) -> list[Any]:
     sources = leaves(position.inputs if inputs is None else inputs)
     fixed = position.padded_rows or position.fixed_rows
     return [
-        _taken_apart(g, sources, fixed) if isinstance(g, tf.IndexedSlices) else g
+        _separated(g, sources, fixed) if isinstance(g, tf.IndexedSlices) else g
         for g in gradients
     ]
 
 
-def _taken_apart(gradient: tf.IndexedSlices, sources: set[int], fixed: int | None) -> Any:
+def _separated(gradient: tf.IndexedSlices, sources: set[int], fixed: int | None) -> Any:
     parts = _side_by_side(gradient.indices)
     are_of_batch = [_is_of_batch(part, sources, fixed) for part in parts]
     if all(are_of_batch):

@@ -25,16 +25,16 @@ from tfdist.global_batch.tracing import whole_batch_semantics
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """One global batch, as far as this worker holds it.
+    """The part of one global batch that this worker holds.
 
     Attributes:
         global_size: Rows of all replicas of all workers; int32 scalar.
-        parts: One structure of tensors a local replica. A replica that the batch leaves empty
+        parts: One structure of tensors per local replica. A replica that the batch leaves empty
             holds one row that does not count.
-        sizes: Rows of each replica, int32 of shape `(num_replicas,)`, where the batch is not split
-            by `share.bounds`; else None.
-        padding: The shape of every part, where they are given one.
-        timesteps: The length of the targets, where that is padded too.
+        sizes: Rows of each replica, int32 of shape `(num_replicas,)`, if the batch is not split by
+            `share.bounds`; else None.
+        padding: The shape that every part is padded to; None without static shapes.
+        timesteps: The length of the targets, if that is padded too.
     """
 
     global_size: tf.Tensor
@@ -65,10 +65,10 @@ def run(
             where there are several replicas.
         batch: One global batch.
         reduces_losses: Whether Keras's losses and metrics take on the meaning of the global batch
-            (True), or only the random draws do, as in people's own rules (False).
-        keeps_sizes: Whether the function is shown how many rows there are, where the data fixes
-            it. A number that comes of it cannot be told from one that has nothing to do with the
-            batch, so only code that may ask for it is shown it.
+            (True), or only the random draws do, as in a custom training rule (False).
+        keeps_sizes: Whether the function sees how many rows there are, if the data fixes it. A
+            number derived from it looks like any other constant, so only code that may ask for the
+            number sees it.
 
     Returns:
         What `replica_fn` returns, per replica.
@@ -104,11 +104,11 @@ def position_of(
         global_size: Rows of the global batch.
         sizes: As in `Batch`.
         padding: As in `Batch`.
-        collectives: The replica's, where no strategy knows them.
+        collectives: The replica's collectives, if no strategy provides them.
     """
     collectives = collectives or for_replica()
     replica = collectives.replica_id
-    if padding is not None and not padding.is_needed:  # known while tracing, so that it stays so
+    if padding is not None and not padding.is_needed:  # constants, so that XLA sees fixed sizes
         own = tf.constant(padding.rows)
         return Position(
             own * collectives.num_replicas, own, own * replica, collectives,

@@ -31,10 +31,10 @@ class Rounds(Protocol):
         """Runs in a graph before the first step of a call of the loop."""
 
     def step(self, batch: Batch) -> dict[str, Any]:
-        """Takes the model through one global batch; gives what `update.train_step` does."""
+        """Trains the model on one global batch; returns what `update.train_step` does."""
 
     def end(self) -> None:
         """Runs in a graph after the last step of a call."""
 
     def begun(self) -> int:
-        """Gives the steps of the present round that are done, between two calls."""
+        """Returns the steps of the current round that are done, between two calls."""

@@ -5,8 +5,8 @@ on the meaning of the global batch, and each `optimizer.apply` in it becomes the
 update of update.py, whatever the number of optimizers. A `replica_step(batch) -> logs` is given to
 `Trainer`; each value of its logs is the replica's share, and the shares are summed.
 
-What cannot be seen from outside is the one limit: a scalar that such a step computes counts as a
-mean over its local batch. A sum over the batch has to be divided by the global one
+There is one limit, which cannot be detected from outside: a scalar that such a step computes counts
+as a mean over its local batch. A sum over the batch has to be divided by the global batch size
 (`tfdist.average_loss` in a `replica_step`).
 """
 
@@ -42,7 +42,7 @@ def train_rule(
     reduction: Reduction = EXACT,
     rounds: Rounds | None = None,
 ) -> Rule:
-    """Returns the function that takes the model through one global batch of training."""
+    """Returns the function that trains the model on one global batch."""
     if rounds is not None:
         own = rounds.step
         return lambda batch: logs.keep(own(batch))
@@ -64,15 +64,15 @@ def whole_step(
 ) -> Callable[[Any], dict[str, Any]]:
     """Returns the whole of a training step as a function of one replica's rows.
 
-    It is what every replica runs where a step is one program, see tpu_step.py.
+    Every replica runs it where a step is one program, see tpu_step.py.
 
     Args:
         model: A compiled model.
-        watch: What looks at the gradients, or None.
+        watch: Checks the gradients; or None.
         reduction: How gradients travel between replicas.
 
     Returns:
-        A function that gives the replica's shares of logs.
+        A function that returns the replica's shares of logs.
     """
     if keras_internals.overrides(model, "train_step"):
         own = _own_on_replica(model, model.train_step)
@@ -99,7 +99,9 @@ def _replica_step(
 ) -> None:
     def on_replica(data: Any) -> dict[str, Any]:
         shares = replica_step(data)
-        return shares if isinstance(shares, dict) else {} if shares is None else {"loss": shares}
+        if shares is None:
+            return {}
+        return shares if isinstance(shares, dict) else {"loss": shares}
 
     logs.keep(
         update.run_and_sum(strategy, on_replica, batch, reduces_losses=False, keeps_sizes=True)
@@ -116,7 +118,7 @@ def _own_step(
 ) -> None:
     """Runs a model's own `train_step` or `test_step` on every replica."""
 
-    is_tpu = share.is_tpu(strategy)  # where XLA compiles every step
+    is_tpu = share.is_tpu(strategy)  # there XLA compiles every step
     if model.jit_compile and strategy.num_replicas_in_sync > 1 and not is_tpu:
         raise ValueError(
             f"jit_compile=True cannot compile {own.__qualname__}, which updates the weights "

@@ -1,9 +1,9 @@
 """What is a step that every replica runs as one program, from its rows to its new weights?
 
 On a TPU the host only starts programs. So forward and backward pass, the sums over the replicas,
-the looks for infinities, clipping and the update are all in the function that `strategy.run` runs.
-What is in here is called by a replica, unless it takes a strategy, and is what
-`tfdist.tpu.preflight` compiles.
+the checks for infinities, clipping and the update are all in the function that `strategy.run` runs.
+A replica calls the functions here, unless they take a strategy. `tfdist.tpu.preflight` compiles the
+same functions.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def run(
 
 
 def is_here() -> bool:
-    """Tells whether the replica that is being traced has the update in its program."""
+    """Tells whether the traced replica has the update in its program."""
     return _collectives().is_one_program or share.is_tpu(tf.distribute.get_strategy())
 
 
@@ -68,12 +68,12 @@ def update(
         optimizer: An optimizer whose variables exist.
         gradients: Of this replica's share of the loss: tensors, IndexedSlices or None.
         variables: The variables, in the same order.
-        apply: Applies gradients with an optimizer, in the place of `optimizer.apply`.
+        apply: Applies gradients with an optimizer, instead of `optimizer.apply`.
         reduction: How gradients travel between replicas.
     """
     summed = sum_gradients(gradients, _collectives(), reduction)
-    # In this mode Keras sums nothing once more, and TensorFlow assigns each replica's own variable
-    # with nothing sent: all replicas write the same.
+    # In this mode Keras does not sum again, and TensorFlow assigns each replica's own variable
+    # without communication: all replicas write the same.
     with tf_internals.default_replica_mode(), position_lib.at(None):
         if apply is None:
             optimizer.apply(summed, variables)
@@ -98,8 +98,8 @@ def sum_gradients(
         reduction: What they look like on the way; XLA packs by itself.
 
     Returns:
-        One each. Rows of an embedding stay rows, since Keras's optimizers update the touched rows
-        alone.
+        One per gradient. Rows of an embedding stay rows, since Keras's optimizers update only the
+        touched rows.
     """
     if not collectives.is_one_program:  # a replica that is the only one
         return [reduction_lib.joined(gradient) for gradient in gradients]
@@ -128,7 +128,7 @@ def _summed(gradient: Any, collectives: Collectives, reduction: Reduction) -> An
 
 
 def _all_rows(slices: tf.IndexedSlices, collectives: Collectives) -> tf.IndexedSlices:
-    """Returns the rows of all replicas; in a program each has as many."""
+    """Returns the rows of all replicas, which in one program all have the same number."""
     own = slices.values.shape[0]
     if own is None:
         raise ValueError(

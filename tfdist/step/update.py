@@ -1,13 +1,13 @@
 """What is one update? Forward and backward on each replica, one reduction, one apply.
 
-No loop in here, only the arithmetic of a step: `train_step`, `test_step` and `predict_step` take a
-compiled Keras model through one global batch.
+There is no loop here, only the arithmetic of a step: `train_step`, `test_step` and `predict_step`
+run a compiled Keras model on one global batch.
 
 The order inside an update: gradients of the replicas' shares are summed over all replicas of all
 workers, and only then checked for infinities, unscaled, clipped, accumulated and applied, by
 Keras's own optimizer, as on one device. Every replica then holds the same variables. On a TPU all
-of it happens in one program, see tpu_step.py; elsewhere the sum and the update are made of
-what the replicas return.
+of it happens in one program, see tpu_step.py; elsewhere the sum and the update use what the
+replicas return.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def train_step(
         model: A compiled model whose variables, and whose optimizer's, exist.
         strategy: The strategy that the model was made under.
         batch: One global batch.
-        apply: Applies gradients with an optimizer, in the place of `optimizer.apply`.
+        apply: Applies gradients with an optimizer, instead of `optimizer.apply`.
         reduction: How gradients travel between replicas.
 
     Returns:
@@ -56,7 +56,7 @@ def train_step(
     if share.is_tpu(strategy):
         whole = train_on_replica(model, apply=apply, reduction=reduction)
         return tpu_step.run(strategy, whole, batch)
-    backward = backward_of(model, takes_apart=True)
+    backward = backward_of(model, separates=True)
     gradients, logs = replicas.run(strategy, backward, batch, keeps_sizes=asks_for_sizes(model))
     update(
         strategy, model.optimizer, gradients, model.trainable_variables, apply=apply,
@@ -74,7 +74,7 @@ def test_step(model: keras.Model, strategy: tf.distribute.Strategy, batch: Batch
 
 
 def asks_for_sizes(model: keras.Model) -> bool:
-    """Tells whether there is code in a model's steps that may ask how many rows there are.
+    """Tells whether the model's own code may ask how many rows a batch has.
 
     A layer cannot: Keras builds it with an open number of rows.
     """
@@ -85,10 +85,10 @@ def asks_for_sizes(model: keras.Model) -> bool:
 def train_on_replica(
     model: keras.Model, *, apply: Apply | None = None, reduction: Reduction = EXACT
 ) -> Callable[[Any], Logs]:
-    """Returns `train_step` as a function of one replica's rows, which gives its shares of logs."""
+    """Returns `train_step` as a function of one replica's rows, returning its shares of logs."""
 
     def train(data: Any) -> Logs:
-        gradients, logs = _backward(model, data, takes_apart=True)
+        gradients, logs = _backward(model, data, separates=True)
         tpu_step.update(
             model.optimizer, gradients, model.trainable_variables, apply=apply, reduction=reduction
         )
@@ -117,14 +117,14 @@ def run_and_sum(
 def predict_step(model: keras.Model, strategy: tf.distribute.Strategy, batch: Batch) -> Any:
     """Returns the model's outputs for one global batch, in input order, on every worker.
 
-    Where the batch has `sizes` of its own, a worker gets the outputs for its own rows alone.
+    If the batch has `sizes`, a worker gets only the outputs for its own rows.
     """
     outputs = replicas.run(
         strategy, lambda data: tracing.counted(model.predict_step(data)), batch,
         keeps_sizes=asks_for_sizes(model),
     )
 
-    # A TPU should not be asked to cut rows whose number it does not know.
+    # A TPU cannot cut rows whose number is not known at compile time.
     on_host = tf.device("/CPU:0") if share.is_tpu(strategy) else contextlib.nullcontext()
 
     def joined(rows: Any) -> Any:
@@ -158,7 +158,7 @@ def update(
 
 
 def build(strategy: tf.distribute.Strategy, optimizer: Any, variables: Sequence[Any]) -> None:
-    """Makes an optimizer's variables where there are none yet, also while a step is traced."""
+    """Creates an optimizer's variables if it has none yet, also while a step is traced."""
 
     def in_scope() -> None:
         with strategy.scope():
@@ -186,7 +186,7 @@ def apply_on_replica(
     reduction: Reduction = EXACT,
 ) -> None:
     """Calls `update` for all replicas, from inside the function that each of them runs."""
-    gradients = lookups.taken_apart(gradients)
+    gradients = lookups.separated(gradients)
     if tpu_step.is_here():
         if variables:
             build(tf.distribute.get_strategy(), optimizer, variables)
@@ -212,7 +212,7 @@ def _observe(model: keras.Model, data: Any, *, training: bool) -> tuple[Any, Log
 
     observe: Callable[[Any], tuple[Any, Logs]] = once
     if any(keras_internals.overrides(model, name) for name in ("compute_loss", "compute_metrics")):
-        # What people write themselves may be NaN for no rows, in its value or its gradient.
+        # For zero rows, the user's code may give NaN, in its value or its gradient.
         observe = tracing.undoing_filler(model, once)
     return observe(data)
 
@@ -240,39 +240,39 @@ def _rows_that_count(x: Any) -> Any:
 
 
 def _backward(
-    model: keras.Model, data: Any, *, takes_apart: bool = False
+    model: keras.Model, data: Any, *, separates: bool = False
 ) -> tuple[list[Any], Logs]:
-    """Returns the gradients of this replica's share of the loss, scaled as its optimizer wants."""
+    """Returns the gradients of this replica's share of the loss, with the optimizer's scale."""
     variables = [variable.value for variable in model.trainable_variables]
     with tf.GradientTape() as tape:
         loss, logs = _observe(model, data, training=True)
         scaled = model.optimizer.scale_loss(losses_metrics.mean_of_rows(loss))
     gradients = tape.gradient(scaled, variables)
-    if takes_apart and tf.executing_eagerly():
-        gradients = lookups.seen_eagerly(
+    if separates and tf.executing_eagerly():
+        gradients = lookups.separated_eagerly(
             gradients, model=model, traced=lambda rows: _backward(model, rows)[0], data=data
         )
-    elif takes_apart:
-        gradients = lookups.taken_apart(gradients, data)
+    elif separates:
+        gradients = lookups.separated(gradients, data)
     return gradients, logs
 
 
 def backward_of(
-    model: keras.Model, *, takes_apart: bool = False
+    model: keras.Model, *, separates: bool = False
 ) -> Callable[[Any], tuple[list[Any], Logs]]:
-    """Returns what gives the gradients of a replica's share of the loss, and its shares of logs.
+    """Returns a function that returns a replica's gradients, and its shares of logs.
 
-    Compiled by XLA where `compile(jit_compile=True)` asked for it: each replica's forward and
-    backward pass is compiled, and the reduction stays outside of it.
+    With `compile(jit_compile=True)`, XLA compiles each replica's forward and backward pass, and the
+    reduction stays outside.
 
     Args:
         model: A compiled model.
-        takes_apart: Whether gradients of tables are for `reduction.sum_gradients`, which adds what
-            was looked up once for the batch; else they are the replica's own, as they come.
+        separates: Whether to separate lookups for `reduction.sum_gradients`, which adds what was
+            looked up once for the batch; otherwise the gradients stay as they are.
     """
 
     def backward(data: Any) -> tuple[list[Any], Logs]:
-        return _backward(model, data, takes_apart=takes_apart)
+        return _backward(model, data, separates=separates)
 
     if not model.jit_compile or model.run_eagerly:
         return backward

@@ -8,9 +8,9 @@ Synopsis:
     ['kernel', 'bias']
 
 Most variables are the same on every replica. Two kinds are not: sums that are added up when they
-are read (metrics), and what replicas write by themselves while they train (the moving averages of
-a BatchNormalization that is not synchronized). Of those every replica's value is a part of the
-run: a sum of floats that is split in another way has other last bits.
+are read (metrics), and variables that replicas write by themselves while they train (the moving
+averages of a BatchNormalization that is not synchronized). Of these, every replica's value is part
+of the run: a sum of floats that is split in another way differs in its last bits.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Entry:
         name: Its number in the run and its path; the same in every process that builds the run.
         variable: Keras's or TensorFlow's.
         per_replica: "" where all replicas hold the same value; "sum" where the value is the sum of
-            theirs; "own" where each may have its own, and the first one's stands for all.
+            theirs; "own" where each may have its own value, and the first replica's stands for all.
     """
 
     name: str
@@ -53,7 +53,8 @@ def entries_of(*objects: Any) -> list[Entry]:
     """Lists the variables of models, with their optimizers and metrics, and of other objects.
 
     Args:
-        *objects: Keras models, anything else with `variables`, or variables. None is listed twice.
+        *objects: Keras models, anything else with `variables`, or variables. No variable is listed
+            twice.
     """
     entries: list[Entry] = []
     seen: set[int] = set()
@@ -70,7 +71,7 @@ def entries_of(*objects: Any) -> list[Entry]:
 
 
 def plain_name(path: str) -> str:
-    """Takes out the numbers by which Keras tells apart what one process has made.
+    """Removes the numbers by which Keras tells apart the objects that one process has made.
 
     >>> plain_name("adam/sequential_3_dense_12_kernel_momentum")
     'adam/sequential_dense_kernel_momentum'
@@ -81,11 +82,11 @@ def plain_name(path: str) -> str:
 def snapshot(entries: Sequence[Entry], workers: Workers) -> dict[str, Any]:
     """Copies all variables to the host's memory; every worker has to call it.
 
-    On a CPU nothing is copied: a variable that is written to while its value is held elsewhere
-    gets new memory then.
+    On a CPU nothing is copied: TensorFlow gives a variable new memory when it is written to while
+    its old value is still held.
 
     Returns:
-        Tensors by name; where the replicas differ, all of theirs, by name and `OF_REPLICAS`.
+        Tensors by name. If the replicas differ, all their values, by name and `OF_REPLICAS`.
     """
     tensors: dict[str, Any] = _of_replicas(entries, workers)
     with tf.device("/cpu:0"):
@@ -117,11 +118,11 @@ def restore(
 
 
 def differences(entries: Sequence[Entry], tensors: Mapping[str, np.ndarray]) -> list[str]:
-    """Says in which variables a run is not the one of a snapshot; nothing where it is.
+    """Says which variables of a run do not fit a snapshot; [] if all of them do.
 
     Args:
         entries: The run's variables.
-        tensors: The snapshot's, and no others.
+        tensors: The snapshot's tensors, and no others.
     """
     saved = {
         name.removesuffix(OF_REPLICAS): _kind_of_saved(name, value)
@@ -161,19 +162,19 @@ def _variables_of(owner: Any) -> Sequence[Any]:
 
 
 def attach(model: keras.Model, name: str, owner: Any) -> None:
-    """Makes what a run has besides its model a part of it, in checkpoints too; None for nothing.
+    """Adds further variables to a model's run, and so to its checkpoints.
 
     Args:
         model: The model that is trained.
-        name: What it is.
-        owner: Variables, or anything with `variables`.
+        name: What they are.
+        owner: Variables, or anything with `variables`; None removes what has this name.
     """
     attached = {other: value for other, value in _attached(model).items() if other != name}
     set_note(model, "attached", attached if owner is None else {**attached, name: owner})
 
 
 def attached(model: keras.Model, name: str) -> Any:
-    """Returns what was attached to a model by this name, or None."""
+    """Returns what was attached to a model under this name, or None."""
     return _attached(model).get(name)
 
 
@@ -193,7 +194,7 @@ def _per_replica(variable: Any, group: str) -> str:
 
 
 def value_of(variable: Any) -> Any:
-    """Returns TensorFlow's variable of one of Keras's; any other as it is."""
+    """Returns the TensorFlow variable of a Keras variable; any other variable unchanged."""
     return variable.value if isinstance(variable, keras.Variable) else variable
 
 
@@ -205,7 +206,7 @@ def _components(strategy: tf.distribute.Strategy, entry: Entry) -> Sequence[Any]
 def _of_replicas(
     entries: Sequence[Entry], workers: Workers
 ) -> dict[str, np.ndarray]:
-    """Returns the values in which the replicas differ, or of which they hold parts."""
+    """Returns the values that differ between replicas, or that they hold parts of."""
     if workers.share.num_replicas == 1:
         return {}
     own = {
@@ -214,7 +215,7 @@ def _of_replicas(
         if entry.per_replica
     }
     sums = {entry.name for entry in entries if entry.per_replica == "sum"}
-    # Frozen layers are large and alike: only what differs anywhere has to travel.
+    # Frozen layers are large and the same everywhere: only variables that differ have to travel.
     if _is_alike({name: rows for name, rows in own.items() if name not in sums}, workers):
         own = {name: rows for name, rows in own.items() if name in sums}
     if not own:
@@ -232,7 +233,7 @@ def _of_replicas(
 
 
 def _is_alike(own: Mapping[str, np.ndarray], workers: Workers) -> bool:
-    """Tells whether all replicas of all workers hold the same values; every worker has to ask."""
+    """Tells whether all replicas hold the same values; every worker has to call it."""
     local = workers.share.local_replicas
     digests = [hashlib.sha256() for _ in range(local)]
     for rows in own.values():
