@@ -1,14 +1,14 @@
 """What do Keras's losses, metrics, layers and draws mean when a replica sees only its rows?
 
-What they mean for the global batch: each file says it for one kind of them, and tracing.py puts all
-of it in place while a replica's function is traced.
+They mean what they mean on one device for the global batch. Each file covers one kind of them, and
+tracing.py puts them in place of Keras's own while a replica's function is traced.
 
 Read in this order; each file imports from those above it only:
 
 1. position.py: which rows of the global batch a replica holds.
 2. padded_timesteps.py: which timesteps of a sequence count, where lengths are padded.
 3. padded_rows.py: which rows count, where batches are padded to one shape.
-4. whole_batch.py: losses and metrics that make one number of a whole batch.
+4. whole_batch.py: losses and metrics that reduce a whole batch to one number.
 5. losses_metrics.py: losses and metrics that are means and sums.
 6. row_losses.py: losses with one value a row, which Keras or a tape sums.
 7. activity_losses.py: what activity regularizers add.

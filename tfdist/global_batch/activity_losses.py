@@ -1,7 +1,7 @@
 """What do activity regularizers add to the loss: a sum over the rows of a batch, or a mean?
 
-Keras up to 3.13 adds them as sums, later ones as means, each on any device. A mean is right on a
-replica's rows as it stands; a sum has to be weighed like one.
+Keras up to 3.13 adds them as sums, later releases as means, on any device. A mean is right on a
+replica's rows as it is; a sum has to be weighted as a sum.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from tfdist.global_batch import padded_rows
 
 @contextlib.contextmanager
 def weighed_sums(weigh: Callable[[Any], Any]) -> Iterator[None]:
-    """Applies `weigh` to losses of activity regularizers that are sums; inside `replaced` only.
+    """Applies `weigh` to activity losses that are sums; only inside of `replaced`.
 
-    Rows that do not count are masked for either kind.
+    Rows that do not count are masked in both cases.
     """
     sums = _sums_activity()
 

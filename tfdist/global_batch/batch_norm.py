@@ -1,9 +1,9 @@
 """How does a BatchNormalization see the rows of all replicas?
 
-`BatchNormalization(synchronized=True)` sums its statistics over them, which takes two corrections
-here: the row that an empty replica computes on does not count, and where a mask comes with the
-inputs Keras forgets to synchronize (checked with Keras 3.13 to 3.16). A plain one has statistics of
-each replica's rows by definition, which is said once.
+`BatchNormalization(synchronized=True)` sums its statistics over them, with two corrections here:
+the row that an empty replica computes on does not count, and Keras does not synchronize inputs that
+carry a mask (checked with Keras 3.13 to 3.16). A plain BatchNormalization uses the statistics of
+each replica's own rows by definition; a warning says so once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LOG = logging.getLogger("tfdist")
 
 
 def global_moments() -> dict[str, Callable[..., Any]]:
-    """Returns replacements for the functions that take a layer's synchronized moments."""
+    """Returns replacements for the functions that compute a layer's synchronized moments."""
     synchronized = replacing.original("_compute_moments_sync")
     layer_moments = replacing.original("BatchNormalization._moments")
 
@@ -53,7 +53,7 @@ def global_moments() -> dict[str, Callable[..., Any]]:
 def _synchronized_moments(x: Any, axes: Any, keepdims: bool, position: Position) -> tuple[Any, Any]:
     """Returns mean and variance over the rows of all replicas, by Keras's formula.
 
-    Keras's own function knows no collectives but those of a strategy.
+    Keras's own function only knows the collectives of a strategy.
     """
 
     def total(values: Any) -> Any:
@@ -84,10 +84,10 @@ def _masked_moments(inputs: Any, mask: Any, axes: Any, position: Position) -> tu
 
 
 def _own_moments(inputs: Any, mask: Any, axes: Any) -> tuple[Any, Any]:
-    """Returns mean and variance over a replica's own rows that count; of all where none does."""
+    """Returns mean and variance over a replica's rows that count; over all rows if none do."""
     is_valid = tf.ones_like(inputs, tf.bool) if mask is None else _valid_timesteps(inputs, mask)
     is_valid = padded_rows.zeroed(is_valid, unless_empty=True)
-    epsilon = 0.0 if mask is None else keras.config.epsilon()  # as Keras has it there
+    epsilon = 0.0 if mask is None else keras.config.epsilon()  # as Keras does
     return _moments_of(inputs, is_valid, axes, reduce=lambda local: local, epsilon=epsilon)
 
 
@@ -110,7 +110,7 @@ def _moments_of(
 
 
 def plain_batch_normalizations(model: keras.Model) -> list[str]:
-    """Returns the names of layers that normalize each replica's rows by those rows alone."""
+    """Returns the names of layers that normalize each replica's rows by those rows only."""
     return [
         layer.name
         for layer in keras_internals.flat_layers(model)
@@ -121,7 +121,7 @@ def plain_batch_normalizations(model: keras.Model) -> list[str]:
 
 
 def warn_of_plain(model: keras.Model, num_replicas: int) -> None:
-    """Says once for a model that its BatchNormalization will differ from that of one device.
+    """Warns once per model that its BatchNormalization will differ from one device's.
 
     Args:
         model: A model that is about to be trained.

@@ -1,19 +1,19 @@
 """What do Keras's losses and metrics mean when a replica sees only its rows of the global batch?
 
 A replica computes everything as if its rows were the whole batch, and its result then counts with
-the weight `local_size / global_size`. For every quantity that is a mean over examples, or the same
-whatever the examples (a regularizer, a constant), the weighted results of all replicas add up to
-exactly what one device gets. So Keras's own mean reductions are right as they stand, once they stop
-dividing by the number of replicas, and only three things have to be told about the other replicas:
+the weight `local_size / global_size`, its fraction. For a mean over examples, and for anything that
+does not depend on them (a regularizer, a constant), the weighted results of all replicas add up to
+exactly the result of one device. So Keras's own mean reductions are right as they are, once they
+stop dividing by the number of replicas, and only three things depend on the other replicas:
 
 * a sum over the batch (`reduction="sum"`) is divided by the replica's fraction, which the later
   weighting multiplies back;
 * a denominator that is not the number of examples (valid timesteps of a mask, sum of the
   sample weights) is the one of the global batch;
-* a scalar that arrives at a `Mean` metric counts `local_size / global_size`, not once a replica.
+* a scalar that reaches a `Mean` metric counts `local_size / global_size`, not once per replica.
 
-`mean_of_rows` is the contribution of a replica's loss to the global one. A loss or metric function
-that gives one number for a batch is handed the rows of all replicas: see whole_batch.py.
+`mean_of_rows` is a replica's contribution to the global loss. A loss or metric function that
+returns one number for a batch gets the rows of all replicas: see whole_batch.py.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tfdist.global_batch import position as position_lib
 def global_reductions() -> dict[str, Callable[..., Any]]:
     """Returns replacements for the reductions of Keras's losses and metrics.
 
-    Each calls the original outside of a step, that is where no replica has a position.
+    Outside of a step, where no replica has a position, each calls the original.
     """
     names = ("scale_loss_for_distribution", "unscale_loss_for_distribution")
     scale, unscale = (replacing.original(name) for name in names)
@@ -74,7 +74,7 @@ def global_reductions() -> dict[str, Callable[..., Any]]:
         size = padded_rows.size_of_counted(ops.cast(ops.size(mask), dtype))
         total = size / _safe(position.fraction(dtype))
         weight = ops.divide_no_nan(total, valid) * mask
-        # As a sample weight of its own it is merged with the given one by Keras's rules.
+        # Keras merges it with the given sample weight as it merges two sample weights.
         if sample_weight is None:
             return weight
         return apply_mask(sample_weight, weight, dtype=dtype, reduction="sum")
@@ -119,13 +119,13 @@ def sum_of_rows(value: Any) -> Any:
 
 
 def _safe(fraction: Any) -> Any:
-    # An empty replica has the fraction 0, and nothing that is divided by it counts.
+    # An empty replica has the fraction 0, and whatever is divided by it does not count.
     return tf.where(fraction > 0, fraction, tf.ones_like(fraction))
 
 
 def _of_counted_rows(value: Any, position: position_lib.Position) -> Any:
-    # What an empty replica makes of the row that does not count, or of no row at all: it may be
-    # NaN, which times 0 is NaN.
+    # An empty replica computes on a row that does not count, or on no row: that may give NaN, and
+    # 0 * NaN is NaN.
     return tf.where(position.local_size > 0, value, tf.zeros_like(value))
 
 
@@ -149,7 +149,7 @@ def mean_of_rows(loss: Any) -> Any:
 
 
 def track_loss(tracker: Any, loss: Any, local_size: Any) -> None:
-    """Adds a replica's loss to the `Mean` behind the reported loss, as Keras does on one device.
+    """Adds a replica's loss to the `Mean` of the reported loss, as Keras does on one device.
 
     Args:
         tracker: A `keras.metrics.Mean`; its states are summed over the replicas when it is read.
@@ -162,4 +162,4 @@ def track_loss(tracker: Any, loss: Any, local_size: Any) -> None:
     if len(loss.shape) == 0:
         tracker.update_state(loss, sample_weight=local_size)
     else:
-        tracker.update_state(loss)  # one value a row: each counts once, and none of no rows
+        tracker.update_state(loss)  # one value per row, each of which counts once

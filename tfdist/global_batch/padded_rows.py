@@ -1,9 +1,10 @@
 """Which of a replica's rows count, where all batches are padded to one shape?
 
-The first `local_size` of `padded_rows` do. The others are real rows, repeated; they are not cut,
-for the shape has to stay, but put to zero wherever rows are summed. Functions here return what they
-were given where no rows are padded. What makes one number of the rows by itself (an `add_loss`,
-a loss that returns a scalar, a rule of the user's own) cannot be masked from outside: `refuse`.
+The first `local_size` of `padded_rows` do. The others are repeated rows; they are not cut, since
+the shape has to stay, but set to zero wherever rows are summed. Without padded rows, the functions
+here return their arguments unchanged. Code that reduces the rows to one number itself (an
+`add_loss`, a loss that returns a scalar, a custom training rule) cannot be masked from outside, and
+is refused.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _CURE = (
     "static_shapes=False. With length_buckets no batch counts as full: leave them out."
 )
 _ROWWISE = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
-_activity = threading.local()  # losses of activity regularizers that are about to be added
+_activity = threading.local()  # counts activity losses that are about to be added
 
 
 def refuse(what: str) -> NoReturn:
@@ -42,12 +43,12 @@ def _padded_position() -> Position | None:
 
 
 def zeroed(value: Any, *, unless_empty: bool = False) -> Any:
-    """Puts what belongs to rows that do not count to zero (False).
+    """Sets the entries of rows that do not count to zero (False).
 
     Args:
-        value: A tensor whose first dimension is the rows, or more of them to each (time folded
-            into the batch); or None, or a scalar, which stay.
-        unless_empty: Whether all rows stay where none counts.
+        value: A tensor whose first dimension is the rows, or a multiple of them (time folded into
+            the batch); None and scalars stay as they are.
+        unless_empty: Whether all rows stay if none of them counts.
     """
     position = _padded_position()
     if position is None or value is None or len(value.shape) == 0:
@@ -61,10 +62,10 @@ def zeroed(value: Any, *, unless_empty: bool = False) -> Any:
 
 
 def _counts(value: Any, position: Position) -> tf.Tensor:
-    """Tells of each entry of the first dimension whether it belongs to a row that counts."""
+    """Tells for each entry of the first dimension whether it belongs to a row that counts."""
     rows, size = position.padded_rows or 1, value.shape[0]
     if size is not None and size % rows:
-        refuse(f"A tensor of shape {value.shape} has not the {rows} rows of its batch")
+        refuse(f"A tensor of shape {value.shape} does not have the {rows} rows of its batch")
     counts = tf.range(rows) < position.local_size
     if size == rows:
         return counts
@@ -73,7 +74,7 @@ def _counts(value: Any, position: Position) -> tf.Tensor:
 
 
 def mean_of_counted(mean: Any) -> Any:
-    """Turns a mean over all rows, of which some are zero, into one over those that count."""
+    """Turns a mean over all rows, with zeros for padding, into one over those that count."""
     position = _padded_position()
     if position is None:
         return mean
@@ -82,7 +83,7 @@ def mean_of_counted(mean: Any) -> Any:
 
 
 def size_of_counted(size: Any) -> Any:
-    """Turns a number of entries of all rows into that of the rows that count."""
+    """Turns the number of entries of all rows into the number for the rows that count."""
     position = _padded_position()
     if position is None:
         return size
@@ -91,7 +92,7 @@ def size_of_counted(size: Any) -> Any:
 
 
 def of_counted(values: Any, sample_weight: Any) -> tuple[Any, Any]:
-    """Returns the values that reach a `Mean`, and their weights: 0 where a row does not count."""
+    """Returns values for a `Mean`, and their weights: 0 where a row does not count."""
     if _padded_position() is None:
         return values, sample_weight
     weight = tf.ones_like(values) if sample_weight is None else sample_weight
@@ -99,9 +100,9 @@ def of_counted(values: Any, sample_weight: Any) -> tuple[Any, Any]:
 
 
 def without_static_count(values: Any, sample_weight: Any) -> Any:
-    """Takes the number of rows away from the loss of one of several outputs.
+    """Drops a sample weight that is only the number of rows, for one of several outputs.
 
-    Keras weighs it with that number where the shape tells it, and with 1 where it does not.
+    Keras weights such a loss by that number if the shape shows it, and by 1 if not.
     """
     position = _padded_position()
     if position is None or len(values.shape) > 0:
@@ -127,7 +128,7 @@ def regularized(layer: Any, regularizer: Callable[[Any], Any], output: Any) -> A
 
 
 def functions() -> dict[str, Callable[..., Any]]:
-    """Returns replacements for what hands rows to metrics, and for what mixes rows."""
+    """Returns replacements for the functions that pass rows to metrics, or mix rows."""
     update_state = replacing.original("MetricsList.update_state")
     add_loss = replacing.original("Layer.add_loss")
     shuffle = replacing.original("shuffle")
@@ -162,36 +163,36 @@ def functions() -> dict[str, Callable[..., Any]]:
 
 
 def _weight_one(metric: Any, y_true: Any, y_pred: Any) -> tf.Tensor:
-    """Returns weights of 1 in the shape in which a metric of Keras takes weights of rows."""
+    """Returns weights of 1, in the shape in which a Keras metric takes row weights."""
     mask = tensor_notes.mask_of(y_pred)
-    if isinstance(metric, (keras.metrics.IoU, keras.metrics.MeanIoU)):  # one an entry
+    if isinstance(metric, (keras.metrics.IoU, keras.metrics.MeanIoU)):  # one per entry
         shape = list(y_true.shape)
         if not metric.sparse_y_true:
             del shape[metric.axis]
         return tf.ones(shape, metric.dtype)
     if mask is not None and isinstance(metric, keras.metrics.Mean):
-        return tf.ones(mask.shape)  # it is merged with the mask, of whose rank it has to be
-    # Aligned with the outputs from the right by metrics that count true and false ones.
+        return tf.ones(mask.shape)  # it is merged with the mask, so it needs the same rank
+    # Metrics that count true and false outputs align weights with outputs from the right.
     is_of_rows = isinstance(metric, keras.metrics.Mean)
     return tf.ones([y_pred.shape[0], *[1] * (0 if is_of_rows else max(len(y_pred.shape) - 2, 0))])
 
 
 def _refuse_own_metric(metric: Any) -> None:
-    # That of Keras's wrapper of functions is replaced while a step is traced: whole_batch.py.
+    # whole_batch.py replaces the method of Keras's wrapper of functions while a step is traced.
     if not type(metric).update_state.__module__.startswith(("keras.", "tfdist.")):
         refuse(
-            f"The metric {metric.name!r} has an update_state of its own, which may not look at "
+            f"The metric {metric.name!r} has an update_state of its own, which may ignore "
             "sample weights"
         )
 
 
 def refuse_own_rules(model: keras.Model, phase: str, replica_step: Any) -> None:
-    """Raises a ValueError where a step is the user's own, and so counts rows as it likes.
+    """Raises a ValueError for a custom step, which would count the padding.
 
     Args:
         model: The model.
         phase: "train" or "test".
-        replica_step: The user's own training rule, or None.
+        replica_step: The user's training rule, or None.
     """
     if phase == "train" and replica_step is not None:
         refuse(f"The training rule {getattr(replica_step, '__qualname__', replica_step)!r} is "

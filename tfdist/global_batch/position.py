@@ -1,7 +1,7 @@
 """Which rows of the global batch does a replica hold?
 
-A step knows its position while it is traced: what sums, means and draws over the whole batch come
-to follows from it. How a batch is split is in communication/share.py.
+A step knows its position while it is traced, and computes sums, means and draws over the whole
+batch from it. How a batch is split is in communication/share.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Timesteps:
-    """How long the targets of a batch are, where they are padded to a length.
+    """How long the targets of a batch are, if they are padded to a length.
 
     Attributes:
         padded: Their length in the step.
@@ -35,14 +35,14 @@ class Position:
         local_size: Rows of this replica that count. 0 where the batch left it empty.
         offset: Number of this replica's first row in the global batch.
         collectives: How this replica sums and gathers over all of them.
-        keeps_filler: Whether the row that an empty replica computes on stays in sight, since its
-            effects are undone afterwards instead.
-        padded_rows: Rows that the replica computes on where it is told to keep one shape: the
-            first `local_size` of them count. None where rows that do not count are cut.
-        timesteps: The length of the targets, where that is padded too; None where it is not.
-        fixed_rows: Rows that the replica computes on, those that do not count included, where its
-            tensors say so while they are traced; None where their first dimension is open.
-        inputs: The tensors of this replica's rows; () where nobody knows them.
+        keeps_filler: Whether the filler, the row that an empty replica computes on, is kept, and
+            its effects are undone afterwards.
+        padded_rows: Rows that the replica computes on under static shapes; the first `local_size`
+            of them count. None if rows that do not count are cut.
+        timesteps: The length of the targets, if that is padded too; else None.
+        fixed_rows: Rows that the replica computes on, including those that do not count, if the
+            traced shapes show them; None if their first dimension is open.
+        inputs: The tensors of this replica's rows; () if unknown.
     """
 
     global_size: Any

@@ -1,21 +1,21 @@
-"""What does a replica draw? The rows of the global batch that are its own.
+"""What does a replica draw? Its own rows of the draw for the global batch.
 
 Keras draws with stateless generators whose state is the same on all replicas, so under stock Keras
 every replica drops the same units of its different examples. Here a draw whose first dimension is
 the batch is the slice, at the replica's own rows, of the draw that one device makes for the whole
 global batch: dropout on N replicas is dropout on one device. Draws of any other shape (noise on
-weights, one number for the batch) are the same on all replicas, as one device draws them once.
+weights, one number for the batch) are the same on all replicas, since one device draws them once.
 
 The generators are counter based (Philox: Salmon et al., "Parallel random numbers: as easy as 1, 2,
 3", 2011), so a slice is made by starting the counter further on; it costs what the replica's own
 rows cost. Distributions that use a varying number of counters (truncated normal, gamma, ...) are
-drawn for the whole global batch and cut: right as well, at N times the cost of the draw.
+drawn for the whole global batch and cut: also exact, at N times the cost of the draw.
 
-Two things cannot be had this way. `keras.random.shuffle` of the batch (MixUp and CutMix use it)
-shuffles the replica's own rows, since the others' are elsewhere; and a draw whose first dimension
-is unknown while tracing is taken for one of rows. So Keras's own steps see an open number of rows,
-where a draw of fixed size is one for all examples (`replicas.run`). A step of people's own sees the
-sizes that the data has, and there a multiple of the replica's rows is taken for rows too.
+There are two limits. `keras.random.shuffle` of the batch (MixUp and CutMix use it) shuffles only
+the replica's own rows. And a draw whose first dimension is unknown while tracing counts as a draw
+of rows. So Keras's own steps see an open number of rows, and there a draw of fixed size is the same
+for all examples (`replicas.run`). A custom step sees the sizes of the data, and there a multiple of
+the replica's rows counts as rows too.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from tfdist.global_batch import position as position_lib
 from tfdist.global_batch.position import Position
 
 _PHILOX = 1
-_BLOCK_BITS = 128  # what one step of Philox's counter yields
+_BLOCK_BITS = 128  # yielded by one step of Philox's counter
 
 
 def keyed_draws(original: Any) -> dict[str, Callable[..., Any]]:
     """Returns replacements for the drawing functions of Keras's TensorFlow backend.
 
     Args:
-        original: The module `keras.backend`'s TensorFlow `random` functions live in.
+        original: The module of the TensorFlow backend's `random` functions.
 
     Returns:
         Function name to function. Outside of a step (no current position) and on one replica each
@@ -114,26 +114,26 @@ class _Cut:
     """Where `own` rows of a replica stand in a draw for the whole global batch."""
 
     def __init__(self, position: Position, own: Any) -> None:
-        # Rows of the draw to a row of the batch: more than one where time is folded into the batch.
+        # Rows of the draw per row of the batch: several if time is folded into the batch.
         per_row = -(-own // _computed_rows(position))
         if position.padded_rows is None:
             self.total = per_row * position.global_size
-        else:  # rows that no replica has do no harm, and the shape stays
+        else:  # with rows that no replica has, which keeps the shape static
             self.total = per_row * position.padded_rows * position.collectives.num_replicas
-        # An empty replica computes on one row that does not count: any row serves it.
+        # An empty replica computes on one row that does not count: any row will do.
         self.start = tf.minimum(per_row * position.offset, self.total - own)
         self._own = own
 
     def of(self, whole: Any) -> Any:
-        """Returns the own rows of a tensor that has all."""
+        """Returns this replica's rows of a tensor that has the rows of all."""
         begin = tf.stack([self.start, *[0] * (whole.shape.rank - 1)])
         return tf.slice(whole, begin, [self._own, *[-1] * (whole.shape.rank - 1)])
 
     def padded(self, rows: Any) -> Any:
-        """Returns the own rows in their place, with ones for the rows of the other replicas."""
+        """Returns this replica's rows at their offset, with ones for the other replicas' rows."""
         rest = [[0, 0]] * (rows.shape.rank - 1)
         whole = tf.pad(rows, [[0, self.total - self._own], *rest], constant_values=1)
-        return tf.roll(whole, self.start, axis=0)  # XLA pads by what is known while it compiles
+        return tf.roll(whole, self.start, axis=0)  # XLA can only pad by a constant
 
 
 def _cut_from_global(draw: Callable[..., Any]) -> Callable[..., Any]:
@@ -144,7 +144,7 @@ def _cut_from_global(draw: Callable[..., Any]) -> Callable[..., Any]:
         dims = _dims(shape)
         cut = _Cut(position, dims[0])
 
-        def spread(value: Any) -> Any:  # a parameter with a value for each row, as an `alpha` has
+        def spread(value: Any) -> Any:  # a parameter may have one value per row, such as `alpha`
             is_of_rows = tf.is_tensor(value) and value.shape.rank == len(dims) != 0
             return cut.padded(value) if is_of_rows and value.shape[0] != 1 else value
 
@@ -155,9 +155,9 @@ def _cut_from_global(draw: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _draw_seed_once(draw_seed: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Makes the replicas of a process draw from a generator outside the strategy once, together.
+    """Makes the replicas of a process share each draw from a generator outside the strategy.
 
-    Such a generator, as Keras's global one, has one state, and each replica would move it on.
+    Such a generator, like Keras's global one, has one state, which each replica would advance.
     Replicas are traced one after the other and ask for the same seeds in the same order.
     """
     drawn: dict[Any, Any] = {}
@@ -196,8 +196,8 @@ def uniform_rows(shape: Any, position: Position, *, dtype: Any, seed: Any) -> tf
         seed: int32 or int64 tensor of shape (2,).
 
     Returns:
-        Tensor of `shape`: rows `position.offset` and on of `tf.random.stateless_uniform` with the
-        global shape and the same seed, to the bit.
+        Tensor of `shape`: from row `position.offset` on, the rows of `tf.random.stateless_uniform`
+        with the global shape and the same seed, bit for bit.
     """
     return _rows(tf.raw_ops.StatelessRandomUniformV2, shape, position, dtype=dtype, seed=seed)
 
@@ -217,7 +217,7 @@ def _rows(op: Callable[..., Any], shape: Any, position: Position, *, dtype: Any,
     skipped = begin % per_block
     key, counter = _key_and_counter(seed)
     counter = tf.stack([counter[0] + tf.cast(begin // per_block, tf.uint64), counter[1]])
-    # A whole block too many, so that XLA finds sizes that do not depend on the position.
+    # One block too many, so that XLA sees sizes that do not depend on the position.
     size = tf.reshape(count + per_block, [1])
     flat = op(shape=size, key=key, counter=counter, alg=_PHILOX, dtype=dtype)
     rows = tf.reshape(tf.slice(flat, [skipped], tf.reshape(count, [1])), tf.stack(dims))
@@ -231,7 +231,7 @@ def _key_and_counter(seed: Any) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _position(shape: Any) -> Position | None:
-    """Returns the position where a draw of `shape` is one of rows of the batch, else None."""
+    """Returns the position if a draw of `shape` is one of rows of the batch, else None."""
     position = position_lib.current()
     if position is None or position.collectives.num_replicas == 1:
         return None
@@ -240,7 +240,7 @@ def _position(shape: Any) -> Position | None:
         return None
     first, local = dims[0], position.padded_rows or position.fixed_rows
     if isinstance(first, int):
-        # A fixed first dimension is the batch only where the batch is of fixed size too.
+        # A fixed first dimension is the batch only if the batch has a fixed size too.
         return position if local and first % local == 0 else None
     return position
 
@@ -251,7 +251,7 @@ def _computed_rows(position: Position) -> Any:
 
 
 def _dims(shape: Any) -> list[Any]:
-    """Returns the dimensions of a shape: ints, and int32 scalar tensors where they are open."""
+    """Returns the dimensions of a shape: ints, or int32 scalar tensors where they are open."""
     if isinstance(shape, tf.TensorShape):
         return shape.as_list()
     if not tf.is_tensor(shape):

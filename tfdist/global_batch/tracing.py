@@ -1,7 +1,7 @@
 """How does a replica's function mean the global batch while it is traced?
 
-What the other files of this folder say about losses, metrics, layers and draws is put in the place
-of Keras's own functions here, and taken away again.
+The replacements of the other files in this folder are put in place of Keras's own functions for
+losses, metrics, layers and draws, and removed again after the trace.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ def num_rows(data: Any) -> tf.Tensor:
     first = next(leaf for leaf in keras.tree.flatten(data) if leaf is not None)
     if isinstance(first, tf.RaggedTensor):
         return tf.cast(first.nrows(), tf.int32)
-    # A fixed size stays visible to whoever looks at it while tracing.
+    # A fixed size stays a constant, which code can read while it is traced.
     return tf.shape(first)[0] if first.shape[0] is None else tf.constant(first.shape[0])
 
 
 def undoing_filler(model: keras.Model, replica_fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Wraps a function that cannot cut the row of an empty replica: it is undone in the metrics.
+    """Wraps a function that cannot cut the filler row of an empty replica: metrics are restored.
 
-    XLA wants every shape fixed, and a model's own `train_step` sees its batch before anybody else.
-    The row's gradients need no undoing: they count with the weight 0.
+    XLA needs fixed shapes, and a model's own `train_step` gets its batch as it is. The row's
+    gradients need no correction: they count with the weight 0.
     """
 
     def wrapped(data: Any) -> Any:
@@ -74,7 +74,7 @@ def undoing_filler(model: keras.Model, replica_fn: Callable[[Any], Any]) -> Call
 
 
 def counted(structure: Any) -> Any:
-    """Cuts the row that an empty replica computes on, and that must not count."""
+    """Cuts the filler row of an empty replica, which must not count."""
     position = position_lib.current()
     if position is None or position.keeps_filler or position.padded_rows is not None:
         return structure

@@ -28,7 +28,7 @@ from tfdist.global_batch.position import Position
 
 @dataclasses.dataclass(frozen=True)
 class _Call:
-    """A loss or metric that is being computed on a replica's rows, to be computed once more."""
+    """A loss or metric on a replica's rows, which may have to be computed again on all rows."""
 
     compute: Callable[[Any, Any], Any]
     y_true: Any
@@ -40,7 +40,7 @@ _calls = threading.local()
 
 
 def functions() -> dict[str, Callable[..., Any]]:
-    """Returns replacements for those functions of Keras that see such a number, or its origin."""
+    """Returns replacements for the functions of Keras that see such a number, or its origin."""
     loss_call = replacing.original("Loss.__call__")
     reduce_weighted = replacing.original("reduce_weighted_values")
     update_state = replacing.original("MeanMetricWrapper.update_state")
@@ -82,8 +82,8 @@ def functions() -> dict[str, Callable[..., Any]]:
                 f"{position.collectives.num_replicas} replicas. Return one value for each example."
             )
         value = ops.convert_to_tensor(_on_all_rows(call, position), dtype=dtype)
-        # The value counts with this replica's fraction like any other; its gradient counts fully,
-        # since no other replica has the one of these rows.
+        # The value is weighted by this replica's fraction like any other. Its gradient counts in
+        # full, since no other replica has the gradient of these rows.
         fraction = position.fraction(value.dtype)
         whole = value / tf.where(fraction > 0, fraction, tf.ones_like(fraction))
         return whole - tf.stop_gradient(whole - value)
@@ -104,10 +104,10 @@ def functions() -> dict[str, Callable[..., Any]]:
 
 
 def value_of_metric(values: Any) -> Any:
-    """Returns what a metric function gives for all rows, where it gave one number for a replica's.
+    """Returns a metric's value for all rows, if it gave one number for a replica's rows.
 
     Args:
-        values: What reached the metric: one value a row, or a scalar.
+        values: What the metric function returned: one value per row, or a scalar.
 
     Returns:
         `values`, unless they are a scalar that a metric function made of targets and outputs.
@@ -154,11 +154,11 @@ def all_rows(rows: Any, position: Position) -> tf.Tensor:
     """Gathers the rows of all replicas, in the order of the global batch.
 
     Args:
-        rows: This replica's rows, of any dtype that can be added up.
+        rows: This replica's rows, of any dtype that can be summed.
         position: Where they stand.
 
     Returns:
-        `position.global_size` rows. Gradients flow back to this replica's own rows alone.
+        `position.global_size` rows. Gradients flow back only to this replica's own rows.
     """
     rows = tf.convert_to_tensor(rows)[: position.local_size]
     dtype = rows.dtype
