@@ -293,7 +293,7 @@ def test_weights_that_are_zero_hide_nothing() -> None:
         model.compile("sgd", "mse")
     data = _dataset((np.ones((4, 3, 2), "float32"), np.ones((4, 3), "float32")))
     data = data.map(lambda x, y: (x, tf.ensure_shape(y, [None, 3])))
-    with pytest.raises(ValueError, match="takes what is padded for data"):
+    with pytest.raises(ValueError, match="takes the padding for data"):
         tfdist.fit(model, data, length_buckets=(4, 8), verbose=0)
 
 
@@ -343,7 +343,7 @@ def _dense() -> Any:
     ("make", "batches", "message"),
     [
         (lambda: _model(mask_zero=False), _words, "none of its layers makes a mask"),
-        (lambda: _model(layers.GlobalMaxPooling1D), _words, "takes what is padded for data"),
+        (lambda: _model(layers.GlobalMaxPooling1D), _words, "takes the padding for data"),
         (lambda: _model(LosesMask, layers.GlobalAveragePooling1D), _words,
          "Keras says: Layer 'loses_mask"),
         (lambda: _model(LosesMask), _tags, "carries no mask of its timesteps"),
@@ -353,7 +353,7 @@ def _dense() -> Any:
         (lambda: _model(_dense), _words, "no target is"),
         (lambda: _model(Adding, _dense), _tags, "'adding'.*leave them out"),
         (lambda: _model(lambda: layers.Conv1D(2, 3, padding="same")), _tags, "for data"),
-        (lambda: _model(lambda: layers.Conv1D(2, 1, strides=2)), _tags, "as long as none"),
+        (lambda: _model(lambda: layers.Conv1D(2, 1, strides=2)), _tags, "the length of no input"),
     ],
     ids=["no mask", "maximum", "mask lost", "mask lost, targets a step", "loss", "metric",
          "one target", "add_loss", "convolution", "shorter output"],

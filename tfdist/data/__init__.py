@@ -1,7 +1,7 @@
 """Which examples are in which batch of which replica?
 
-Whatever `fit` is given becomes a stream of global batches, of which each worker makes its own rows.
-Where the largest number of rows or a few lengths are asked for, every batch is padded to them.
+The data that `fit` gets becomes a stream of global batches, of which each worker makes its own
+rows. With static shapes every batch is padded to one shape, or to one of a few lengths.
 
 Read in this order; each file imports from those above it only:
 
@@ -12,12 +12,12 @@ Read in this order; each file imports from those above it only:
 5. arrays.py: which rows of arrays a traced loop gathers itself.
 6. source.py: what a stream of global batches is.
 7. tf_data.py: how a `tf.data.Dataset` is read by all workers.
-8. adapters.py: how what `fit` accepts becomes such a stream.
+8. adapters.py: how the data that `fit` accepts becomes such a stream.
 9. lengths.py: to which length a batch is padded.
 10. padding.py: how every batch gets one shape.
-11. padding_check.py: whether a model can tell a padded batch from one that is not.
-12. already_sharded.py: what if each worker is given its own examples alone.
+11. padding_check.py: whether a model can tell a padded batch from an unpadded one.
+12. already_sharded.py: what if each worker passes only its own examples.
 13. errors.py: what in the data TensorFlow stumbled over.
 14. feed.py: where in the data an epoch begins and ends.
-15. inputs.py: what data the workers go through together.
+15. inputs.py: which data the workers go through together.
 """

@@ -1,8 +1,8 @@
-"""How does what `fit` accepts become a stream of global batches?
+"""How does the data that `fit` accepts become a stream of global batches?
 
-Arrays are gathered in the order of order.py, each worker's own rows only. A `tf.data.Dataset`, a
-`keras.utils.PyDataset` or a generator is read by every worker, in global batches, and each takes
-its rows of every batch (tf_data.py).
+Arrays are gathered in the order of order.py; each worker gathers only its own rows. Every worker
+reads the whole of a `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator, in global batches,
+and takes its rows of every batch (tf_data.py).
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ def make_source(
         share: Which replicas this worker feeds.
         sample_weight: Weights, where `x` is arrays.
         batch_size: Rows of a *global* batch, where `x` is arrays; 32 by default, as in Keras.
-        steps: Steps an epoch, from which Keras infers a batch size where none is given.
+        steps: Steps per epoch, from which Keras infers a batch size if none is given.
         shuffle: Whether arrays are visited in `epoch_order` (True), in batches of neighbours in
             that order of batches ("batch"), or as they lie (False).
         class_weight: Class to weight, as in `fit`.
         seed: Seed of the order.
 
     Raises:
-        ValueError: There is no example, or Keras itself refuses the data.
+        ValueError: There are no examples, or Keras itself refuses the data.
     """
     refuse_batch_size(batch_size)
     if isinstance(x, (tf.distribute.DistributedDataset, tf.distribute.DistributedIterator)):
@@ -81,7 +81,7 @@ def make_source(
 
 
 def refuse_batch_size(batch_size: Any) -> None:
-    """Raises a ValueError where a global batch cannot be of that size; None is Keras's default."""
+    """Raises a ValueError if `batch_size` is not a positive integer; None is Keras's default."""
     is_whole = isinstance(batch_size, (int, np.integer)) and not isinstance(batch_size, bool)
     if batch_size is not None and not (is_whole and batch_size >= 1):
         raise ValueError(
@@ -122,7 +122,7 @@ def _array_source(adapter: Any, *, share: Share, shuffle: bool | str, seed: int)
     def order(epoch: np.ndarray) -> np.ndarray:
         if shuffle != "batch":
             return epoch_order(examples, seed=seed, epoch=int(epoch))
-        full = examples // size  # the smaller batch stays the last one, or all would be cut across
+        full = examples // size  # the smaller batch stays last, or all the others would shift
         starts = epoch_order(full, seed=seed, epoch=int(epoch)) * size
         chunks = (starts[:, np.newaxis] + np.arange(size)).reshape(-1)
         return np.concatenate([chunks, np.arange(full * size, examples)])
@@ -157,7 +157,7 @@ def _array_source(adapter: Any, *, share: Share, shuffle: bool | str, seed: int)
         indices = passes.flat_map(unconverted(batches_of))
         batches = indices.map(unconverted(parts_of), num_parallel_calls=2)
         batches = batches.prefetch(tf.data.AUTOTUNE)
-        # Rewriting so small a pipeline takes longer than running it, and copies the arrays.
+        # Optimizing such a small pipeline takes longer than running it, and copies the arrays.
         options = tf.data.Options()
         options.experimental_optimization.apply_default_optimizations = False
         return batches.with_options(options)
@@ -165,7 +165,7 @@ def _array_source(adapter: Any, *, share: Share, shuffle: bool | str, seed: int)
     one_row = keras_internals.take_rows(arrays, tf.zeros([1], tf.int64))
     spec = keras.tree.map_structure(tf.type_spec_from_value, one_row, none_is_leaf=False)
     if any(not isinstance(leaf, tf.TensorSpec) for leaf in keras.tree.flatten(spec)):
-        spec = stream(0, 0).element_spec[1][0]  # of sparse and ragged rows TensorFlow knows best
+        spec = stream(0, 0).element_spec[1][0]  # for sparse and ragged rows
     spec = rows.open_spec(spec)
     facts = {"number of examples": examples, "batch size": size}
     return Source(

@@ -1,10 +1,10 @@
-"""What if each worker is given its own examples alone, instead of the global batches?
+"""What if each worker passes only its own examples, instead of the global batches?
 
-With `already_sharded=True` a worker's batches hold its own rows, as many as it likes, and the
-global batch is what all of them hold in a step. So every step begins with a small all-gather of row
-counts, from which each replica knows its position. A worker whose examples end before the others'
-goes on with empty batches until all have ended: `padded` makes its stream endless, with a row that
-does not count in each batch, and a step that nobody has a row for is the end.
+With `already_sharded=True` a worker's batches hold its own rows, any number of them, and the rows
+of all workers in a step are the global batch. So every step begins with a small all-gather of row
+counts, from which each replica knows its position. A worker whose examples end early goes on with
+empty batches until all have ended: `padded` makes its stream endless, with one row per batch that
+does not count, and training ends at the first step for which no worker has a row.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ def agreed(source: Source, workers: Workers) -> Source:
     """Makes a worker's own source part of one that all workers go through together.
 
     Args:
-        source: Made for this worker `alone`.
-        workers: All of them; each has to call it.
+        source: This worker's source, made for the share that `alone` returns.
+        workers: All workers; each has to call it.
 
     Raises:
-        ValueError: The data of one worker never ends, and that of another one does.
+        ValueError: The data of one worker never ends, and the data of another does.
     """
     own = _INFINITE if source.is_infinite else source.num_batches
     lengths = workers.gather(_UNKNOWN if own is None else own)[:, 0]
@@ -75,7 +75,7 @@ def agreed(source: Source, workers: Workers) -> Source:
         stream=lambda first_pass, start: padded(source, first_pass, start),
         endless=False,
         is_share=True,
-        arrays=None,  # an end is to be waited for, which only the stream does
+        arrays=None,  # only the stream goes on with empty batches after its end
     )
 
 
@@ -117,7 +117,7 @@ def sizes_of_replicas(strategy: tf.distribute.Strategy, share: Share, own_size: 
 
 
 def only_own(share: Share, own_size: Any) -> tf.Tensor:
-    """Returns what `sizes_of_replicas` would if no other worker had a row."""
+    """Returns what `sizes_of_replicas` would return if no other worker had a row."""
     sizes = [bounds(own_size, i, share.local_replicas) for i in range(share.local_replicas)]
     own = tf.stack([stop - start for start, stop in sizes])
     before = tf.zeros([share.first_replica], tf.int32)
@@ -126,7 +126,7 @@ def only_own(share: Share, own_size: Any) -> tf.Tensor:
 
 
 def _packed(parts: Any) -> Any:
-    """Takes ragged tensors apart, which a scan's state cannot hold."""
+    """Splits ragged tensors into their parts, since a scan's state cannot hold them."""
 
     def pack(leaf: Any) -> Any:
         if isinstance(leaf, tf.RaggedTensor):

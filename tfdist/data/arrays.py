@@ -1,8 +1,8 @@
 """Which rows of arrays in memory are in a batch, where the traced loop gathers them itself?
 
-A pipeline that hands over a few kilobytes takes longer for it than a small model for its step. So
-the loop gets the arrays whole, with the order of a pass, and gathers the rows of each batch inside;
-a `Cursor` says where in the passes it is. Large batches are left to a pipeline, which gathers the
+Handing over a few kilobytes takes a pipeline longer than a small model needs for its step. So the
+loop gets the whole arrays and the order of a pass, and gathers the rows of each batch itself; a
+`Cursor` says where in the passes it is. Large batches are left to a pipeline, which gathers the
 next one while a step runs.
 """
 
@@ -20,7 +20,7 @@ import tensorflow as tf
 from tfdist.communication.share import bounds
 from tfdist.data import rows
 
-#: Bytes of a global batch up to which gathering in the loop was the faster way.
+#: Bytes of a global batch up to which gathering in the loop was faster.
 MOST_BYTES = 2**21
 
 
@@ -42,7 +42,7 @@ class Gathering:
 
     @functools.cached_property
     def key(self) -> str:
-        """A text that is the same of all that is gathered alike; specs cannot be hashed."""
+        """A text that identifies how rows are gathered; specs themselves cannot be hashed."""
         return repr(self)
 
     @property
@@ -62,7 +62,7 @@ class Gathering:
 
         Returns:
             The rows of the global batch, an int32 scalar, and for each replica of this worker the
-            structure with its rows; one that the batch leaves empty holds one that does not count.
+            structure with its rows; an empty replica gets one row that does not count.
         """
         indices = order[number * self.batch_size : (number + 1) * self.batch_size]
         global_size = tf.size(indices)
@@ -79,12 +79,13 @@ class Gathering:
 
 @dataclasses.dataclass(frozen=True)
 class Arrays:
-    """Arrays of which a loop gathers the rows of each batch.
+    """Arrays from which a loop gathers the rows of each batch.
 
     Attributes:
-        tensors: Dense tensors with a row an example, in the order of `gathering.specs`.
+        tensors: Dense tensors with one row per example, in the order of `gathering.specs`.
         num_examples: Rows of each of them.
-        order: Takes the number of a pass; gives its order of the examples, int64 `(num_examples,)`.
+        order: Takes the number of a pass; returns the order of its examples, int64
+            `(num_examples,)`.
         gathering: How the rows are gathered.
     """
 
@@ -107,10 +108,10 @@ def arrays_of(
     replicas: range,
     num_replicas: int,
 ) -> Arrays | None:
-    """Returns the arrays that a loop had better gather itself; None where a pipeline does better.
+    """Returns the arrays if a loop should gather them itself; None if a pipeline is faster.
 
     Args:
-        structure: As `as_tensors` gives it.
+        structure: As `as_tensors` returns it.
         order: As in `Arrays`.
         batch_size: As in `Gathering`.
         replicas: As in `Gathering`.
@@ -128,10 +129,10 @@ def arrays_of(
 
 
 def as_tensors(structure: Any) -> Any:
-    """Returns a structure of arrays with tensors of the host for the dense ones.
+    """Turns the dense arrays of a structure into tensors on the host.
 
     Args:
-        structure: As `keras_internals.adapter_arrays` gives it.
+        structure: As `keras_internals.adapter_arrays` returns it.
     """
     with tf.device("/CPU:0"):
         return keras.tree.map_structure(
@@ -146,7 +147,7 @@ def _flat(structure: Any) -> list[Any]:
 
 
 def own_rows(indices: tf.Tensor, size: Any, replica: int, num_replicas: int) -> tf.Tensor:
-    """Returns a replica's part of a global batch's `indices`; never an empty one."""
+    """Returns a replica's part of a global batch's `indices`, never an empty one."""
     if num_replicas == 1:
         return indices
     start, stop = rows.never_empty(*bounds(size, replica, num_replicas), size)
@@ -171,19 +172,19 @@ class Cursor:
 
     @property
     def left(self) -> int:
-        """Batches that are left of the present pass; there is always one."""
+        """Batches that are left of the current pass, at least one."""
         return self.arrays.num_batches - self.batch
 
     @property
     def order(self) -> tf.Tensor:
-        """The order of the examples in the present pass."""
+        """The order of the examples in the current pass."""
         if self._order[0] != self._pass:
             with tf.device("/CPU:0"):
                 self._order = self._pass, tf.constant(self.arrays.order(self._pass), tf.int64)
         return self._order[1]
 
     def advance(self, batches: int) -> None:
-        """Goes on by so many batches of the present pass; a pass is followed by the next one."""
+        """Advances by some batches of the current pass; after its end the next pass begins."""
         self.batch += batches
         if not self.left:
             self._pass, self.batch = self._pass + 1, 0

@@ -1,4 +1,4 @@
-"""What in the data did TensorFlow stumble over?  Its long errors, told in a sentence with a cure.
+"""What in the data did TensorFlow fail on?  Its long errors, in one sentence with a cure.
 
 Synopsis:
 
@@ -7,8 +7,8 @@ Synopsis:
     Traceback (most recent call last):
     ValueError: An index into a table (of an Embedding layer, say) is 9, but the table has rows ...
 
-An error of a traced function is a page long, of which one line tells the user what is wrong with
-the data. The whole page stays the cause of the short one; what is not known here passes as it is.
+An error of a traced function is a page long, and one line of it tells the user what is wrong with
+the data. The long error becomes the cause of the short one; unknown errors pass unchanged.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
-_NAN_AS_INT = str(-(2**63))  # what a NaN becomes where whole numbers are needed
+_NAN_AS_INT = str(-(2**63))  # what a NaN becomes when it is cast to an integer
 
 
 def _of_labels(match: re.Match[str]) -> str:
@@ -71,7 +71,7 @@ def _as_it_is(match: re.Match[str]) -> str:
     return f"{match[0]}."
 
 
-# A part of TensorFlow's text, and what to make of it.
+# Part of TensorFlow's message, and the function that makes a sentence of it.
 _KNOWN: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
     (r"Received a label value of (-?\d+) which is outside the valid range of \[0, (\d+)\)",
      _of_labels),
@@ -90,7 +90,7 @@ _KNOWN: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
 
 
 def sentence_of(text: str) -> str | None:
-    """Returns what TensorFlow's text says about the data; None where it is nothing known here.
+    """Returns what TensorFlow's message says about the data; None for unknown messages.
 
     Args:
         text: The message of an error, of any length.
@@ -103,7 +103,7 @@ def sentence_of(text: str) -> str | None:
 
 @contextlib.contextmanager
 def told_plainly() -> Iterator[None]:
-    """Lets an error about the data leave the block as one sentence; a decorator as well.
+    """Turns an error about the data into one sentence; a context manager and a decorator.
 
     Raises:
         ValueError: TensorFlow could not use the data; its own error is the cause.

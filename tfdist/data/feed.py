@@ -1,7 +1,7 @@
 """Where in the data does an epoch begin and end?
 
-Keras's rules, in one place: without `steps_per_epoch` an epoch is one pass over the data; with it,
-epochs go on where the last one stopped, and a pass that ends early ends its epoch early.
+These are Keras's rules, in one file: without `steps_per_epoch` an epoch is one pass over the data;
+with it, an epoch continues where the last one stopped, and a pass that ends early ends its epoch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LOG = logging.getLogger("tfdist")
 
 
 def limited(number: int | None, name: str) -> int | None:
-    """Caps `epochs` or `steps_per_epoch` as `keras.config.set_max_...` asks, where Keras has it."""
+    """Caps `epochs` or `steps_per_epoch` at `keras.config.max_...`, in releases that have it."""
     limit = getattr(keras.config, f"max_{name}", lambda: None)()
     if not limit or (number and number <= limit):
         return number
@@ -30,11 +30,11 @@ def limited(number: int | None, name: str) -> int | None:
 
 
 class Feed:
-    """Gives the iterator of each epoch, and knows how many steps it should have.
+    """Provides the iterator of each epoch, and knows how many steps it should have.
 
     Args:
         source: The batches.
-        steps_per_epoch: As in `fit`; None for one pass an epoch.
+        steps_per_epoch: As in `fit`; None for one pass per epoch.
         first_pass: Number of the first pass over the data: the epoch that training starts with.
         in_loop: Whether the iterator may be a `Cursor`, for a loop that gathers rows itself.
     """
@@ -52,29 +52,29 @@ class Feed:
         self.steps_per_epoch = steps_per_epoch
         self.iterator: Any = None
         self._planned: int | None = None
-        self._longest = 0  # batches of the longest pass up to now, where nobody knows before
+        self._longest = 0  # batches of the longest pass so far, if the length is unknown
         self._pass, self._seen = first_pass, 0
         self._dataset: Any = None
-        self._skips = 0  # batches that the dataset leaves out at its beginning
+        self._skips = 0  # batches that the dataset skips at its beginning
         self._ahead = 0  # steps of the next epoch that another process has done
-        self._ends = 0  # how often the source was told of an end
+        self._ends = 0  # how often the end of a pass was signalled to the source
 
     @property
     def num_batches(self) -> int | None:
-        """Steps of an epoch, or None where nobody can know: what the progress bar shows."""
+        """Steps of an epoch, for the progress bar; None if unknown."""
         return self.steps_per_epoch or self.source.num_batches
 
     @property
     def position(self) -> tuple[int, int]:
-        """Number of the present pass over the data, and of its batches that were used."""
+        """The number of the current pass over the data, and how many of its batches were used."""
         return self._pass, self._seen
 
     def seek(self, number: int, batch: int = 0) -> None:
         """Makes the next epoch start with a batch of a pass; both count from 0.
 
-        Arrays are reached at once. Anything else is brought to where it would be had the passes
-        before gone by (a dataset that shuffles anew for each iterator gets as many), and what comes
-        before `batch` is read and left out.
+        Arrays are reached at once. Any other source is brought to the state that it would have
+        after the earlier passes (a dataset that reshuffles for each iterator gets as many
+        iterators), and the batches before `batch` are read and dropped.
         """
         for _ in range(0 if self.source.is_seekable else number - self._pass):
             if self.source.is_dataset:
@@ -84,10 +84,10 @@ class Feed:
         self._pass, self._seen, self.iterator = number, batch, None
 
     def state(self, *, rewinds: bool = False) -> dict[str, int]:
-        """Returns where the present epoch began, in plain values: what `restore` takes.
+        """Returns where the current epoch began, in plain values for `restore`.
 
         Args:
-            rewinds: Whether the next epoch begins a pass in any case.
+            rewinds: Whether the next epoch begins a new pass in any case.
         """
         number, batch = self.position
         if rewinds and batch and self.iterator is not None:
@@ -96,22 +96,22 @@ class Feed:
         return found | {"ends": self._ends, "longest": self._longest}
 
     def buffers(self) -> Any:
-        """Returns all that the iterator holds, as a tensor that a checkpoint can hold.
+        """Returns the state of the iterator and its buffers, as a tensor for a checkpoint.
 
         Raises:
-            tf.errors.OpError: Something in the dataset cannot tell where it is.
+            tf.errors.OpError: Something in the dataset cannot be saved.
         """
         resource = tf_internals.iterator_resource(self.iterator)
-        ignore = 1  # what random operations and Python functions hold themselves cannot be had
+        ignore = 1  # the state inside random operations and Python functions cannot be saved
         return tf.raw_ops.SerializeIterator(resource_handle=resource, external_state_policy=ignore)
 
     def restore(self, state: dict[str, int], *, done: int = 0, buffers: Any = None) -> None:
-        """Makes the next epoch the one that began at a `state`, `done` steps further on.
+        """Makes the next epoch the one that began at a `state`, after `done` of its steps.
 
         Args:
             state: What `state` returned.
             done: Steps that were done since.
-            buffers: What `buffers` returned, where it did.
+            buffers: What `buffers` returned, or None.
         """
         self.seek(state["pass"], state["batch"])
         while self._ends < state["ends"]:
@@ -128,19 +128,19 @@ class Feed:
             self._ahead = 0
         elif done and not self.source.is_seekable:
             skipped = state["batch"] + done
-            _LOG.info("%d batches are read again to come to where the run was.", skipped)
+            _LOG.info("%d batches are read again to get to where the run was.", skipped)
 
     def rewind(self) -> None:
         """Makes the next epoch start with the first batch of a pass."""
         if self.iterator is not None and self._seen:
             self._pass, self._seen = self._pass + 1, 0
         self.iterator = None
-        # Keras ends the pass of an adapter before the first one as well, and a PyDataset that
-        # shuffles in `on_epoch_end` would have another order without it.
+        # Keras also ends a pass before the first one, and without it a PyDataset that shuffles in
+        # `on_epoch_end` would have another order.
         self._tell_end()
 
     def begin_epoch(self) -> int | None:
-        """Opens the epoch and returns its number of steps, or None for until the data ends."""
+        """Opens the epoch and returns its number of steps; None if it lasts until the data ends."""
         self.source.on_pass_begin()
         if self.iterator is None:
             self._open()
@@ -175,12 +175,12 @@ class Feed:
     def _end_pass(self) -> None:
         self._pass, self._seen = self._pass + 1, 0
         if self.source.endless:
-            return  # the iterator is at the next pass already
+            return  # the iterator goes on with the next pass
         self.iterator = None
         counts = self.source.is_dataset and self._dataset is not None
         if counts and self.source.num_batches and not self.steps_per_epoch:
-            # Keras opens an iterator here that it throws away. A dataset that shuffles anew for
-            # each iterator counts it, and would come in another order without it.
+            # Keras opens an iterator here and throws it away. A dataset that reshuffles for each
+            # iterator counts it, and without it would have another order.
             iter(self._dataset)
 
     def _open(self) -> None:

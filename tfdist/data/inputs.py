@@ -1,4 +1,4 @@
-"""What data do the workers go through together, and do they agree on it?"""
+"""Which data do the workers go through together, and do they agree on it?"""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Inputs:
     """Makes feeds of what `fit`, `evaluate` and `predict` are given.
 
     Attributes:
-        workers: Of the model's strategy.
+        workers: The workers of the model's strategy.
         model: The model that the data is for.
     """
 
@@ -43,20 +43,20 @@ class Inputs:
         is_alone: bool = False,
         **kwargs: Any,
     ) -> Feed:
-        """Makes the feed of some data, and sees that all workers go through it together.
+        """Makes the feed of some data, and ensures that all workers go through it together.
 
         Args:
             x: As in `make_source`.
             y: As in `make_source`.
             steps: Steps of an epoch, or None for one pass.
-            already_sharded: Whether this worker is given its own examples alone.
+            already_sharded: Whether this worker passes only its own examples.
             shapes: Which shapes batches are given.
             first_pass: Number of the first pass over the data.
             is_alone: Whether the worker may go through its own examples without the others.
             **kwargs: As in `make_source`.
 
         Raises:
-            ValueError: The workers were given different data, or none, or what cannot be used.
+            ValueError: The workers were given different data, no data, or unusable data.
         """
         if x is None:
             raise ValueError("There is no data: x=None. Give arrays, or a dataset, as x.")
@@ -78,7 +78,7 @@ class Inputs:
         return Feed(source, steps_per_epoch=steps, first_pass=first_pass, in_loop=not is_alone)
 
     def validation_feed(self, data: Any, **kwargs: Any) -> Feed | None:
-        """Makes the feed of `validation_data`; None for None."""
+        """Makes the feed of `validation_data`; returns None for None."""
         if data is None:
             return None
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -97,7 +97,7 @@ class Inputs:
 
 
 def _refuse_no_end(source: Source, steps: int | None) -> None:
-    """Refuses an epoch of no batch, and one that would go on for ever."""
+    """Refuses an epoch without batches, and one that would never end."""
     if source.num_batches == 0:
         raise ValueError(
             "The data holds no examples: its number of batches is 0. Give at least one example."

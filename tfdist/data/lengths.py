@@ -1,15 +1,15 @@
-"""To which length is a batch padded, where its examples have no one length?
+"""To which length is a batch padded if its examples differ in length?
 
-Static shapes of text: the user gives a few lengths, `length_buckets`, and each batch is padded to
-the next one with what `padded_batch` pads with: zeros, empty texts, False. Here is which tensors of
-a batch are meant (those whose second dimension is open), and the padding itself, in tf.data. The
-step has a branch for each length (loop/branches.py), padded timesteps count nowhere
-(global_batch/padded_timesteps.py), and padding_check.py tries whether a model can tell.
+This gives text static shapes: the user names a few lengths, `length_buckets`, and each batch is
+padded to the next one, as `padded_batch` does, with zeros, empty texts or False. This file finds
+the tensors of a batch to pad (those whose second dimension is open), and pads them in tf.data. The
+step has a branch for each length (loop/branches.py), padded timesteps do not count
+(global_batch/padded_timesteps.py), and padding_check.py tries whether a model can tell the padding.
 
-A dataset says by an open dimension that it is a length. Arrays have none, so that the model is
-asked: a second dimension that its input leaves open is a length, and targets and weights have it
-where an output does. So arrays are padded to the length above theirs, and a step that was traced
-for that length serves them.
+A dataset marks a length by an open dimension. Arrays have none, so there the model decides: a
+second dimension that its input leaves open is a length, and targets and weights have it if an
+output has. So arrays are padded to the next length above theirs, and share the step that was traced
+for that length.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from tfdist.data.shapes import Lengths
 
 
 def lengths_of(spec: Any, buckets: tuple[int, ...]) -> Lengths | None:
-    """Returns which tensors of a batch have an open length; None where none has.
+    """Returns which tensors of a batch have an open length; None if none of them has.
 
     Args:
         spec: Structure of tensor specs of one batch: `x`, `(x, y)` or `(x, y, sample_weight)`.
         buckets: The lengths to pad to, ascending; may be ().
 
     Raises:
-        ValueError: A tensor has another open dimension, or no bucket is given for one.
+        ValueError: A tensor has another open dimension, or there are no buckets.
     """
     leaves = keras.tree.flatten(spec)
     is_open = tuple(_is_open(leaf, buckets) for leaf in leaves)
@@ -72,12 +72,12 @@ def _is_open(leaf: Any, buckets: tuple[int, ...]) -> bool:
 
 
 def _refuse_unclear(y: Any, sample_weight: Any, buckets: tuple[int, ...]) -> None:
-    """Refuses targets and weights of which a step could not say whether they have a length."""
+    """Refuses targets and weights for which a step could not tell whether they have a length."""
     for leaf in keras.tree.flatten(y):
         if isinstance(leaf, tf.TensorSpec) and leaf.shape.rank > 1 and leaf.shape[1] in buckets:
             raise ValueError(
                 f"Some targets have an open length, and others the shape {leaf.shape}, which is "
-                f"also one of length_buckets={buckets}. Give another length in its place."
+                f"also one of length_buckets={buckets}. Use another length instead."
             )
     for leaf in keras.tree.flatten(sample_weight):
         if isinstance(leaf, tf.TensorSpec) and leaf.shape.rank == 1:
@@ -92,11 +92,11 @@ def to_bucket(parts: tuple[Any, ...], lengths: Lengths) -> tuple[Any, ...]:
     """Pads a worker's parts of one batch to the next length, in a dataset's `map`.
 
     Args:
-        parts: One structure of tensors a replica, of the same lengths.
+        parts: One structure of tensors per replica, of the same lengths.
         lengths: Which of them are padded, and to what.
 
     Returns:
-        For each part a pair: the padded structure, and the lengths that its open tensors had,
+        For each part a pair: the padded structure, and the original lengths of its open tensors,
         int32 of shape `(open tensors,)`.
 
     Raises:
@@ -125,7 +125,7 @@ def index_of(own: tf.Tensor, lengths: Lengths) -> tf.Tensor:
 
 
 def _checked_targets(own: tf.Tensor, lengths: Lengths) -> list[Any]:
-    """Checks that targets and their weights are as long as one another, and as an input."""
+    """Checks that targets and their weights have the same length, which an input has too."""
     if lengths.target is None:
         return []
     inputs, targets = own[: lengths.target], own[lengths.target :]
@@ -148,12 +148,12 @@ def _padded_one(value: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
     more = [[0, 0], [0, length - tf.shape(value)[1]], *[[0, 0]] * (value.shape.rank - 2)]
     empty = tf.constant("") if value.dtype == tf.string else tf.zeros((), value.dtype)
     padded = tf.pad(value, more, constant_values=empty)
-    # Of arrays TensorFlow knows the length, but a loop is traced for the lengths of all data.
+    # For arrays TensorFlow knows the length, but the loop is traced for all lengths.
     return tf.compat.v1.placeholder_with_default(padded, [value.shape[0], None, *value.shape[2:]])
 
 
 def with_length(part: Any, lengths: Lengths, length: int) -> Any:
-    """Gives the open tensors of a padded structure the full shape that they have at a length."""
+    """Sets the full shape of the open tensors of a structure that is padded to a length."""
     flat = keras.tree.flatten(part)
     shaped = [
         tf.ensure_shape(leaf, [leaf.shape[0], length, *leaf.shape[2:]]) if is_open else leaf
@@ -167,8 +167,8 @@ def opened(spec: Any, model: keras.Model) -> Any:
 
     Args:
         spec: Structure of tensor specs: `x`, `(x, y)` or `(x, y, sample_weight)`.
-        model: The model that is given it. One that does not show its inputs, as a subclass of
-            `keras.Model` does not, leaves everything as it is.
+        model: The model that gets the batch. If it does not show its inputs, as a subclass of
+            `keras.Model` may not, the specs are returned unchanged.
     """
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(spec)
     inputs = list(getattr(model, "inputs", None) or []) if model.built else []

@@ -1,9 +1,8 @@
 """In which order do examples and batches come?
 
-For arrays the order of the examples is a function of the seed and the epoch, `epoch_order`, and of
-nothing else: it does not depend on how many workers or replicas there are, and any position in it
-can be reached at once. `OrderedBatches` gives the batches of a `PyDataset` such an order, and can
-begin with one in the middle.
+For arrays the order of the examples is a function of the seed and the epoch only, `epoch_order`: it
+does not depend on the number of workers or replicas, and any position in it can be reached at once.
+`OrderedBatches` puts the batches of a `PyDataset` into such an order, and can begin in the middle.
 """
 
 from __future__ import annotations
@@ -63,13 +62,13 @@ class OrderedBatches:
 
     Args:
         dataset: The PyDataset.
-        order: `order(num_batches, epoch=...)` gives the order of an epoch; None for as they come.
-            It travels to loading processes, so it can be pickled.
+        order: `order(num_batches, epoch=...)` returns the order of an epoch; None keeps the order.
+            It is sent to loading processes, so it must be picklable.
     """
 
     def __init__(self, dataset: Any, order: Callable[..., np.ndarray] | None) -> None:
         self._dataset, self._order_of, self._epoch = dataset, order, -1
-        self._order = np.arange(dataset.num_batches)  # until `fit` ends the pass before the first
+        self._order = np.arange(dataset.num_batches)  # until the end before the first pass
 
     def __getattr__(self, name: str) -> Any:
         if name == "_dataset":  # not there yet while a copy is unpickled by a loading process
@@ -81,11 +80,11 @@ class OrderedBatches:
 
     @property
     def num_batches(self) -> int:
-        """Batches that are left in the present epoch."""
+        """Batches that are left in the current epoch."""
         return len(self._order)
 
     def begin_with(self, batch: int) -> None:
-        """Makes the present epoch begin with another batch than its first one."""
+        """Makes the current epoch begin with batch number `batch`."""
         self._order = self._order[batch:]
 
     def on_epoch_end(self) -> None:

@@ -1,9 +1,9 @@
 """How does every batch get one shape?
 
-Under static shapes each replica's part of a batch is padded to `Padding.rows` rows: its last row is
-repeated (a real one: a model may make NaN of zeros, and `NaN * 0` is NaN), and the step counts the
-first `local_size` of them alone, see global_batch/padded_rows.py. So a step is traced once, and a
-compiler such as XLA compiles it once; with `length_buckets`, once for each length (lengths.py).
+Under static shapes each replica's part of a batch is padded to `Padding.rows` rows by repeating its
+last row (zeros would not do: a model may turn them into NaN, and `NaN * 0` is NaN). The step counts
+only the first `local_size` rows, see global_batch/padded_rows.py. So a step is traced once, and XLA
+compiles it once; with `length_buckets`, once per length (lengths.py).
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def pad(source: Source, share: Share, buckets: tuple[int, ...] = ()) -> Source:
         buckets: The lengths that open second dimensions are padded to, ascending; () for none.
 
     Returns:
-        A source with the same batches, of which each part has `padding.rows` rows: the ceiling of
-        the largest batch over all replicas. `global_size` counts the real ones. Where lengths are
-        padded, a part is a pair, see `lengths.to_bucket`.
+        A source with the same batches, each part of which has `padding.rows` rows: the largest
+        batch divided by the replicas, rounded up. `global_size` counts the real rows. If lengths
+        are padded, a part is a pair, see `lengths.to_bucket`.
 
     Raises:
         ValueError: The data is ragged or sparse, has another dimension that varies, or its largest
@@ -53,9 +53,9 @@ def pad(source: Source, share: Share, buckets: tuple[int, ...] = ()) -> Source:
 
     def padded(global_size: tf.Tensor, parts: Any, *rest: Any) -> tuple[Any, ...]:
         checked = tf.debugging.assert_less_equal(
-            global_size, size, "A batch is larger than those before, which static shapes do not "
-            f"allow: the largest one was taken to have {size} rows. Give all batches the same "
-            "size but a smaller last one, or pass static_shapes=False."
+            global_size, size, "A batch is larger than the first ones, which static shapes do not "
+            f"allow: the largest one was expected to have {size} rows. Give all batches the same "
+            "size, except a smaller last one, or pass static_shapes=False."
         )
         with tf.control_dependencies([checked]):
             parts = tuple(_padded(part, rows) for part in parts)
@@ -73,10 +73,10 @@ def pad(source: Source, share: Share, buckets: tuple[int, ...] = ()) -> Source:
 
 
 def refuse_own_share() -> NoReturn:
-    """Raises a ValueError: each worker's own rows do not add up to a shape that all know."""
+    """Raises a ValueError: with own examples the workers cannot agree on a shape in advance."""
     raise ValueError(
-        "static_shapes=True together with already_sharded=True cannot be: how many rows each "
-        "worker brings is known in the step only, so no shape can be agreed on before. Give every "
+        "static_shapes=True cannot be combined with already_sharded=True: how many rows each "
+        "worker brings is only known in the step, so no shape can be agreed on before. Give every "
         "worker the global batches and leave out already_sharded, or pass static_shapes=False."
     )
 

@@ -1,4 +1,4 @@
-"""Can a model tell a padded batch from one that is not?
+"""Can a model tell a padded batch from an unpadded one?
 
 With `length_buckets` a model gives the numbers of one device only if it cannot: every layer that
 mixes timesteps must respect a mask. The list of layers does not tell whether it does, so the model
@@ -42,15 +42,15 @@ def followed(
     """Tries whether a model can tell padding, and which lengths its outputs have.
 
     Args:
-        model: The model; it is built here where it was not.
+        model: The model; it is built here if it was not yet.
         strategy: The strategy that it was made under.
         spec: Structure of tensor specs of one batch.
         lengths: Which of them are open, and the lengths that they are padded to.
-        call: Gives the model's outputs for a batch like `spec`.
+        call: Returns the model's outputs for a batch like `spec`.
 
     Returns:
         For each output, for each dimension, the number of the open tensor whose length it has, or
-        None. None alone where the model cannot be tried; it is logged why.
+        None. Just None if the model cannot be tried; the log says why.
 
     Raises:
         ValueError: The outputs differ, or have a length that no input has.
@@ -68,7 +68,7 @@ def followed(
                 warnings.simplefilter("always")
                 plain = _outputs(model, call, _batch(spec, lengths, own, own))
                 padded = _outputs(model, call, _batch(spec, lengths, own, [long] * num_open))
-        except Exception as caught:  # whatever a model may raise for a batch that it never sees
+        except Exception as caught:  # a model may raise anything for a made-up batch
             error = error or caught
             continue
         dims = [_dims(a.shape, b.shape, own, long) for a, b in zip(plain, padded, strict=True)]
@@ -76,23 +76,23 @@ def followed(
         return tuple(dims)
     _LOG.warning(
         "Whether %s can tell padded timesteps could not be tried (%s: %s). Where it can, "
-        "length_buckets change its results: see that all its layers look at masks.",
+        "length_buckets change its results: make sure that all its layers respect masks.",
         model.name, type(error).__name__, str(error).partition("\n")[0],
     )
     return None
 
 
 def refuse_unused(found: Followed | None, lengths: Lengths, *, predicts: bool) -> None:
-    """Raises a ValueError where outputs that have a length cannot be used as they are needed.
+    """Raises a ValueError where outputs that have a length cannot be cut or compared.
 
     Args:
         found: What `followed` returned.
         lengths: The lengths of the data.
-        predicts: Whether the outputs themselves are wanted, and so have to be cut.
+        predicts: Whether the outputs are returned, and so have to be cut.
     """
     if predicts and found is None:
         raise ValueError(
-            "predict has to cut padded outputs, but the model could not be tried for which of them "
+            "predict has to cut padded outputs, but trying the model could not show which of them "
             "are as long as its inputs. Leave length_buckets out of predict."
         )
     has_length = any(number is not None for dims in found or () for number in dims)
@@ -112,7 +112,7 @@ def _outputs(model: keras.Model, call: Callable[[Any], Any], batch: Any) -> list
 
 
 def _moved(model: keras.Model) -> Iterator[tuple[Any, Any]]:
-    """Gives the smaller variables of floating type, and values a little above their own."""
+    """Yields the smaller floating variables, with values a little above their own."""
     rng = np.random.default_rng(0)
     for variable in model.variables:
         size = int(np.prod(variable.shape))
@@ -122,7 +122,7 @@ def _moved(model: keras.Model) -> Iterator[tuple[Any, Any]]:
 
 
 def _batch(spec: Any, lengths: Lengths, own: list[int], padded: list[int]) -> Any:
-    """Makes a batch up, whose open tensors have lengths of their own, padded to others.
+    """Makes up a batch whose open tensors have lengths of their own, and pads it.
 
     Its last row is one timestep shorter than the others.
     """
@@ -166,8 +166,8 @@ def _dims(plain: Any, padded: Any, own: list[int], long: int) -> tuple[int | Non
 
 def _refuse_length(shape: Any, own: list[int]) -> Any:
     raise ValueError(
-        f"An output of the model is as long as none of its inputs: shape {tuple(shape)} for inputs "
-        f"of {own} timesteps, so it cannot be padded and cut. Leave length_buckets out."
+        f"An output of the model has the length of no input: shape {tuple(shape)} for inputs of "
+        f"{own} timesteps, so it cannot be padded and cut. Leave length_buckets out."
     )
 
 
@@ -183,7 +183,7 @@ def _compare(
         one, other = _without_masked(one, follows), _without_masked(other, follows)
         if not _are_close(one, other, tolerance):
             raise ValueError(
-                f"length_buckets pad batches, and {model.name!r} takes what is padded for data: "
+                f"length_buckets pad batches, and {model.name!r} takes the padding for data: "
                 f"a batch of {own} timesteps gives other outputs when it is padded{hint}. {_CURE}"
             )
         _LOG.warning(

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-# What has no Python control flow to convert is left as it is, and draws no warnings.
+# For functions without Python control flow: AutoGraph leaves them alone, and does not warn.
 unconverted = tf.autograph.experimental.do_not_convert
 
 
@@ -21,7 +21,7 @@ def count(data: Any) -> tf.Tensor:
 
 
 def cut(data: Any, start: Any, stop: Any) -> Any:
-    """Returns rows `start` to `stop` of every tensor in a structure; Nones stay."""
+    """Returns rows `start` to `stop` of every tensor in a structure; None stays None."""
 
     def cut_one(value: Any) -> Any:
         if not isinstance(value, tf.SparseTensor):
@@ -36,31 +36,31 @@ def cut(data: Any, start: Any, stop: Any) -> Any:
 
 
 def never_empty(start: Any, stop: Any, size: Any) -> tuple[Any, Any]:
-    """Widens an empty range of rows to one row of the `size` that there are.
+    """Widens an empty range of rows to one of the `size` rows.
 
-    A model may not stand a batch of no rows (the mean of nothing is NaN, and so is 0 * NaN), so an
-    empty replica computes on a real row, which the step takes out of every count.
+    A model may fail on a batch without rows (the mean of nothing is NaN, and so is 0 * NaN). So an
+    empty replica computes on a real row, which the step leaves out of every count.
     """
     start = tf.minimum(start, size - 1)
     return start, tf.maximum(stop, start + 1)
 
 
 def fixed(spec: Any) -> int | None:
-    """Returns the rows that a structure of specs has in every batch; None where they vary."""
+    """Returns the number of rows in every batch of a structure of specs; None if it varies."""
     shapes = [leaf.shape for leaf in keras.tree.flatten(spec) if isinstance(leaf, tf.TensorSpec)]
     known = {shape[0] for shape in shapes if shape.rank}
     return known.pop() if len(known) == 1 else None
 
 
 def fixed_in(data: Any) -> int | None:
-    """Returns the rows of a structure of tensors, where their shapes tell them; else None."""
+    """Returns the number of rows of a structure of tensors if their shapes show it, else None."""
     shapes = [leaf.shape for leaf in keras.tree.flatten(data) if isinstance(leaf, tf.Tensor)]
     known = {shape[0] for shape in shapes if shape.rank}
     return known.pop() if len(known) == 1 else None
 
 
 def opened(data: Any) -> Any:
-    """Returns the tensors of a structure with an open number of rows, where a graph is traced."""
+    """Hides the number of rows in the shapes of a structure of tensors, while tracing."""
 
     def open_one(leaf: Any) -> Any:
         if not isinstance(leaf, tf.Tensor) or tf.executing_eagerly() or not leaf.shape.rank:
@@ -104,7 +104,7 @@ def blank(spec: Any) -> Any:
 
 
 def without_optionals(data: Any) -> Any:
-    """Puts None where Keras's generators put an empty `tf.experimental.Optional` for it."""
+    """Puts None where Keras's generators put an empty `tf.experimental.Optional` instead."""
     return keras.tree.map_structure(
         lambda leaf: None if isinstance(leaf, tf.experimental.Optional) else leaf, data
     )

@@ -1,12 +1,12 @@
 """Do all workers read the same data, in the same order?
 
-Each worker takes its rows of every global batch, so two workers that read something else, or
-shuffle it otherwise, lose some examples and use others twice, and nothing shows it. So what can be
-known is compared before the first step: sizes, specs, contents of arrays, seeds of a dataset. What
-no one can know before (a generator's order) is compared while training goes on: a sample of each
-batch is added up, and the sums are compared where the workers speak to each other anyway.
+Each worker takes its rows of every global batch. If two workers read different data, or shuffle it
+differently, some examples are lost and others used twice, and nothing shows it. So everything that
+can be known is compared before the first step: sizes, specs, contents of arrays, seeds of a
+dataset. The rest (a generator's order) is compared during training: a sample of each batch is added
+up, and the sums are compared whenever the workers exchange numbers anyway.
 
-`of_arrays` and `of_dataset` give facts by name; `require` compares them.
+`of_arrays` and `of_dataset` return facts by name; `require` compares them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tfdist.compat import tf_internals
 from tfdist.compat.untraced import plain_variable
 
 _LOG = logging.getLogger("tfdist")
-_WHOLE_BYTES = 2**26  # arrays up to this size are compared as a whole, larger ones by a sample
+_WHOLE_BYTES = 2**26  # arrays up to this size are compared in full, larger ones by a sample
 _SAMPLED_ROWS = 4096
 _ENTRIES_OF_A_ROW = 64  # of a batch, compared while training
 _TEXT_BYTES = 120  # of a fact, in a message
@@ -37,7 +37,7 @@ _CURE = (
 
 
 def of_arrays(arrays: Any) -> dict[str, Any]:
-    """Returns what has to be the same of a structure of arrays, by name.
+    """Returns the facts that must be the same for a structure of arrays, by name.
 
     >>> list(of_arrays((np.zeros([2, 3]), None)))
     ['arrays', 'contents']
@@ -52,7 +52,7 @@ def of_arrays(arrays: Any) -> dict[str, Any]:
 
 
 def of_dataset(dataset: tf.data.Dataset) -> dict[str, Any]:
-    """Returns what has to be the same of a dataset, by name.
+    """Returns the facts that must be the same for a dataset, by name.
 
     Raises:
         ValueError: Something in it draws random numbers without a seed.
@@ -83,11 +83,11 @@ def require(facts: Mapping[str, Any], workers: Workers) -> None:
     """Compares facts over the workers; every worker has to call it.
 
     Args:
-        facts: This worker's, by name.
-        workers: All of them.
+        facts: This worker's facts, by name.
+        workers: All workers.
 
     Raises:
-        ValueError: They differ; it names the fact, the workers and their values.
+        ValueError: They differ; the message names the fact, the workers and their values.
     """
     texts = {name: str(value) for name, value in facts.items()}
     digest = zlib.crc32(json.dumps(texts).encode())
@@ -105,7 +105,7 @@ def refuse_other_batches(sums: np.ndarray) -> None:
     """Raises a RuntimeError where the workers' sums of samples differ.
 
     Args:
-        sums: One sum a worker, in rank order.
+        sums: One sum per worker, in rank order.
     """
     if len(set(sums.tolist())) > 1:
         raise RuntimeError(
@@ -116,7 +116,7 @@ def refuse_other_batches(sums: np.ndarray) -> None:
 
 
 def in_one_order(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Takes the leave to reorder away from a dataset whose options give it."""
+    """Makes a dataset deterministic if its options allow it to reorder elements."""
     if dataset.options().deterministic is not False:
         return dataset
     options = tf.data.Options()
@@ -125,7 +125,7 @@ def in_one_order(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def sample(data: Any) -> tf.Tensor:
-    """Returns a number, int64 scalar, that tells batches apart, in a few microseconds a row."""
+    """Returns an int64 number that differs between batches, at a few microseconds per row."""
     total = tf.zeros([], tf.int64)
     for leaf in keras.tree.flatten(data):
         for part in _tensors(leaf):
@@ -146,11 +146,11 @@ class Witness:
             self._sum = plain_variable(tf.int64)
 
     def note(self, batch_sample: tf.Tensor) -> None:
-        """Takes note of a batch's `sample`, from inside a traced loop."""
+        """Adds a batch's `sample`, from inside a traced loop."""
         self._sum.assign(self._sum * 31 + batch_sample)
 
     def value(self) -> int:
-        """Returns the sum up to now; 0 where there is nobody to compare with."""
+        """Returns the sum so far; 0 if there are no other workers."""
         return 0 if self._sum is None else int(self._sum.numpy())
 
 
@@ -203,12 +203,12 @@ def _sample_one(value: tf.Tensor) -> tf.Tensor:
         bits = tf.bitcast(tf.math.real(tf.cast(value, tf.complex128)), tf.int64)
     else:
         bits = tf.cast(value, tf.int64)
-    # An odd factor for each place: the same rows in another order give another number.
+    # An odd factor per position: the same rows in another order give another number.
     return tf.reduce_sum(bits * (2 * tf.range(tf.size(bits, tf.int64)) + 1))
 
 
 def random_parts(dataset: tf.data.Dataset) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Gives the name and the two seeds of everything in a dataset that draws random numbers."""
+    """Yields the name and the two seeds of everything in a dataset that draws random numbers."""
     for part in tf_internals.dataset_parts(dataset):
         if isinstance(part, tf.data.Dataset):
             if (seeds := tf_internals.seeds_of(part)) is not None:
@@ -226,7 +226,7 @@ def _seeds_of_graph(graph: Any) -> Iterator[tuple[str, tuple[int, int]]]:
                 yield node.op, (node.attr["seed"].i, node.attr["seed2"].i)
             elif node.op.startswith(("ShuffleDataset", "ShuffleAndRepeatDataset")):
                 names = [name.split(":")[0] for name in node.input[2:4]]
-                # A seed of its own goes through a choice that keeps the second one from being 0.
+                # TensorFlow wraps a given seed in a select that keeps the second seed from being 0.
                 found = [constants.get(name) or constants.get(f"{name}/Const") for name in names]
                 if None not in found:
                     yield node.op, (_scalar(found[0]), _scalar(found[1]))

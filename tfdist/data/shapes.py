@@ -1,7 +1,8 @@
 """Which shapes are batches given?
 
-Whatever is asked for with `static_shapes` and `length_buckets`, what follows from it for some data,
-and what a model does with it. How batches get these shapes is in padding.py and lengths.py.
+The request (`static_shapes`, `length_buckets`), what follows from it for some data, and which
+outputs of a model have a padded length. How batches get these shapes is in padding.py and
+lengths.py.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-#: Of each output the tensor of a batch whose length each of its dimensions has; None for no such.
+#: For each dimension of each output: the number of the open tensor whose length it has, or None.
 Followed = tuple[tuple[int | None, ...], ...]
 
 
@@ -22,9 +23,9 @@ class Lengths:
 
     Attributes:
         buckets: The lengths, ascending.
-        is_open: Of each tensor of a batch, in flat order, whether its second dimension varies. The
-            numbers of those that do count as "the open tensors" below.
-        target: Which of the open tensors is the first one of the targets; None where none is.
+        is_open: For each tensor of a batch, in flat order, whether its second dimension varies.
+            Those tensors are called "the open tensors", and numbered in this order.
+        target: The number of the first open tensor of the targets; None if there is none.
     """
 
     buckets: tuple[int, ...]
@@ -38,8 +39,9 @@ class Padding:
 
     Attributes:
         rows: Rows of each replica's part of a batch, those that do not count included.
-        is_needed: Whether there may be rows or steps that do not count; else every batch is full.
-        lengths: The lengths that there are, where examples have no one length.
+        is_needed: Whether there may be rows or timesteps that do not count; else every batch is
+            full.
+        lengths: The lengths to pad to; None if all examples have one length.
     """
 
     rows: int
@@ -53,7 +55,8 @@ class Shapes:
 
     Attributes:
         are_static: Whether every batch is padded to one shape, or to one of a few.
-        buckets: The lengths that batches of varying length are padded to, ascending; () for none.
+        buckets: The lengths that batches of varying length are padded to, ascending; () if there
+            are none.
     """
 
     are_static: bool = False
@@ -69,7 +72,7 @@ def parse_shapes(static_shapes: bool | None, length_buckets: Any, *, is_tpu: boo
         is_tpu: Whether None means static shapes: a TPU compiles each shape for seconds to minutes.
 
     Raises:
-        ValueError: The buckets are no lengths, or static shapes are refused beside them.
+        ValueError: The buckets are not lengths, or static_shapes=False contradicts them.
     """
     buckets = _parsed(length_buckets)
     if buckets and static_shapes is not None and not static_shapes:

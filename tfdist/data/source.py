@@ -1,6 +1,6 @@
 """What is a stream of global batches?
 
-Whatever `fit` is given becomes a `Source`, of whose batches each worker makes its own rows only.
+The data that `fit` gets becomes a `Source`; each worker makes only its own rows of its batches.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from tfdist.data.shapes import Padding
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A stream of global batches, of which a worker makes its own replicas' rows.
+    """A stream of global batches; a worker makes only the rows of its own replicas.
 
     Attributes:
-        num_batches: Batches in one pass over the data; None where only the end will tell.
-        num_examples: Examples in one pass; None where only the end will tell.
+        num_batches: Batches in one pass over the data; None if unknown before the end.
+        num_examples: Examples in one pass; None if unknown before the end.
         spec: Structure of tensor specs of one batch: `x`, `(x, y)` or `(x, y, sample_weight)`.
-        stream: `stream(first_pass, start)` gives a `tf.data.Dataset` of `(global_size, parts)`
-            from batch `start` of that pass on; `(global_size, parts, sample)` where the workers
-            have to compare what they have read, see `same_data`; with the batch's number, from 1,
-            as a fourth part where they have to agree on the end as well, see loop/agreed_end.py.
-        endless: Whether a stream goes on into the following passes by itself.
+        stream: `stream(first_pass, start)` returns a `tf.data.Dataset` of `(global_size, parts)`
+            from batch `start` of that pass on. Elements are `(global_size, parts, sample)` if the
+            workers have to compare what they have read (same_data.py), with the batch's number,
+            from 1, as a fourth part if they must agree on the end too (loop/agreed_end.py).
+        endless: Whether a stream continues with the following passes by itself.
         is_infinite: Whether a pass never ends.
-        is_seekable: Whether `stream` reaches any pass; else each iterator is the next one.
-        is_dataset: Whether it is a `tf.data.Dataset` of the user's, which counts its iterators.
-        is_share: Whether it holds this worker's own examples alone, see already_sharded.py.
-        begin_with: Makes the present pass begin with a batch in its middle, at no cost; None where
-            what comes before it has to be read.
-        identity: Gives the facts that have to be the same on every worker, by name.
-        batch_size: Gives the rows of the largest batch, as far as that is known before; else None.
+        is_seekable: Whether `stream` can start at any pass; else each iterator is the next pass.
+        is_dataset: Whether it is the user's `tf.data.Dataset`, which counts its iterators.
+        is_share: Whether it holds only this worker's own examples, see already_sharded.py.
+        begin_with: Makes the current pass begin with a batch in its middle, at no cost; None if
+            the batches before it have to be read.
+        identity: Returns the facts that must be the same on every worker, by name.
+        batch_size: Returns the rows of the largest batch; None if unknown in advance.
         is_even: Whether every batch has that many rows.
-        padding: The shape that every batch is given, where it is given one.
-        arrays: What `stream` is made of, where a loop can gather the rows itself; else None.
+        padding: The shape that every batch is padded to; None without static shapes.
+        arrays: The arrays behind `stream`, if a loop can gather the rows itself; else None.
         on_pass_begin: Called before a pass; on_pass_end after it (`PyDataset`'s hooks).
     """
 

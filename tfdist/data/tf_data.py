@@ -1,9 +1,8 @@
 """How is a `tf.data.Dataset` read by all workers?
 
-Every worker reads all of it, in global batches, and takes its own rows of each. How many rows the
-largest batch has is asked before any of it is used, since static shapes need it: what was batched
-says so itself; else the first batch is looked at, where that changes nothing of what comes
-afterwards.
+Every worker reads all of it, in global batches, and takes its own rows of each. Static shapes need
+the size of the largest batch in advance. It is taken from the dataset's `.batch(n)`, or else from
+its first batch, unless reading that would change the batches that follow.
 """
 
 from __future__ import annotations
@@ -79,11 +78,12 @@ def dataset_source(
 
 
 def largest_batch(dataset: tf.data.Dataset) -> int | None:
-    """Returns the rows of the largest batch of a dataset; None where that cannot be found out.
+    """Returns the rows of the largest batch of a dataset; None if that cannot be found out.
 
     Args:
-        dataset: Batched. Where its spec has no fixed rows and no `.batch(n)` shows, its first batch
-            is read once more, unless it draws random numbers, whose order that would change.
+        dataset: A batched dataset. If neither its spec nor a `.batch(n)` shows the size, its first
+            batch is read once more, unless the dataset draws random numbers: reading would change
+            their order.
     """
     known = rows.fixed(dataset.element_spec) or tf_internals.batch_size_of(dataset)
     if known is not None or any(True for _ in same_data.random_parts(dataset)):
@@ -94,7 +94,7 @@ def largest_batch(dataset: tf.data.Dataset) -> int | None:
 
 
 def first_batch(x: Any, adapter: Any) -> int | None:
-    """Returns the rows of the first batch of a generator or a `PyDataset`; None of anything else.
+    """Returns the rows of the first batch of a generator or a `PyDataset`; None for anything else.
 
     Args:
         x: What `fit` was given.
