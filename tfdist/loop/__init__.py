@@ -1,7 +1,7 @@
 """How are many steps run inside one traced function, and how many at a time?
 
-The inner loop: everything here runs in a graph or decides what runs there. The outer loop, in
-Python, is training/.
+This is the inner loop: everything here runs in a graph or decides what runs there. The outer loop,
+in Python, is training/.
 
 Read in this order; each file imports from those above it only:
 
@@ -9,8 +9,8 @@ Read in this order; each file imports from those above it only:
 2. while_loop.py: how many steps run inside one traced function.
 3. waits.py: how long a traced loop waits for its batches.
 4. outputs.py: how the outputs of all batches come back, in input order.
-5. branches.py: how a step sees full shapes, where lengths are padded.
+5. branches.py: how a step sees full shapes when lengths are padded.
 6. listeners.py: who listens to single batches.
 7. pacing.py: how many steps the next call of the loop runs.
-8. programs.py: which traced functions a model needs, and for how long they hold.
+8. programs.py: which traced functions a model needs, and how long they are kept.
 """

@@ -1,8 +1,8 @@
-"""How does a step see full shapes, where batches are padded to one of a few lengths?
+"""How does a step see full shapes when batches are padded to one of a few lengths?
 
-It has a branch for each length, each of them traced once. Python decides nothing, so a loop over
-many batches stays one traced function, and all workers, who see the same global batches, take the
-same branch.
+It has a branch for each length, each traced once. The graph chooses the branch, so a loop over many
+batches stays one traced function, and all workers, which see the same global batches, take the same
+branch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tfdist.step.replicas import Batch
 
 
 def padded(one_step: Callable[[Batch], Any], padding: Padding) -> Callable[[Batch], Any]:
-    """Tells a step of the shape that its batches were given, in a branch for each length.
+    """Shows a step the shape that its batches are padded to, in a branch for each length.
 
     Args:
         one_step: Takes a global batch; runs in cross-replica context.
@@ -58,12 +58,12 @@ def _at_length(batch: Batch, padding: Padding, lengths: Lengths, length: int) ->
 
 
 def cut_back(outputs: Any, own: tf.Tensor, followed: Followed) -> Any:
-    """Cuts outputs that are as long as an input back to the length that the batch had.
+    """Cuts outputs that are as long as an input back to the batch's own length.
 
     Args:
-        outputs: Of a padded batch.
-        own: The lengths of its open tensors.
-        followed: Which dimension has which of them.
+        outputs: The outputs for a padded batch.
+        own: The original lengths of its open tensors.
+        followed: Which dimension has which of these lengths.
     """
 
     def cut(output: Any, dims: tuple[int | None, ...]) -> Any:

@@ -1,7 +1,7 @@
 """Who listens to single batches?
 
-A callback that brings a hook for batches listens, and gets each batch as an event; but of Keras's
-own, some need the logs only, or an event at every so many batches.
+A callback with a hook for batches listens, and gets each batch as an event. But some of Keras's own
+callbacks need only the logs, or an event every n batches.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _HOOKS = {
 
 
 class Interest(enum.Enum):
-    """What a callback wants of the batches of an epoch."""
+    """What a callback needs to know of the batches of an epoch."""
 
     NONE = "none"  # nothing
-    LOGS = "logs"  # the logs at the events that there are
-    SAVING = "saving"  # an event, with logs, at every so many batches
+    LOGS = "logs"  # the logs, at whatever events there are
+    SAVING = "saving"  # an event, with logs, every n batches
     EVERY = "every"  # each batch
 
 
 def interest_of(callback: Any, *, phase: str) -> Interest:
-    """Tells what a callback wants of the batches of a phase.
+    """Tells what a callback needs to know of the batches of a phase.
 
     Args:
         callback: A Keras callback, or anything with its hooks.
@@ -43,7 +43,7 @@ def interest_of(callback: Any, *, phase: str) -> Interest:
     'SAVING'
     """
     if any(name in vars(callback) for name in _HOOKS[phase]):
-        return Interest.EVERY  # as a LambdaCallback that was given one
+        return Interest.EVERY  # such as a LambdaCallback with a batch hook
     found = {_definer(type(callback), name) for name in _HOOKS[phase]}
     found.discard(keras.callbacks.Callback)
     if not found:
@@ -59,7 +59,7 @@ def _definer(kind: type, name: str) -> type:
 
 def _of_progress(callback: Any, phase: str) -> Interest:
     is_silent = phase == "test" and keras_internals.is_bar_of_fit(callback)
-    # Only this one of its forms draws between the ends of epochs.
+    # With verbose=1 only, the bar is drawn during an epoch.
     return Interest.LOGS if callback.verbose == 1 and not is_silent else Interest.NONE
 
 
@@ -75,7 +75,7 @@ def _of_tensorboard(callback: Any, phase: str) -> Interest:
     return Interest.NONE if by_epoch else Interest.EVERY
 
 
-# Keras's own callbacks that bring batch hooks, but do not need every batch.
+# Keras's own callbacks that have batch hooks, but do not need every batch.
 _KNOWN: dict[type, Callable[[Any, str], Interest]] = {
     keras.callbacks.BackupAndRestore: _of_saving,
     keras.callbacks.ModelCheckpoint: _of_saving,

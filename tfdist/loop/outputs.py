@@ -1,7 +1,8 @@
 """How do the outputs of all batches come back, in input order?
 
-Where every batch's outputs have one shape but for the number of rows, many batches run inside one
-traced function, which joins them; ragged, sparse and otherwise varying outputs come batch by batch.
+If the outputs of all batches differ only in their number of rows, many batches run inside one
+traced function, which joins them. Ragged, sparse and otherwise varying outputs come back batch by
+batch.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ Agree = Callable[[tf.Tensor], tf.Tensor]
 def make_output_loop(
     step: Step, *, agree: Agree | None, eager: bool = False, joins: bool = True
 ) -> OutputLoop:
-    """Returns a function that runs a step on up to so many batches and gives the outputs.
+    """Returns a function that runs a step on a number of batches and returns the outputs.
 
     Args:
-        step: Takes one element of the stream; gives the outputs for its rows.
+        step: Takes one element of the stream; returns the outputs for its rows.
         agree: As in `while_loop.make_loop`.
         eager: Whether to run batch by batch in Python.
         joins: Whether many batches may run in one call of a traced function.
@@ -50,7 +51,7 @@ def make_output_loop(
     many = tf.function(_many(traced_step, agree), autograph=False, reduce_retracing=True)
 
     def run(iterator: Any, num_batches: int) -> tuple[int, list[Any]]:
-        # In any case traced for what batches have in common: a single one has a shape of its own.
+        # The step is traced for the spec of all batches, since a single batch has its own shape.
         if not _can_join(_outputs_of(traced_step, iterator)) or not joins:
             return one_by_one(iterator, num_batches)
         ran, numbers, outputs = many(iterator, tf.constant(num_batches))
@@ -61,12 +62,12 @@ def make_output_loop(
 
 
 def _outputs_of(traced_step: Any, iterator: Any) -> Any:
-    """Returns the outputs of a batch as specs; traces the step where it was not yet."""
+    """Returns the outputs of a batch as specs; traces the step if it was not traced yet."""
     return traced_step.get_concrete_function(iterator.element_spec).structured_outputs
 
 
 def _can_join(outputs: Any) -> bool:
-    """Tells whether the outputs are tensors that differ in their number of rows alone."""
+    """Tells whether the outputs are tensors that differ only in their number of rows."""
     return all(
         isinstance(leaf, (tf.Tensor, tf.TensorSpec))
         and leaf.shape.rank is not None
@@ -77,7 +78,7 @@ def _can_join(outputs: Any) -> bool:
 
 
 def _many(traced_step: Any, agree: Agree | None) -> Callable[..., Any]:
-    """Returns what runs many batches and joins their outputs, to be traced."""
+    """Returns a function to trace, which runs many batches and joins their outputs."""
 
     def many(iterator: Any, num_batches: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, Any]:
         structure = _outputs_of(traced_step, iterator)
@@ -105,7 +106,7 @@ def _many(traced_step: Any, agree: Agree | None) -> Callable[..., Any]:
 
 
 def _parts_of(leaf: Any) -> tf.TensorArray:
-    """Returns the room for one output of all batches."""
+    """Returns an array that collects one output of all batches."""
     shape = tf.TensorShape([None, *leaf.shape[1:]])
     return tf.TensorArray(
         leaf.dtype, size=0, dynamic_size=True, infer_shape=False, element_shape=shape

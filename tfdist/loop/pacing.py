@@ -34,7 +34,7 @@ class Pace:
         target_secs: How long one call of the loop should take, so that the progress bar,
             checkpoints and signals stay timely.
         most: Upper bound, in steps.
-        steps: The present choice.
+        steps: The current choice.
     """
 
     target_secs: float = TARGET_SECS
@@ -43,18 +43,18 @@ class Pace:
     _calls: int = 0
 
     def learn(self, steps: int, secs: float) -> None:
-        """Takes note that `steps` steps took `secs` seconds."""
+        """Learns that `steps` steps took `secs` seconds."""
         self._calls += 1
         if self._calls == 1 or steps < 1:
             self.steps = 8  # the first call traced: its time says nothing
             return
-        # No more than eightfold at once: the first steps after a trace are slow ones.
+        # At most eightfold at once: the first steps after a trace are slow.
         wanted = steps * self.target_secs / max(secs, 1e-6)
         self.steps = int(min(max(wanted, 1), 8 * self.steps, self.most))
 
 
 class Stopwatch:
-    """Times a `with` block by a clock that never goes back."""
+    """Times a `with` block by a monotonic clock."""
 
     secs = 0.0
 
@@ -70,8 +70,8 @@ def end_near(steps: int, *, begun: int, size: int) -> int:
     """Returns how many steps end a round, about as many as `steps`.
 
     Args:
-        steps: Steps that are wished for; 1 or more.
-        begun: Steps of the present round that are done; whole rounds may be counted too.
+        steps: The desired number of steps, 1 or more.
+        begun: Steps of the current round that are done; whole rounds may be counted too.
         size: Steps of a round.
 
     >>> [end_near(steps, begun=2, size=3) for steps in (1, 3, 8)]
@@ -96,15 +96,15 @@ class Plan:
 
     Attributes:
         steps: Steps of the next call.
-        event_steps: Steps that an event stands for, where `compile` fixed them; else None.
-        is_watched: Whether somebody reads the logs of a batch event.
-        pace: Chooses `steps` where nobody fixed them.
+        event_steps: Steps per event, if `compile` fixed them; else None.
+        is_watched: Whether a callback reads the logs of a batch event.
+        pace: Chooses `steps` if they are not fixed.
         limit: Takes the number of steps done in the epoch; returns how many may run until the next
             event, or None for any number.
-        rounds: The rounds of steps that training goes by, or None.
+        rounds: The rounds that training goes in, or None.
         begun: Steps of a round that were done when the epoch began.
-        bounds: Each tells how many steps may run until something is to be done between two calls,
-            or None for any number. Where events are fixed, it is done at the next one.
+        bounds: Each returns how many steps may run until something is due between two calls, or
+            None for any number. If events are fixed, it is done at the next event.
     """
 
     steps: int
@@ -117,10 +117,10 @@ class Plan:
     bounds: Sequence[Callable[[], int | None]] = ()
 
     def agreed(self, workers: Workers) -> Plan:
-        """Returns the plan that all workers follow together, whoever's callbacks want it.
+        """Returns the one plan that all workers follow, whichever worker's callbacks ask for it.
 
-        The least number of steps counts, and those that callbacks fixed before the others. Reading
-        the logs is a collective, so all take part in it or nobody does.
+        The smallest number of steps wins, and a fixed number over one that is not. Reading the logs
+        is a collective, so all workers read them or none does.
         """
         rows = workers.gather(self.steps, self.event_steps or 0, int(self.is_watched))
         fixed = min((int(wish) for wish in rows[:, 1] if wish), default=None)
@@ -137,7 +137,7 @@ class Plan:
         Args:
             ran: Steps of the call that has just ended.
             secs: Its time in seconds.
-            done: Steps of the epoch up to now.
+            done: Steps of the epoch so far.
         """
         if self.pace is None:
             return self.steps
@@ -145,7 +145,7 @@ class Plan:
         return self.paced(done)
 
     def paced(self, done: int) -> int:
-        """Returns how many steps the pace gives the next call, after `done` steps of the epoch."""
+        """Returns how many steps the pace allows the next call, after `done` steps of the epoch."""
         steps = self.pace.steps if self.pace else self.steps
         if self.rounds is not None:
             steps = end_near(steps, begun=self.begun + done, size=self.rounds.size)
@@ -155,8 +155,8 @@ class Plan:
         """Returns how many steps the next call runs.
 
         Args:
-            done: Steps of the epoch up to now.
-            left: Steps that are left of it; None where nobody knows.
+            done: Steps of the epoch so far.
+            left: Steps that are left of it; None if unknown.
         """
         steps = self.steps
         if not self.event_steps:
@@ -180,11 +180,11 @@ def batches_between_events(
         model: The compiled model.
         callbacks: The `CallbackList` of the run.
         phase: "train", "test" or "predict".
-        rounds: The rounds of steps that training goes by, or None.
+        rounds: The rounds that training goes in, or None.
         bounds: As in `Plan`.
 
     Returns:
-        The plan: fixed where `steps_per_execution` was given or somebody listens to batches.
+        The plan: fixed if `steps_per_execution` was given or a callback listens to batches.
     """
     interests = {id(c): interest_of(c, phase=phase) for c in callbacks.callbacks}
     is_watched = set(interests.values()) != {Interest.NONE} and bool(interests)
@@ -206,24 +206,24 @@ def batches_between_events(
 
 
 def stops_at_nan_of(model: keras.Model, callbacks: Any) -> bool:
-    """Tells whether a callback wants training to end with the step whose loss is not finite."""
+    """Tells whether a callback wants training to end at the first step with a bad loss."""
     is_fixed = model.compiled and model.steps_per_execution > 1  # then it looks at each event
     kind = keras.callbacks.TerminateOnNaN
     return not is_fixed and any(isinstance(c, kind) for c in callbacks.callbacks)
 
 
 def _until_saving(callback: Any, done: int) -> int:
-    """Returns how many batches may go by until a callback with an integer `save_freq` acts."""
+    """Returns how many batches may run until a callback with an integer `save_freq` acts."""
     seen, last = keras_internals.batches_of_saving(callback) or (0, None)
     left = int(callback.save_freq) - seen
     if done == 0 and last is not None:
-        # It tells a new epoch by a number that is not above the last one it saw.
+        # It recognizes a new epoch by a batch number that is not above the last one.
         left = min(left, last + 1)
     return max(left, 1)
 
 
 def _paces(model: keras.Model) -> dict[str, Pace]:
-    # A pace that was learnt in one epoch serves the next ones.
+    # A pace that was learnt in one epoch is used in the next ones.
     paces = note_of(model, "paces")
     if paces is None:
         paces = {}

@@ -1,8 +1,8 @@
-"""Which traced functions does a model need, and for how long do they hold?
+"""Which traced functions does a model need, and how long are they kept?
 
-One traced loop for training, one for testing, one for predicting, and a traced read of the results:
-each made when it is first asked for, and kept, over calls of `fit` too, until the model is compiled
-anew.
+One traced loop for training, one for testing, one for predicting, and a traced read of the results.
+Each is made when it is first needed, and kept, also between calls of `fit`, until the model is
+compiled again.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ from tfdist.step.rounds import Rounds
 
 @dataclasses.dataclass(frozen=True)
 class LoopOptions:
-    """How a loop goes through its batches. Loops that differ in it are traced apart.
+    """How a loop runs through its batches. Each combination of options has its own trace.
 
     Attributes:
-        is_share: Whether each worker's iterator holds its own rows alone.
-        padding: The shape of every batch, where they are given one.
+        is_share: Whether each worker's iterator holds only its own rows.
+        padding: The shape that every batch is padded to; None without static shapes.
         stops_at_nan: Whether training ends after a step whose loss is not finite.
-        on_nan: What is done where a gradient is not finite; one of options.ON_NAN.
+        on_nan: What to do if a gradient is not finite; one of options.ON_NAN.
         reduction: How gradients travel between replicas.
-        local_steps: Steps that each replica trains alone, see step/local_steps.py; None for none.
-        outer_optimizer: What updates after them, or None.
+        local_steps: Steps that each replica trains on its own, see step/local_steps.py; or None.
+        outer_optimizer: The optimizer that updates after each round of them, or None.
         is_timed: Whether the waits for batches are added up, see `Programs.waits`.
     """
 
@@ -73,7 +73,7 @@ class Programs:
     Args:
         model: The model.
         strategy: The strategy that it was made under.
-        replica_step: A training rule of the user's own, or None for the model's.
+        replica_step: The user's training rule, or None for the model's.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Programs:
     ) -> None:
         self._model, self._strategy, self._replica_step = model, strategy, replica_step
         self._share = share_of(strategy)
-        #: What the loops have read, where each worker reads the whole of it.
+        #: Adds up what the loops have read, if every worker reads all of the data.
         self.witness = Witness(is_needed=self._share.has_others)
         self._made: dict[Any, Any] = {}
         self._compiled: tuple[Any, ...] = ()
@@ -112,7 +112,7 @@ class Programs:
         return self._kept(("train", options), make)
 
     def rounds(self, options: LoopOptions) -> Rounds | None:
-        """Returns the rounds of steps that training goes by; None where replicas sum each step."""
+        """Returns the rounds that training goes in; None if replicas sum in every step."""
         model, strategy, reduction = self._model, self._strategy, options.reduction
         if self._replica_step is not None or keras_internals.overrides(model, "train_step"):
             return None
@@ -129,11 +129,11 @@ class Programs:
         )
 
     def waits(self) -> Waits:
-        """Returns what adds up the waits of the training loop that is measured."""
+        """Returns the object that adds up the waits of the measured training loop."""
         return self._kept("waits", Waits)
 
     def watch(self, on_nan: str) -> FiniteWatch | None:
-        """Returns what sees the gradients of the training loop, where the policy needs it."""
+        """Returns the watch on the gradients of the training loop, if the policy needs one."""
         if on_nan not in ("raise", "skip"):
             return None
         skips = on_nan == "skip"
@@ -146,23 +146,23 @@ class Programs:
     def predict(
         self, options: LoopOptions = LoopOptions(), followed: shapes.Followed | None = None
     ) -> OutputLoop:
-        """Returns the traced loop over batches whose outputs are wanted: those for its rows.
+        """Returns the traced loop over batches that returns the outputs for their rows.
 
         Args:
-            options: How it goes through its batches.
-            followed: Which lengths the outputs have, where lengths are padded.
+            options: How it runs through its batches.
+            followed: Which lengths the outputs have, if lengths are padded.
         """
         return self._kept(("predict", options, followed), lambda: self._predict(options, followed))
 
     def followed(self, source: Source, *, predicts: bool = False) -> shapes.Followed | None:
-        """Sees that the model may be given padded lengths, and which of them its outputs have.
+        """Checks that the model can handle padded lengths; returns which its outputs have.
 
         Args:
             source: The data.
-            predicts: Whether outputs are wanted; else targets are compared with them.
+            predicts: Whether outputs are returned; else targets are compared with them.
 
         Raises:
-            ValueError: It may not.
+            ValueError: The model cannot handle them.
         """
         lengths = source.padding.lengths if source.padding else None
         if lengths is None:
@@ -184,14 +184,14 @@ class Programs:
         return found
 
     def logs(self, phase: str) -> dict[str, Any]:
-        """Returns the present loss, metrics and other logs; every worker has to ask together.
+        """Returns the current loss, metrics and other logs; every worker has to call it.
 
         Args:
-            phase: "train" or "test": what a step of the user's own returned last is told apart.
+            phase: "train" or "test", whose steps keep their own logs.
         """
         returned = self._returned.get(phase, LastLogs())
         if phase == "train" and self._replica_step is not None:
-            return returned.read()  # such a rule says everything by itself
+            return returned.read()  # such a rule returns all its logs itself
         return returned.shown(self._kept("logs", self._results)())
 
     def _loop(
@@ -237,7 +237,7 @@ class Programs:
         return agreed_end.numbers_of_replicas(self._strategy, number)
 
     def _is_loss_finite(self) -> Any:
-        """Tells whether the loss that callbacks would be shown now is a number."""
+        """Tells whether the loss that callbacks would see now is finite."""
         loss = self._returned["train"].read().get("loss")
         tracker = keras_internals.loss_tracker(self._model)
         if loss is None and tracker is None:
@@ -258,7 +258,7 @@ class Programs:
             outputs = branches.padded(outputs_of, options.padding)(batch)
             return branches.cut_back(outputs, parts[0][1], followed) if followed else outputs
 
-        # Rows of other workers are gathered, in shapes that follow the batch: one batch a call.
+        # Gathered rows of other workers vary in shape with the batch: one batch per call.
         is_gathered = not options.is_share and self._share.has_others
         loop = make_output_loop(
             one_step, agree=self._agree, eager=self._is_eager, joins=not is_gathered
@@ -278,7 +278,7 @@ class Programs:
 
     def _kept(self, name: Any, make: Callable[[], Any]) -> Any:
         model = self._model
-        # `compile` makes a new loss tracker, also for an optimizer that it was given before.
+        # `compile` makes a new loss tracker, even if it gets the same optimizer again.
         compiled = (model.optimizer, keras_internals.loss_tracker(model)) if model.compiled else ()
         if [id(part) for part in compiled] != [id(part) for part in self._compiled]:
             self._compiled, self._made, self._returned = compiled, {}, {}

@@ -1,8 +1,8 @@
-"""How long does a traced loop wait for its batches? Time stamps in its graph.
+"""How long does a traced loop wait for its batches? Time stamps in its graph tell.
 
-The loop asks for the next batch while a step is still at work. So what counts is the time from the
-end of the step to the coming of the batch; a batch that came before has cost nothing. Nothing is
-put in another order, so the loop computes what it does without.
+The loop fetches the next batch while a step is still running. So a wait is the time from the end of
+the step to the arrival of the batch; a batch that arrived earlier costs nothing. The time stamps do
+not reorder anything, so the loop computes the same as without them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Waits:
 
     def __init__(self) -> None:
         self._secs = plain_variable(tf.float64)
-        self._ready: Any = None  # when the step before was done, in the graph that is being traced
+        self._ready: Any = None  # when the last step was done, in the graph being traced
 
     def after(self, step: Callable[[Batch], None]) -> Callable[[Batch], None]:
         """Returns a step that notes when all of it is done."""
@@ -37,7 +37,7 @@ class Waits:
         return timed
 
     def next_where(self, is_wanted: Any, iterator: Any) -> Any:
-        """Returns what `while_loop.next_where` does, and adds up how long nothing else was done."""
+        """Does what `while_loop.next_where` does, and adds up how long the loop waited."""
         ready, self._ready = self._ready, None
         if ready is None or ready.graph is not tf.compat.v1.get_default_graph():
             ready = tf.timestamp()  # before the first step of a call
@@ -48,7 +48,7 @@ class Waits:
         return batch
 
     def take(self) -> float:
-        """Returns the seconds since it was last asked, and begins anew."""
+        """Returns the seconds since the last call, and starts over."""
         secs = float(self._secs)
         self._secs.assign(0.0)
         return secs

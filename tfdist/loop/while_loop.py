@@ -1,7 +1,7 @@
 """How are many steps run inside one traced function?
 
-`make_loop` puts a step into a `tf.while_loop`, so that Python is left behind for as long as nobody
-has to see a single batch.
+`make_loop` puts a step into a `tf.while_loop`, so that no Python runs between steps as long as no
+callback needs to see single batches.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from tfdist.step.replicas import Batch
 from tfdist.step.rounds import Rounds
 
 Loop = Callable[[Any, int], int]
-NextBatch = Callable[[Any, Any], Any]  # takes and gives what `next_where` does
+NextBatch = Callable[[Any, Any], Any]  # has the arguments and result of `next_where`
 
 
 def _batch_of(element: Any, witness: Witness | None) -> Batch:
-    """Makes a step's batch of an element of a source's stream."""
+    """Turns an element of a source's stream into a step's batch."""
     global_size, parts, *rest = element
     if rest and witness is not None:
         witness.note(rest[0])
@@ -30,7 +30,7 @@ def _batch_of(element: Any, witness: Witness | None) -> Batch:
 
 
 def next_where(is_wanted: Any, iterator: Any) -> Any:
-    """Returns the next batch as an Optional; an empty one where none is wanted.
+    """Returns the next batch as an Optional; an empty one if none is wanted.
 
     Fetching past the last step would lose a batch to the next call of a traced function.
     """
@@ -50,21 +50,21 @@ def make_loop(
     agree: Callable[[tf.Tensor], tf.Tensor] | None = None,
     next_batch: NextBatch = next_where,
 ) -> Loop:
-    """Returns a function that runs a step on up to so many batches of an iterator.
+    """Returns a function that runs a step on a number of batches of an iterator.
 
     Args:
         step: Takes one global batch; runs in cross-replica context.
-        eager: Whether to run step by step in Python, as `run_eagerly` wants it.
-        goes_on: Tells after each step whether there may be another one; a boolean scalar.
-        witness: Takes note of what is read, where the stream carries samples of it.
-        agree: Takes how many batches this worker has read; gives that of every replica's worker,
-            who call it together. Needed for streams of unknown length, see agreed_end.py.
+        eager: Whether to run step by step in Python, as `run_eagerly` asks.
+        goes_on: Tells after each step whether another one may follow; a boolean scalar.
+        witness: Records what is read, if the stream carries samples of it.
+        agree: Takes how many batches this worker has read; returns that of every replica's worker.
+            All workers call it together. Needed for streams of unknown length, see agreed_end.py.
         next_batch: Fetches as `next_where` does, in the traced loop.
 
     Returns:
-        `loop(iterator, num_steps)`, which gives the number of steps that were run: fewer than
-        `num_steps` where the iterator ended, or `goes_on` said no. It is traced once for each
-        shape of batch, whatever `num_steps` is.
+        `loop(iterator, num_steps)`, which returns the number of steps that were run: fewer than
+        `num_steps` if the iterator ended, or `goes_on` said no. It is traced once per shape of
+        batch, whatever `num_steps` is.
     """
     if eager:
         return lambda iterator, num_steps: _eager_steps(
@@ -104,7 +104,7 @@ def make_loop(
 def _make_gathering_loop(
     step: Callable[[Batch], None], goes_on: Callable[[], Any]
 ) -> Callable[[Cursor, int], int]:
-    """As `make_loop`, over arrays: no end has to be looked for, and nothing fetched ahead."""
+    """As `make_loop`, over arrays: their end is known, and nothing is fetched ahead."""
     made: dict[str, Any] = {}
 
     def run(cursor: Cursor, num_steps: int) -> int:
@@ -132,7 +132,7 @@ def _traced_gathering(
     @tf.function(autograph=False, input_signature=[gathering.specs, order, scalar, scalar])
     def traced(tensors: Any, order: Any, start: Any, count: Any) -> tuple[tf.Tensor, tf.Tensor]:
         def body(done: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            with tf.device("/CPU:0"):  # a GPU would get the arrays whole
+            with tf.device("/CPU:0"):  # or the whole arrays would be copied to a GPU
                 batch = gathering.batch(tensors, order, start + done)
             step(Batch(*batch))
             return done + 1, tf.convert_to_tensor(goes_on())
@@ -184,11 +184,11 @@ def _eager_gathering(
 def split_where(
     loop: Loop, is_needed: Callable[[], bool], *, goes_on: Callable[[], Any] = lambda: True
 ) -> Loop:
-    """Runs a loop one step a call, once it is traced, where something needs that.
+    """Makes a loop run one step per call if needed, which is known after the first step.
 
     Args:
         loop: As `make_loop` returns it.
-        is_needed: Tells so; asked after the first step.
+        is_needed: Tells whether it is needed; called after the first step.
         goes_on: As in `make_loop`.
     """
     is_traced = False
@@ -215,25 +215,25 @@ def make_shared_loop(
     goes_on: Callable[[], Any] = lambda: True,
     next_batch: NextBatch = next_where,
 ) -> Loop:
-    """As `make_loop`, for workers of which each brings its own rows of the global batch.
+    """As `make_loop`, for workers that each bring their own rows of the global batch.
 
     Args:
         step: As in `make_loop`.
-        sizes_of: Takes the rows of this worker's batch; gives those of each replica of all workers,
-            who call it together.
+        sizes_of: Takes the rows of this worker's batch; returns the rows of each replica of all
+            workers, which call it together.
         eager: As in `make_loop`.
         goes_on: As in `make_loop`.
         next_batch: As in `make_loop`.
 
     Returns:
-        As in `make_loop`. The iterator never ends; the step for which nobody has a row is the end.
+        As in `make_loop`. The iterator never ends; the loop ends when no worker has a row left.
     """
 
     def run(iterator: Any, num_steps: tf.Tensor) -> tf.Tensor:
         def fetch(is_wanted: Any) -> tuple[tf.Tensor, Any]:
             batch = next_batch(is_wanted, iterator)
             own = tf.cond(batch.has_value(), lambda: batch.get_value()[0], lambda: tf.constant(0))
-            return sizes_of(own), batch  # asked in any case, so that all ask together
+            return sizes_of(own), batch  # always called, so that all workers call it together
 
         def body(done: tf.Tensor, sizes: tf.Tensor, batch: Any) -> tuple[tf.Tensor, Any, Any]:
             step(Batch(tf.reduce_sum(sizes), batch.get_value()[1], sizes))
@@ -256,9 +256,9 @@ def in_rounds(loop: Loop, rounds: Rounds, *, is_alone: bool) -> Loop:
 
     Args:
         loop: Runs the steps of `rounds`.
-        rounds: What they are.
-        is_alone: Whether there are no other workers, so that a round can be ended after an error
-            too: the others would have to take part in it.
+        rounds: The rounds.
+        is_alone: Whether there are no other workers. Then a round can also be ended after an error;
+            otherwise the other workers would have to take part.
     """
     begin = tf.function(rounds.begin, autograph=False)
     end = tf.function(rounds.end, autograph=False)
