@@ -231,7 +231,7 @@ MUTATIONS = {
         "positions, Adam",
     ),
     "an open number of positions is taken for rows": Mutation(
-        "step/lookups.py",
+        "step/dependence.py",
         'if operation.type == "Rank" or _is_other_dimension(operation):',
         'if operation.type == "Rank":',
         "positions of sentences of open length",

@@ -91,8 +91,8 @@ def test_what_is_done_to_the_values_changes_nothing() -> None:
             loss = tf.reduce_sum(tf.gather(table, x)) + tf.reduce_sum(tf.gather(table, [1, 2]))
         gradient = tape.gradient(loss, table)
         gradient = tf.IndexedSlices(gradient.values * 3, gradient.indices, gradient.dense_shape)
-        with position.at(position.Position(8, 4, 0, replica, inputs=(x,))):
-            [apart] = lookups.taken_apart([gradient])
+        with position_lib.at(position_lib.Position(8, 4, 0, replica, inputs=(x,))):
+            [apart] = lookups.separated([gradient])
         found.append(_kind(apart))
         return apart.shared.indices, apart.shared.values
 

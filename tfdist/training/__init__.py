@@ -4,15 +4,15 @@ This is the outer loop, in Python: it calls the traced loops of loop/, and acts 
 
 Read in this order; each file imports from those above it only:
 
-1. fingerprints.py: whether all replicas still hold the same weights.
-2. guard.py: what is checked while training runs.
-3. time_split.py: the parts of a step's time, and what could be done about them.
-4. profiling.py: where the time of a run went.
-5. bucket_tuning.py: which sizes of pieces and buckets are fastest here.
-6. callback_files.py: which worker's callbacks write files.
-7. shared_events.py: what callbacks need when several workers run them.
-8. epochs.py: how an epoch runs.
-9. options.py: what `fit` takes besides Keras's own arguments.
+1. options.py: what `fit` takes besides Keras's own arguments.
+2. fingerprints.py: whether all replicas still hold the same weights.
+3. guard.py: what is checked while training runs.
+4. time_split.py: the parts of a step's time, and what could be done about them.
+5. profiling.py: where the time of a run went.
+6. bucket_tuning.py: which sizes of pieces and buckets are fastest here.
+7. callback_files.py: which worker's callbacks write files.
+8. shared_events.py: what callbacks need when several workers run them.
+9. epochs.py: how an epoch runs.
 10. trainer.py: arguments in, results out.
 11. fitting.py: `fit`, `evaluate` and `predict` as functions.
 12. custom_loop.py: the parts of a step for a custom training loop.

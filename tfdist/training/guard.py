@@ -13,6 +13,7 @@ from tfdist.compat import keras_internals
 from tfdist.step import variables
 from tfdist.step.finite import FiniteWatch
 from tfdist.training.fingerprints import Fingerprint
+from tfdist.training.options import Options
 
 _LOG = logging.getLogger("tfdist")
 
@@ -23,8 +24,7 @@ class Guard:
     Args:
         model: The model, built.
         strategy: Its strategy.
-        fingerprint_every: Steps between two comparisons of the weights over the replicas, or None.
-        on_nan: One of options.ON_NAN.
+        options: Of `fit`: what is compared, and what happens if a gradient is not finite.
         watch: Sees the gradients, where the policy needs it; else None.
     """
 
@@ -32,13 +32,12 @@ class Guard:
         self,
         model: keras.Model,
         strategy: tf.distribute.Strategy,
+        options: Options,
         *,
-        fingerprint_every: int | None,
-        on_nan: str,
         watch: FiniteWatch | None,
     ) -> None:
-        self._model, self._strategy, self.on_nan, self._watch = model, strategy, on_nan, watch
-        self._every = parse_every(fingerprint_every)
+        self._model, self._strategy, self._watch = model, strategy, watch
+        self.on_nan, self._every = options.on_nan, parse_every(options.fingerprint_every)
         self._fingerprint: Fingerprint | None = None
         self._finite_at, self._has_warned = 0, False
 

@@ -79,7 +79,8 @@ def options_of(
         replica_step: The user's training rule, or None. All other arguments are as in `fit`.
 
     Raises:
-        ValueError: An option is invalid, or not the same on all workers.
+        ValueError: An option is invalid or not the same on all workers, or the model was not
+            compiled.
     """
     strategy = workers.strategy
     options = Options(
@@ -106,6 +107,8 @@ def options_of(
         model, strategy, local_steps=local_steps, outer_optimizer=outer_optimizer,
         is_own_rule=options.is_own_rule, on_nan=on_nan,
     )
+    if replica_step is None:
+        keras_internals.assert_compiled(model, "fit")
     return options
 
 

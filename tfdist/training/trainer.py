@@ -193,7 +193,7 @@ class Trainer:
                 or not the same on all workers.
             RuntimeError: The model was made outside the scope of the strategy it is to train on.
         """
-        model, is_split = self.model, bool(validation_split) and validation_data is None
+        model = self.model
         options = options_of(
             model, self._workers, replica_step=self._replica_step, already_sharded=already_sharded,
             static_shapes=static_shapes, length_buckets=length_buckets,
@@ -201,10 +201,8 @@ class Trainer:
             fingerprint_every=fingerprint_every, on_nan=on_nan, reduction=reduction,
             local_steps=local_steps, outer_optimizer=outer_optimizer, profile=profile,
         )
-        if self._replica_step is None:
-            keras_internals.assert_compiled(model, "fit")
         epochs = limited(epochs, "epochs") or epochs
-        if is_split:
+        if validation_split and validation_data is None:
             (x, y, sample_weight), validation_data = keras_internals.validation_split(
                 (x, y, sample_weight), validation_split
             )
@@ -228,10 +226,8 @@ class Trainer:
                     callbacks, add_history=True, verbose=verbose, epochs=epochs,
                     steps=feed.num_batches,
                 )
-                guard = Guard(
-                    model, self.strategy, fingerprint_every=fingerprint_every, on_nan=on_nan,
-                    watch=self._programs.watch(on_nan),
-                )
+                watch = self._programs.watch(on_nan)
+                guard = Guard(model, self.strategy, options, watch=watch)
                 self._epochs.train(
                     Training(
                         feed=feed, validation=validation, events=events, epochs=epochs,
