@@ -1,14 +1,14 @@
 """Which replicas and workers are there, and what do they tell each other?
 
-Replicas talk inside of a step, by collectives; workers also talk between two calls of the loop.
+Replicas talk inside a step, by collectives; workers also talk between two calls of the loop.
 
 Read in this order; each file imports from those above it only:
 
 1. share.py: which replicas are this worker's, and which rows of a batch are a replica's.
-2. collectives.py: what a replica can ask of the others.
+2. collectives.py: what a replica can ask the others for.
 3. compression.py: what gradients look like between replicas.
 4. reduction.py: how gradients and counts travel: once, summed, in packs.
 5. workers.py: which workers there are, and what they tell each other.
-6. link_check.py: whether the links carry what they are given.
-7. presence.py: whether this worker is at work, and its peers.
+6. link_check.py: whether the links transfer data unchanged.
+7. presence.py: whether this worker, and its peers, are at work.
 """

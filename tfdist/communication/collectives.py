@@ -1,8 +1,8 @@
-"""What can a replica ask of the others?  To sum and to gather, whoever carries it.
+"""What can a replica ask the others for?  Sums and gathers, however they are carried out.
 
-`Collectives` is what a step knows of the other replicas: those of a replica that has everything,
-those of XLA, inside of one program that all replicas run, or TensorFlow's own. `for_replica` makes
-them from the current replica context.
+`Collectives` is all that a step knows of the other replicas. There are those of a single replica,
+which has everything, those of XLA, inside one program that all replicas run, and TensorFlow's own.
+`for_replica` makes them from the current replica context.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from tfdist.communication.share import Share, is_tpu
 from tfdist.compat import tf_internals
 from tfdist.compat.notes import note_of, set_note
 
-# XLA's all-reduce, as an operation of TensorFlow, takes no 64 bits.
+# XLA's all-reduce, as an operation of TensorFlow, takes no 64-bit types.
 _SUMMED_AS = {tf.float64: tf.float32, tf.int64: tf.int32, tf.bool: tf.int32}
 
 
 @dataclasses.dataclass(frozen=True)
 class Collectives:
-    """What one replica can ask of all replicas of all workers.
+    """What one replica can ask all replicas of all workers for.
 
     Attributes:
         num_replicas: Replicas of all workers together.
@@ -47,7 +47,7 @@ class Collectives:
 
 
 def alone() -> Collectives:
-    """Returns the collectives of a replica that has everything."""
+    """Returns the collectives of a single replica, which has everything."""
     return Collectives(
         num_replicas=1,
         replica_id=0,
@@ -62,8 +62,8 @@ def xla_collectives(num_replicas: int, replica_id: Any = None) -> Collectives:
 
     Args:
         num_replicas: Replicas that run the program.
-        replica_id: Number of the replica, where a strategy deals out the rows: by its own numbers,
-            which on a TPU need not be XLA's.
+        replica_id: Number of the replica, if a strategy distributes the rows: by its own numbers,
+            which on a TPU may differ from XLA's.
     """
     operations = xla_operations()
     groups = np.arange(num_replicas, dtype=np.int32)[None]
@@ -91,9 +91,9 @@ def xla_collectives(num_replicas: int, replica_id: Any = None) -> Collectives:
 
 
 def padded(rows: tf.Tensor, offset: Any, total: Any) -> tf.Tensor:
-    """Returns `total` rows, zeros but for `rows`, which begin at number `offset`."""
+    """Returns `total` rows: zeros, except for `rows`, which begin at number `offset`."""
     rest = [[0, 0]] * (rows.shape.rank - 1)
-    # Rolled, since XLA pads by what is known while it compiles, and an offset is not.
+    # Rolled, since XLA can only pad by a constant, and the offset is not constant.
     return tf.roll(tf.pad(rows, [[0, total - tf.shape(rows)[0]], *rest]), offset, axis=0)
 
 
@@ -141,7 +141,7 @@ def _all_rows(context: Any, rows: Any) -> Any:
 
 
 def note_changing_shapes(strategy: tf.distribute.Strategy) -> None:
-    """Takes note, while a step is traced, of what `changes_shapes` tells."""
+    """Records, while a step is traced, that it has collectives whose shape changes."""
     if not tf_internals.reduces_on_one_device(strategy):
         set_note(strategy, "changes_shapes", True)
 
@@ -149,8 +149,8 @@ def note_changing_shapes(strategy: tf.distribute.Strategy) -> None:
 def changes_shapes(strategy: tf.distribute.Strategy) -> bool:
     """Tells whether a step that was traced has collectives whose shape follows the batch.
 
-    TensorFlow's collectives keep the shape that they had first in a call of a traced function
-    ("Shape mismatch in the collective instance"), so such steps run one a call.
+    Within one call of a traced function, TensorFlow's collectives keep their first shape ("Shape
+    mismatch in the collective instance"), so such steps run one per call.
     """
     return bool(note_of(strategy, "changes_shapes"))
 
@@ -158,14 +158,14 @@ def changes_shapes(strategy: tf.distribute.Strategy) -> bool:
 def gathered(
     strategy: tf.distribute.Strategy, row: Callable[[Any], tf.Tensor]
 ) -> tf.Tensor:
-    """Returns every replica's row, one below the other, in cross-replica context.
+    """Returns the rows of all replicas, stacked, in cross-replica context.
 
     Args:
         strategy: The strategy; all its workers call it together.
-        row: Takes the replica's context; gives its tensor, of the same shape on all replicas.
+        row: Takes the replica's context; returns its tensor, of the same shape on all replicas.
 
     Returns:
-        The rows, of shape `(num_replicas, ...)`, as this worker's first replica has them.
+        The rows, of shape `(num_replicas, ...)`, as this worker's first replica received them.
     """
 
     def on_replica() -> tf.Tensor:
@@ -179,12 +179,12 @@ def gathered(
 def sum_over_workers(
     strategy: tf.distribute.Strategy, share: Share, values: tf.Tensor
 ) -> tf.Tensor:
-    """Returns the sum of what the workers give, in cross-replica context.
+    """Returns the sum of the workers' values, in cross-replica context.
 
     Args:
         strategy: The strategy; all its workers call it together.
         share: Which replicas this worker has.
-        values: This worker's; they count once, whatever number of replicas it has.
+        values: This worker's values; they count once, however many replicas it has.
     """
 
     def on_replica() -> tf.Tensor:

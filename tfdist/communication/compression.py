@@ -1,4 +1,4 @@
-"""What do gradients look like between replicas? Exact, unless a narrower type is asked for.
+"""What do gradients look like between replicas? Exact, unless a narrower type is requested.
 
 Synopsis:
 
@@ -18,14 +18,14 @@ from typing import Any
 
 import tensorflow as tf
 
-# Half of the largest float16: what is left keeps the rounding of a sum from passing it.
+# Half of the largest float16: the other half is room for the rounding of a sum.
 _MOST = 2.0**15
 _WIRES = (None, "bfloat16", "float16")
 
 
 @dataclasses.dataclass(frozen=True)
 class Reduction:
-    """How gradients travel between replicas, in their one reduction a step.
+    """How gradients travel between replicas, in the one reduction of a step.
 
     Attributes:
         wire_dtype: None for the gradients' own type, which is exact. "bfloat16" and "float16" halve
@@ -33,17 +33,17 @@ class Reduction:
             the way, is rounded to 8 or 11 bits. float16 is scaled so that no sum can overflow,
             which costs a small reduction before the large one. Rows of embeddings, integers and
             gradients that are no wider travel as they are.
-        piece_bytes: Larger tensors are cut into pieces of so many bytes, of what travels, so that
-            their sums overlap. On CPUs alone: NCCL cuts by itself.
-        bucket_bytes: Smaller tensors are put together until they have so many bytes. "auto", here
-            and for `piece_bytes`, takes the quickest of some sizes when `fit` begins; a resumed run
-            keeps to what was chosen. Other sizes may group sums otherwise: last bits differ.
-        error_feedback: Whether each replica adds what rounding took from its gradient to its next
-            one, so that small gradients are not lost for good (Karimireddy et al. 2019,
-            arXiv:1901.09847). In `fit` alone; it takes a copy of the weights on each replica.
+        piece_bytes: Larger tensors are cut into pieces of this many bytes, as they travel, so that
+            their sums overlap. Only on CPUs: NCCL cuts by itself.
+        bucket_bytes: Smaller tensors are combined until they have this many bytes. "auto", here and
+            for `piece_bytes`, chooses the fastest of some sizes when `fit` begins; a resumed run
+            keeps that choice. Other sizes may group sums differently: last bits differ.
+        error_feedback: Whether each replica adds the rounding error of a gradient to its next one,
+            so that small gradients are not lost for good (Karimireddy et al. 2019,
+            arXiv:1901.09847). Only in `fit`; it takes a copy of the weights on each replica.
 
     Raises:
-        ValueError: An attribute that cannot be.
+        ValueError: An attribute is invalid.
     """
 
     wire_dtype: str | None = None
@@ -66,7 +66,7 @@ class Reduction:
         if (self.piece_bytes == "auto") != (self.bucket_bytes == "auto"):
             raise ValueError(
                 f"piece_bytes={self.piece_bytes!r} and bucket_bytes={self.bucket_bytes!r} are "
-                "chosen together. Give 'auto' for both, or for none."
+                "chosen together. Give 'auto' for both, or for neither."
             )
         if self.error_feedback and self.wire_dtype is None:
             raise ValueError(
@@ -81,12 +81,12 @@ class Reduction:
 
     @property
     def numbers(self) -> tuple[int, int, int, int]:
-        """Whole numbers that are the same where two reductions are."""
+        """Whole numbers that are equal if and only if two reductions are."""
         sizes = (0, 0) if self.is_open else (int(self.piece_bytes), int(self.bucket_bytes))
         return _WIRES.index(self.wire_dtype), *sizes, int(self.error_feedback)
 
     def narrows(self, dtype: tf.DType) -> bool:
-        """Tells whether gradients of a type lose bits on the wire."""
+        """Tells whether gradients of a type are rounded on the wire."""
         return self.wire_dtype is not None and dtype in (tf.float32, tf.float64)
 
 
@@ -94,7 +94,7 @@ EXACT = Reduction()
 
 
 def parse_reduction(given: Any) -> Reduction:
-    """Returns what `fit(reduction=...)` was given, also by a type's name, "auto" or None.
+    """Returns the reduction that `fit(reduction=...)` means by a type's name, "auto" or None.
 
     >>> parse_reduction("bfloat16").wire_dtype
     'bfloat16'
@@ -117,15 +117,15 @@ def largest(tensor: tf.Tensor) -> tf.Tensor:
 
 
 def scales_of(bounds: tf.Tensor) -> tf.Tensor:
-    """Returns powers of two that take sums of at most `bounds` into the range of float16.
+    """Returns powers of two that scale sums of at most `bounds` into the range of float16.
 
     Args:
         bounds: Sums over the replicas of the `largest` of their gradients; float32. No sum of
             gradients, whole or in part, is larger.
 
     Returns:
-        float32 of the same shape; 1 for a bound of zero, or that is no number: what is not finite
-        stays so.
+        float32 of the same shape; 1 for a bound that is zero or not finite: infinities and NaN
+        stay what they are.
     """
     is_usual = tf.logical_and(tf.math.is_finite(bounds), bounds > 0)
     exponents = tf.math.log(_MOST / tf.where(is_usual, bounds, _MOST)) / tf.math.log(2.0)
@@ -134,12 +134,12 @@ def scales_of(bounds: tf.Tensor) -> tf.Tensor:
 
 
 def narrow(tensor: tf.Tensor, dtype: str, scale: tf.Tensor | None = None) -> tf.Tensor:
-    """Returns what travels of a gradient."""
+    """Returns a gradient as it travels."""
     scaled = tensor if scale is None else tensor * tf.cast(scale, tensor.dtype)
     return tf.cast(scaled, dtype)
 
 
 def widen(tensor: tf.Tensor, dtype: tf.DType, scale: tf.Tensor | None = None) -> tf.Tensor:
-    """Returns the sum that has come, in the gradient's type."""
+    """Returns the received sum, in the gradient's type."""
     wide = tf.cast(tensor, dtype)
     return wide if scale is None else wide / tf.cast(scale, dtype)

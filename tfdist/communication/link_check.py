@@ -1,8 +1,8 @@
-"""Do the links between the replicas carry what they are given?  A short exchange of known content.
+"""Do the links between the replicas transfer data unchanged?  A short exchange of known content.
 
-Copies between consumer GPUs have been seen to change data without a word. So before the first
-step, where replicas are not all in one memory, each brings a vector that the others can compute:
-powers of two, one a replica, of which every sum is exact.
+Copies between consumer GPUs have been seen to change data silently. So before the first step, if
+replicas do not share one memory, each sends a vector that the others can compute: multiples of a
+power of two per replica, so that every sum is exact.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tfdist.communication.workers import Workers
 from tfdist.compat import tf_internals
 from tfdist.compat.notes import note_of, set_note
 
-_LENGTH = 2**16  # 256 KiB a replica: some links fail only in longer copies
+_LENGTH = 2**16  # 256 KiB per replica: some links fail only in longer copies
 _POWERS, _FACTORS = 16, 7  # up to 256 replicas, all sums are below 2**24, and so exact in float32
 
 
@@ -23,7 +23,7 @@ def check_links(workers: Workers) -> None:
     """Checks the links of a strategy, once. Every worker has to call it.
 
     Raises:
-        RuntimeError: Something arrived changed; the text names the replicas.
+        RuntimeError: Data arrived changed; the message names the replicas.
     """
     strategy, share = workers.strategy, workers.share
     if note_of(strategy, "has_checked_links") or not _has_links(strategy, share):
@@ -38,7 +38,7 @@ def check_links(workers: Workers) -> None:
 
 
 def contribution(replica: int, length: int = _LENGTH) -> np.ndarray:
-    """Returns what a replica brings, float32 of shape `(length,)`.
+    """Returns the vector that a replica sends, float32 of shape `(length,)`.
 
     >>> contribution(2, 9).tolist()
     [4.0, 8.0, 12.0, 16.0, 20.0, 24.0, 28.0, 4.0, 8.0]
@@ -48,11 +48,11 @@ def contribution(replica: int, length: int = _LENGTH) -> np.ndarray:
 
 
 def faults(sums: np.ndarray, rows: np.ndarray, *, first_replica: int) -> list[str]:
-    """Says what arrived changed; nothing where all is well.
+    """Describes what arrived changed; [] if everything is right.
 
     Args:
         sums: The sum over all replicas as it arrived at each of this worker's replicas.
-        rows: What all replicas brought, in their order, as it arrived at each of this worker's.
+        rows: The vectors of all replicas, in order, as they arrived at each of this worker's.
         first_replica: Number of this worker's first replica.
     """
     expected = np.stack([contribution(r, rows.shape[2]) for r in range(rows.shape[1])])
@@ -67,7 +67,7 @@ def faults(sums: np.ndarray, rows: np.ndarray, *, first_replica: int) -> list[st
 
 
 def _has_links(strategy: tf.distribute.Strategy, share: Share) -> bool:
-    """Tells whether replicas have memories of their own."""
+    """Tells whether replicas have separate memories."""
     if share.num_replicas == 1:
         return False
     if share.has_others:

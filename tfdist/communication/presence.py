@@ -1,12 +1,12 @@
-"""Is this worker at work, and are its peers?  What is seen of a run while it goes on.
+"""Is this worker at work, and are its peers?  Signs of life while a run goes on.
 
 The launcher sees how far each worker has come (cluster/progress.py), and the workers of a strategy
-see of each other that they live (cluster/heartbeat.py): whoever waits for one that does not is
-ended here, with that one's name, and the exit code `contract.PEER_LOST`.
+see whether the others are alive (cluster/heartbeat.py). A worker that waits for a lost one is ended
+here, with an error that names the lost worker, and the exit code `contract.PEER_LOST`.
 
 A run is a call of `fit`, `evaluate` or `predict`, or a loop over `distribute_dataset`. Outside of
-runs nobody is ended: a peer that is gone may have done its part. Whoever begins the next run
-without it is ended then.
+runs no worker is ended: a peer that has gone may have finished its part. A worker that begins the
+next run without it is ended then.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _T = TypeVar("_T")
 _LOG = logging.getLogger("tfdist")
 _SILENCE_SECS = 5.0
 _LAST_WORDS_SECS = 1.0
-# What collectives end with where a peer has gone, by how its connection was closed.
+# The errors of collectives when a peer has gone, depending on how its connection closed.
 _OF_A_PEER = (
     tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError,
     tf.errors.InternalError, tf.errors.DeadlineExceededError,
@@ -53,7 +53,7 @@ class Presence:
     """Shows this worker to the launcher and to the strategy's other workers, and them to it.
 
     Args:
-        workers: Of the strategy.
+        workers: The workers of the strategy.
     """
 
     def __init__(self, workers: Workers) -> None:
@@ -65,7 +65,7 @@ class Presence:
         self._progress.tick()
 
     def ticking(self, fn: Callable[_P, _T]) -> Callable[_P, _T]:
-        """Returns a function that shows the launcher the begin and the end of `fn`."""
+        """Returns a function that shows the launcher the beginning and the end of `fn`."""
         return self._progress.ticking(fn)
 
     @contextlib.contextmanager
@@ -81,35 +81,35 @@ class Presence:
                 yield
             except _OF_A_PEER:
                 if heart:
-                    heart.await_loss()  # which names the peer: TensorFlow names no worker
+                    heart.await_loss()  # it names the lost peer, and TensorFlow does not
                 raise
 
     def _heart(self) -> Heart | None:
         """Returns the strategy's heart, which beats from the first run to the process's end."""
         strategy = self._workers.strategy
         known = note_of(strategy, "heart", ())
-        if known == ():  # None says that the workers are not connected
+        if known == ():  # None means that the workers are not connected
             known = _make_heart(self._workers)
             set_note(strategy, "heart", known)
         return known
 
 
 def _make_heart(workers: Workers) -> Heart | None:
-    """Connects the workers, who have to call it together; None where they cannot be, or may not."""
+    """Connects the workers, which call it together; None if they cannot or must not connect."""
     rank, size = workers.rank, workers.count
     addresses = _addresses(workers.strategy)
     secs = _silence_secs(os.environ)
     host = addresses[0].rpartition(":")[0].strip("[]") if addresses else ""
     listener, note = None, {"secs": secs, "port": 0, "secret": secrets.token_hex(32)}
     if rank == 0 and secs and host:
-        with contextlib.suppress(OSError):  # port 0 then says that there is none
+        with contextlib.suppress(OSError):  # port 0 then tells the others that there is no listener
             listener = side_channel.open_listener(host)
             note["port"] = listener.getsockname()[1]
     note = json.loads(workers.from_chief(json.dumps(note).encode() if rank == 0 else b""))
     if not note["secs"]:
         return None
     connections = _connected(listener, host, note, rank=rank, size=size)
-    # The chief counts those that came; every other worker, whether it reached the chief.
+    # The chief checks who has come; every other worker, whether it reached the chief.
     missing = [r for r in range(1, size) if r not in connections] if rank == 0 else []
     is_complete = not missing if rank == 0 else 0 in connections
     if workers.any(not is_complete):
@@ -129,7 +129,7 @@ def _make_heart(workers: Workers) -> Heart | None:
 
 
 def _leave(heart: Heart) -> None:
-    """Ends a loop over the data that was neither finished nor closed: its process ends."""
+    """Ends an unfinished loop over the data when its process ends."""
     error = getattr(sys, "last_value", None)
     if isinstance(error, _OF_A_PEER):
         heart.await_loss()
@@ -178,7 +178,7 @@ def _end(loss: Loss, *, addresses: tuple[str, ...], rank: int) -> NoReturn:
         f"worker {loss.rank} ({addresses[loss.rank]}) {loss.why}, and worker {rank} waits for it in"
         " vain. Look for the first error in the output of that worker, and start all of them again."
     )
-    # Somebody may hold the lock of a stream for ever: the end must not wait for it.
+    # Another thread may hold the lock of a stream for ever, and the end must not wait for it.
     words = threading.Thread(target=_say, args=(text, rank), daemon=True)
     words.start()
     words.join(_LAST_WORDS_SECS)

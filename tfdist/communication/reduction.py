@@ -1,7 +1,7 @@
 """How do gradients and counts travel between replicas? Once, summed, in packs.
 
-`sum_gradients` is the one reduction of a step, in cross-replica context; where a step is one
-program on every replica, step/tpu_step.py has it.
+`sum_gradients` is the one reduction of a step, in cross-replica context. Where a step is one
+program on every replica, the reduction is in step/tpu_step.py.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from tfdist.compat import tf_internals
 
 
 class Lookups(NamedTuple):
-    """The gradient of a table of which some rows are looked up once for all rows of the batch.
+    """The gradient of a table, some rows of which are looked up once for the whole batch.
 
     Attributes:
-        of_batch: What the rows of the batch looked up, as IndexedSlices; None where they did not.
-        shared: What was looked up besides, the same on every replica, as IndexedSlices: its values
-            are each replica's share.
+        of_batch: Lookups by the rows of the batch, as IndexedSlices; None if there are none.
+        shared: The other lookups, the same on every replica, as IndexedSlices; their values are
+            each replica's share.
     """
 
     of_batch: Any
@@ -31,7 +31,7 @@ class Lookups(NamedTuple):
 
 
 def joined(gradient: Any) -> Any:
-    """Returns a gradient of which no part is kept apart."""
+    """Returns a gradient as one tensor, joining the parts of `Lookups`."""
     if not isinstance(gradient, Lookups):
         return gradient
     of_batch, shared = gradient
@@ -57,13 +57,13 @@ def sum_gradients(
         strategy: The strategy whose replicas made them.
         gradients: Per-replica tensors, IndexedSlices or `Lookups`, in cross-replica context; None
             where a variable got no gradient, on every replica.
-        reduction: What they look like on the wire.
-        residuals: For error feedback: one variable a gradient, which holds for each replica what
-            rounding has taken, or None for none.
+        reduction: How they travel.
+        residuals: For error feedback: one variable per gradient, which holds each replica's
+            rounding error, or None.
 
     Returns:
-        One tensor or IndexedSlices each, the same bits on every worker: rows of an embedding stay
-        rows, since Keras's optimizers update the touched rows alone.
+        One tensor or IndexedSlices per gradient, with the same bits on every worker. Rows of an
+        embedding stay rows, since Keras's optimizers update only the touched rows.
     """
     if strategy.num_replicas_in_sync == 1:
         return [joined(gradient) for gradient in gradients]
@@ -89,10 +89,10 @@ def sum_gradients(
 
 
 def _sum_shared(strategy: tf.distribute.Strategy, gradients: Sequence[Any]) -> list[Any]:
-    """Sums rows that every replica has looked up alike, each with its own of the others.
+    """Sums, row by row, the shares of rows that every replica has looked up.
 
-    On one device such a row is there once. Put side by side, the replicas' shares would be squared
-    apart by an optimizer that squares gradients.
+    On one device such a row occurs once. If the shares were concatenated instead, an optimizer that
+    squares gradients would square each share by itself.
     """
     parts = [list(strategy.experimental_local_results(gradient)) for gradient in gradients]
     values = [[part.values for part in of_replicas] for of_replicas in parts]
@@ -114,9 +114,9 @@ def _sum_rows(strategy: tf.distribute.Strategy, gradients: Sequence[Any]) -> lis
 
 
 def _filled(rows: tf.IndexedSlices) -> tf.IndexedSlices:
-    """Adds a row where there is none: TensorFlow 2.21 ends the process where nothing is gathered.
+    """Adds a row to an empty gradient: TensorFlow 2.21 aborts if it gathers no rows at all.
 
-    A batch without a single word that is looked up has such gradients.
+    A batch in which no word is looked up has such gradients.
     """
     with tf.device(rows.values.device):
         missing = tf.cast(tf.equal(tf.size(rows.indices), 0), tf.int32)
@@ -151,7 +151,7 @@ def _sum_dense(
         pairs = zip(parts[index], of_replicas, strict=True)
         parts[index] = [part + residual.read_value() for part, residual in pairs]
     if narrowed and reduction.wire_dtype == "float16":
-        bounds = [  # one vector for all of them: a round trip each would cost more than it saves
+        bounds = [  # one vector for all of them: a round trip per gradient would cost too much
             tf.stack([compression.largest(parts[index][replica]) for index in narrowed])
             for replica in range(len(parts[0]))
         ]
@@ -162,9 +162,9 @@ def _sum_dense(
         dtype = str(reduction.wire_dtype)
         parts[index] = [compression.narrow(part, dtype, scales[index]) for part in wanted]
         for residual, whole, sent in zip(lost.get(index, ()), wanted, parts[index], strict=False):
-            rest = whole - compression.widen(sent, whole.dtype, scales[index])
-            # What is infinite once would stay for ever.
-            residual.assign(tf.where(tf.math.is_finite(rest), rest, tf.zeros_like(rest)))
+            error = whole - compression.widen(sent, whole.dtype, scales[index])
+            # An infinity would stay in the residual for ever.
+            residual.assign(tf.where(tf.math.is_finite(error), error, tf.zeros_like(error)))
     summed = _sum_parts(strategy, parts, reduction)
     for index in narrowed:
         summed[index] = compression.widen(summed[index], dtypes[index], scales[index])
@@ -176,7 +176,7 @@ def _sum_parts(
 ) -> list[Any]:
     """Sums tensors, each given as the parts of this worker's replicas."""
     cut = _cut(strategy, tensors, reduction)
-    # TensorFlow packs by concatenating: one type a call, and no shape that is unknown.
+    # TensorFlow packs by concatenating: one type per call, and only known shapes.
     kinds = [(parts[0].dtype, parts[0].shape.is_fully_defined()) for parts in tensors]
     sums: dict[int, list[Any]] = {}
     for kind in dict.fromkeys(kinds):
@@ -197,7 +197,7 @@ def _cut(
     if not _travels_in_packs(strategy):
         return [[parts] for parts in tensors]
     devices = strategy.extended.worker_devices
-    # Only a ring over gRPC gains by pieces.
+    # Only a ring over gRPC gets faster with pieces.
     most = int(reduction.piece_bytes) if "CPU" in devices[0].upper() else None
     return [
         list(zip(*(_pieces(p, device, most) for p, device in zip(parts, devices, strict=True)),
@@ -212,9 +212,9 @@ def _whole(pieces: Sequence[Any], like: tf.Tensor) -> tf.Tensor:
 
 
 def _pieces(tensor: tf.Tensor, device: str, most: int | None) -> list[tf.Tensor]:
-    """Cuts a tensor into flat pieces of at most so many bytes; leaves a small one as it is."""
+    """Cuts a tensor into flat pieces of at most `most` bytes; leaves a small one as it is."""
     length, size = tensor.shape.num_elements(), tensor.dtype.size
-    with tf.device(device):  # TensorFlow only packs what it sees to be on one device
+    with tf.device(device):  # TensorFlow only packs tensors that it knows to be on one device
         if most is None or length is None or length * size <= most:
             return [tf.identity(tensor)]
         whole, rest = divmod(length, most // size)
@@ -224,11 +224,11 @@ def _pieces(tensor: tf.Tensor, device: str, most: int | None) -> list[tf.Tensor]
 def _reduced(
     strategy: tf.distribute.Strategy, values: Sequence[Any], bytes_per_pack: int = 0
 ) -> list[Any]:
-    """Sums per-replica values, from the last layer's to the first's, which is as they come."""
+    """Sums per-replica values, in the order given."""
     options = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=bytes_per_pack)
     if not values:
         return []
-    # TensorFlow packs only what stays where it is; adding up on one device needs no copies back.
+    # TensorFlow packs only sums that stay on their devices; a sum on one device is not copied back.
     stays = _travels_in_packs(strategy)
     pairs = [(value, value if stays and _is_several(value) else _home(value)) for value in values]
     summed = strategy.extended.batch_reduce_to(tf.distribute.ReduceOp.SUM, pairs, options)
@@ -236,7 +236,7 @@ def _reduced(
 
 
 def per_replica(strategy: tf.distribute.Strategy, parts: Sequence[Any]) -> Any:
-    """Hands each local replica its own one of `parts`."""
+    """Gives each local replica its own one of `parts`."""
     if len(parts) == 1:
         return parts[0]
     values = iter(parts)  # the strategy asks for its local replicas in their order

@@ -1,6 +1,6 @@
 """Which replicas are this worker's, and which rows of a batch are a replica's?
 
-The one place that knows how a global batch is split. A replica's rows are contiguous, the rows of
+Only this file knows how a global batch is split. A replica's rows are contiguous, the rows of
 replica 0 come first, and no two replicas differ by more than one row:
 
 >>> [bounds(10, replica, 4) for replica in range(4)]
@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, TypeVar
 
-if TYPE_CHECKING:  # who reads rows alone (parquet.py) needs no TensorFlow
+if TYPE_CHECKING:  # reading rows (parquet.py) needs no TensorFlow
     import tensorflow as tf
 
 Int = TypeVar("Int")  # a Python int, or an integer scalar tensor
@@ -22,7 +22,7 @@ Int = TypeVar("Int")  # a Python int, or an integer scalar tensor
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """Which replicas of the world a worker feeds.
+    """Which replicas, of those of all workers, a worker feeds.
 
     Attributes:
         first_replica: Number of this worker's first replica among all replicas.
@@ -51,7 +51,6 @@ def share_of(strategy: tf.distribute.Strategy) -> Share:
 
     total = strategy.num_replicas_in_sync
     resolver = strategy.cluster_resolver
-    workers = total
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and resolver is not None:
         spec = resolver.cluster_spec().as_dict()
         workers = sum(len(spec.get(task, ())) for task in ("chief", "worker")) or 1
@@ -72,8 +71,8 @@ def bounds(global_size: Int, replica: Any, num_replicas: int) -> tuple[Int, Int]
         num_replicas: Replicas of all workers together.
 
     Returns:
-        `(start, stop)`, of the type of `global_size`. `start == stop` where a batch is smaller
-        than the number of replicas and this one stays empty; the last replicas do first.
+        `(start, stop)`, of the type of `global_size`. If a batch has fewer rows than there are
+        replicas, the last replicas stay empty: `start == stop`.
     """
     return _start(global_size, replica, num_replicas), _start(
         global_size, replica + 1, num_replicas

@@ -1,7 +1,7 @@
 """Which workers are there, and what do they tell each other between two calls of the loop?
 
-They exchange a few integers, and bytes as one sum of integers, which changes none of them:
-collectives are what all workers have in common, whatever network or folder they share otherwise. On
+They exchange a few integers, and bytes as a sum of integers to which only one worker contributes.
+Both use collectives, which all workers have in common, whatever network or folder they share. With
 one worker there is nobody to ask, and nothing here costs anything.
 """
 
@@ -20,7 +20,7 @@ _WORDS_AT_A_TIME = 4 * 2**20  # 16 MiB: no tensor of a model's size beside the m
 
 
 class Workers:
-    """The workers of a strategy, as one of them sees them.
+    """The workers of a strategy, seen from one of them.
 
     Every worker has to make the same calls in the same order: each of them is a collective.
 
@@ -28,7 +28,7 @@ class Workers:
         strategy: The strategy that the workers share.
 
     Attributes:
-        strategy: The same.
+        strategy: The strategy that the workers share.
         share: Which replicas this worker has.
     """
 
@@ -82,7 +82,7 @@ class Workers:
         return bool(self.gather(int(flag)).any())
 
     def from_chief(self, payload: bytes) -> bytes:
-        """Returns the chief's `payload` on every worker; the others' is not looked at."""
+        """Returns the chief's `payload` on every worker; those of the others are ignored."""
         if not self.has_others:
             return payload
         size = len(payload) if self.is_chief else 0
@@ -117,14 +117,14 @@ class Workers:
         return total.view(np.uint8).reshape(every.shape)[:, : own.shape[1]]
 
     def require_same(self, given: Mapping[str, Sequence[int]]) -> None:
-        """Raises where the workers were not given the same.
+        """Raises an error if the workers were given different arguments.
 
         Args:
-            given: What a message calls it, to the numbers that stand for it; the same number of
-                them on every worker.
+            given: Maps the name of an argument, as used in the message, to numbers that stand for
+                its value; as many on every worker.
 
         Raises:
-            ValueError: The numbers differ; it names the first entry of which they do.
+            ValueError: The numbers differ; the message names the first argument that does.
         """
         names = [name for name, numbers in given.items() for _ in numbers]
         rows = self.gather(*(int(number) for numbers in given.values() for number in numbers))
