@@ -12,7 +12,7 @@ Read in this order; each file imports from those above it only:
 6. contents.py: what a checkpoint holds, and how it is read and told to the others.
 7. checkpointer.py: how everything is saved and restored.
 8. same_run.py: whether this is the run that a checkpoint is of.
-9. interval.py: whether it is time: every so many steps or seconds.
+9. interval.py: whether it is time: every n steps or seconds.
 10. preemption.py: whether this process was told to leave.
 11. run.py: how `fit` goes on where the last one ended, and when it saves.
 """

@@ -1,10 +1,10 @@
 """What have the callbacks learnt since training began?
 
-A callback that has `get_state()` and `set_state(state)` says so itself. Of any other, its state is
-each attribute with a plain value (numbers, texts, arrays, and lists, tuples, sets and dicts of
-such) that is not what it was after `on_train_begin`: `EarlyStopping.best` and its weights, the
-`History`, counters of people's own callbacks. Configuration never changes, so it is always that of
-the callback that is there now.
+A callback with `get_state()` and `set_state(state)` provides its state itself. The state of any
+other callback is every attribute with a plain value (numbers, texts, arrays, and lists, tuples,
+sets and dicts of them) that has changed since `on_train_begin`: `EarlyStopping.best` and its
+weights, the `History`, counters of custom callbacks. Configuration never changes, so it is always
+that of the present callback.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _OWN, _SIZE = "own state", "file size"  # no attribute has a name with a space
 
 
 class CallbackState:
-    """Takes and gives back the state of a run's callbacks.
+    """Saves and restores the state of a run's callbacks.
 
     Args:
         callbacks: The callbacks of the run, in their order.
@@ -52,7 +52,7 @@ class CallbackState:
                 callback.append = True
 
     def begin(self) -> None:
-        """Takes note of how the callbacks are after `on_train_begin`."""
+        """Records the state of the callbacks after `on_train_begin`."""
         self._begun = {
             name: {key: _look(value, name, key) for key, value in _attributes(callback)}
             for name, callback in self._callbacks.items()
@@ -62,10 +62,10 @@ class CallbackState:
         """Returns the state of all callbacks by name, as `plain_values.encode` gives it.
 
         Args:
-            arrays: Takes up copies of the arrays that belong to it.
+            arrays: Receives copies of the arrays in it.
 
         Raises:
-            ValueError: What a callback's `get_state` gave has no plain form.
+            ValueError: The state that a callback's `get_state` returned has no plain form.
         """
         return {
             name: self._own_state(name, callback, arrays)
@@ -95,7 +95,7 @@ class CallbackState:
         except TypeError as error:
             raise ValueError(
                 f"{name}.get_state() returned {state!r}, which cannot be saved: {error}. Return "
-                "numbers, texts, arrays, or lists, tuples, sets and dicts of such."
+                "numbers, texts, arrays, or lists, tuples, sets and dicts of them."
             ) from error
 
     def _changes(self, name: str, callback: Any, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class CallbackState:
 
 @dataclasses.dataclass(frozen=True)
 class _Look:
-    """What a plain value can be told by later, when it may have been changed in place."""
+    """A copy of a plain value, to compare with later: the value may be changed in place."""
 
     value: Any
     arrays: dict[str, np.ndarray]
@@ -133,7 +133,7 @@ def _look(value: Any, name: str, key: str) -> Any:
     try:
         return _Look(plain_values.encode(value, arrays, prefix=f"callbacks/{name}/{key}"), arrays)
     except TypeError:
-        return value  # of an object we know only whether it is another one
+        return value  # other objects are compared by identity
 
 
 def _is_same(before: Any, now: Any) -> bool:
@@ -146,11 +146,11 @@ def _is_same(before: Any, now: Any) -> bool:
 
 
 def _named(callbacks: Sequence[Any]) -> Iterator[tuple[str, Any]]:
-    """Names callbacks by class and number, whatever else is among them."""
+    """Names callbacks by class, and by number within the class."""
     seen: dict[str, int] = {}
     for callback in callbacks:
         if isinstance(callback, keras.callbacks.ProgbarLogger):
-            continue  # the chief alone has one, and it shows what is there now
+            continue  # only the chief has one, and it needs no state
         kind = type(callback).__qualname__
         seen[kind] = seen.get(kind, 0) + 1
         yield (kind if seen[kind] == 1 else f"{kind} {seen[kind]}"), callback

@@ -1,4 +1,4 @@
-"""How is everything that a run is saved and restored?
+"""How is everything that makes up a run saved and restored?
 
 Synopsis:
 
@@ -10,8 +10,8 @@ Synopsis:
     ...     checkpointer.restore(model)
     {'epoch': 3}
 
-`fit(..., checkpoint_dir=...)` does it by itself; this is for loops of one's own. In one file, since
-saving, restoring and cleaning up share what is being written in the background.
+`fit(..., checkpoint_dir=...)` does it by itself; this is for custom training loops. In one file,
+since saving, restoring and cleaning up share the checkpoint being written in the background.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ class Checkpointer:
     """Saves everything that a run needs to go on as if nothing had happened.
 
     A checkpoint appears as a whole or not at all, and every byte of it is checked before it is
-    used: where the newest one is damaged, that is logged, and the one before it is used. It is
-    written in the background, after its values were copied to the host's memory. The chief alone
-    reads and writes; the others are told, so no other worker needs to see the folder.
+    used. If the newest one is damaged, that is logged, and the one before it is used. Checkpoints
+    are written in the background, after their values were copied to the host's memory. Only the
+    chief reads and writes, and sends the content to the others, so they need not see the folder.
 
     Args:
-        directory: The run's own folder, of a mounted file system; made where it is missing.
+        directory: The run's own folder, on a mounted file system; made if it is missing.
         keep: How many of the newest checkpoints to keep; at least 1.
-        best: A value of the logs, such as "min val_loss" or "max val_accuracy", whose best
-            checkpoint is kept as well.
+        best: A value of the logs, such as "min val_loss" or "max val_accuracy"; the checkpoint with
+            the best one is kept as well.
         strategy: The strategy of the variables; by default that of the first model.
 
     Raises:
-        ValueError: An argument that cannot be.
+        ValueError: An argument is invalid.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Checkpointer:
 
     @property
     def best_name(self) -> str | None:
-        """The value of the logs by which the best checkpoint is told, or None."""
+        """The name of the log that decides which checkpoint is best, or None."""
         return self._best[1] if self._best else None
 
     @property
@@ -107,12 +107,12 @@ class Checkpointer:
             *objects: Keras models (with their optimizers and metrics), anything else with
                 `variables`, or variables.
             step: Updates that the run has made.
-            progress: What else is to be known on restoring; has to fit into JSON.
-            logs: Where `best` finds its value.
+            progress: Anything else to get back on restoring; has to fit into JSON.
+            logs: The logs in which `best` is looked up.
 
         Raises:
-            RuntimeError: The checkpoint before this one could not be written. None that was there
-                is lost.
+            RuntimeError: The checkpoint before this one could not be written. Earlier checkpoints
+                are not lost.
         """
         workers = self.bind(*objects)
         self.wait()
@@ -120,18 +120,18 @@ class Checkpointer:
         self.store(tensors, {"progress": dict(progress or {})}, step=step, logs=logs)
 
     def restore(self, *objects: Any, which: str = "newest") -> dict[str, Any] | None:
-        """Gives variables back the values of a checkpoint. Every worker has to call it.
+        """Sets variables to the values of a checkpoint. Every worker has to call it.
 
         Args:
-            *objects: As they were given to `save`, in the same order.
+            *objects: The same as given to `save`, in the same order.
             which: "newest" or "best".
 
         Returns:
             The `progress` that was saved, or None where there is no checkpoint.
 
         Raises:
-            ValueError: The checkpoint is of other variables; the text names the difference.
-            RuntimeError: There are checkpoints, but none of them is whole.
+            ValueError: The checkpoint is of other variables; the message names the difference.
+            RuntimeError: There are checkpoints, but all of them are damaged.
         """
         workers = self.bind(*objects)
         saved = self.load(which=which)
@@ -144,7 +144,7 @@ class Checkpointer:
         return saved.plain.get("progress")
 
     def wait(self) -> None:
-        """Waits until what was saved last is on the disk.
+        """Waits until the last checkpoint is on disk.
 
         Raises:
             RuntimeError: It could not be written.
@@ -164,7 +164,7 @@ class Checkpointer:
             ) from error
 
     def close(self) -> None:
-        """Waits as `wait` does, and lets go of the folder."""
+        """Waits as `wait` does, and releases the folder."""
         try:
             self.wait()
         finally:
@@ -181,7 +181,7 @@ class Checkpointer:
         self.close()
 
     def bind(self, *objects: Any) -> Workers:
-        """Settles, once, on the strategy of these objects; returns its workers."""
+        """Decides, once, on the strategy of these objects; returns its workers."""
         if self._bound is None:
             models = [owner for owner in objects if isinstance(owner, keras.Model)]
             made_under = keras_internals.made_under(models[0]) if models else None
@@ -198,7 +198,7 @@ class Checkpointer:
         facts: Mapping[str, Any] | None = None,
         logs: Mapping[str, float] | None = None,
     ) -> None:
-        """Hands a checkpoint to the writer, on the chief; what is in `tensors` must not change."""
+        """Passes a checkpoint to the writer, on the chief; `tensors` must not change afterwards."""
         if not self._workers.is_chief:
             return
         writer = self._open()
@@ -208,7 +208,7 @@ class Checkpointer:
         self._pending = writer.submit(self._write, dict(tensors), text, step, facts)
 
     def load(self, *, which: str = "newest") -> Saved | None:
-        """Reads a checkpoint on the chief, and tells the others. Every worker has to call it."""
+        """Reads a checkpoint on the chief, and sends it to all. Every worker has to call it."""
         if which not in ("newest", "best") or (which == "best" and self._best is None):
             raise ValueError(
                 f"which={which!r} must be 'newest', or 'best' of a Checkpointer(..., best=...)."
@@ -280,13 +280,13 @@ class Checkpointer:
             step=step,
             facts=facts,
         )
-        # What was found damaged counts for nothing, and goes now that there is a new one.
+        # Damaged checkpoints do not count, and are removed now that there is a new one.
         whole = [f for f in manifest.list_checkpoints(self.directory) if f not in self._damaged]
         best = [f for f in sorted(whole, key=self._rank)[:1] if self._rank(f) < _NO_RANK]
         manifest.remove_all_but(self.directory, [*whole[-self._keep :], *best])
 
     def _rank(self, folder: pathlib.Path) -> float:
-        """Orders checkpoints by `best`: the lower, the better."""
+        """Ranks checkpoints by `best`: the lower, the better."""
         score = manifest.peek(folder).get("score")
         if self._best is None or not isinstance(score, float) or score != score:
             return _NO_RANK

@@ -1,4 +1,4 @@
-"""What does a checkpoint hold, and how is it read from disk and told to the other workers?"""
+"""What does a checkpoint hold, and how is it read from disk and sent to the other workers?"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 _TENSORS, _PLAIN = "tensors", "state.json"
-# Arrays of these names are no values of variables.
+# Arrays with these prefixes are not values of variables.
 OF_CALLBACKS, OF_STREAMS, OF_BUFFERS = "callbacks/", "random/", "buffers/"
 
 
@@ -23,8 +23,8 @@ class Saved:
     Attributes:
         folder: Where the chief found it.
         facts: Its manifest.
-        plain: What of it is JSON.
-        arrays: The rest, by name: NumPy's, or tensors of what NumPy cannot hold.
+        plain: Its JSON part.
+        arrays: Its arrays, by name: NumPy arrays, or tensors for types that NumPy does not have.
     """
 
     folder: str
@@ -33,7 +33,7 @@ class Saved:
     arrays: dict[str, Any]
 
     def variables(self) -> dict[str, np.ndarray]:
-        """Returns those arrays that are values of variables."""
+        """Returns the arrays that are values of variables."""
         return {
             name: value
             for name, value in self.arrays.items()
@@ -41,7 +41,7 @@ class Saved:
         }
 
     def refuse(self, differences: Sequence[str]) -> None:
-        """Raises a ValueError that names the differences to the present run, if there are any."""
+        """Raises a ValueError that names the differences to the current run, if there are any."""
         if differences:
             rest = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
             raise ValueError(
@@ -55,8 +55,8 @@ def write_files(folder: pathlib.Path, tensors: Mapping[str, Any], plain: str) ->
     """Writes a checkpoint's files: tensors in TensorFlow's format, the rest in JSON.
 
     Args:
-        folder: Where to.
-        tensors: On the host, by name.
+        folder: The folder to write into.
+        tensors: Tensors on the host, by name.
         plain: JSON text.
     """
     (folder / _PLAIN).write_text(plain, encoding="utf-8")
@@ -71,13 +71,13 @@ def write_files(folder: pathlib.Path, tensors: Mapping[str, Any], plain: str) ->
 
 
 def read_files(folder: pathlib.Path, facts: dict[str, Any]) -> Saved:
-    """Reads a checkpoint's files, which were found whole."""
+    """Reads the files of a checkpoint that was found undamaged."""
     plain = json.loads((folder / _PLAIN).read_text(encoding="utf-8"))
     prefix = str(folder / _TENSORS)
     reader = tf.train.load_checkpoint(prefix)
     arrays: dict[str, Any] = {}
     for name, dtype in sorted(reader.get_variable_to_dtype_map().items()):
-        if dtype == tf.variant:  # no array: only TensorFlow can look inside
+        if dtype == tf.variant:  # not an array: only TensorFlow can look inside
             (arrays[name],) = tf.raw_ops.RestoreV2(
                 prefix=prefix, tensor_names=[name], shape_and_slices=[""], dtypes=[dtype]
             )
@@ -87,7 +87,7 @@ def read_files(folder: pathlib.Path, facts: dict[str, Any]) -> Saved:
 
 
 def pack(saved: Saved | None, error: Exception | None) -> bytes:
-    """Writes a checkpoint, or why there is none, as bytes: a line of JSON, then the arrays."""
+    """Packs a checkpoint, or an error, into bytes: a line of JSON, then the arrays."""
     header: dict[str, Any] = {"error": None if error is None else str(error)}
     arrays = saved.arrays if saved else {}
     if saved is not None:

@@ -14,7 +14,7 @@ import time
 from typing import IO
 
 _FILE = ".claim"
-# A worker that was killed may take a moment to go, while its successor is there already.
+# A killed worker may take a moment to go, while its successor has already started.
 _PATIENCE_SECS = 10.0
 
 
@@ -39,7 +39,7 @@ def claim(folder: pathlib.Path, *, patience_secs: float = _PATIENCE_SECS) -> IO[
             break
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
-                return file  # a file system without locks: nobody can be told from anybody
+                return file  # a file system without locks: a second job cannot be detected
             if time.monotonic() > deadline:
                 file.seek(0)
                 owner = file.read().strip() or "another process"

@@ -1,4 +1,4 @@
-"""Is it time?  Every so many steps, or every so many seconds.
+"""Is it time?  Every n steps, or every n seconds.
 
 Synopsis:
 
@@ -18,17 +18,17 @@ from typing import Any
 
 from tfdist.cluster.wording import shorten
 
-_MOST = 10**12  # steps, or seconds: what the workers tell each other has 64 bits
+_MOST = 10**12  # steps, or seconds: workers exchange 64-bit integers
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 @dataclasses.dataclass
 class Every:
-    """Tells when something that happens every so often is due.
+    """Tells when something that happens at intervals is due.
 
     Attributes:
-        steps: Due at the multiples of this step number; None for not by steps.
-        secs: Due when so many seconds have gone by; None for not by time.
+        steps: Due at multiples of this number of steps; None if not by steps.
+        secs: Due when this many seconds have passed; None if not by time.
     """
 
     steps: int | None = None
@@ -41,18 +41,18 @@ class Every:
 
         Args:
             step: Steps that the run has made.
-            now: Seconds, of a clock that never goes back.
+            now: Seconds, of a monotonic clock.
         """
         self._last_step, self._last_time = step, now
 
     def is_due(self, step: int, *, now: float) -> bool:
-        """Tells whether it is time at this step and second."""
+        """Tells whether it is due at this step and time."""
         if self.steps is not None:
             return step // self.steps > self._last_step // self.steps
         return self.secs is not None and now - self._last_time >= self.secs
 
     def steps_left(self, step: int) -> int | None:
-        """Returns how many steps are left until it is due; None where steps do not tell."""
+        """Returns how many steps are left until it is due; None if not by steps."""
         return None if self.steps is None else self.steps - step % self.steps
 
 
@@ -64,7 +64,7 @@ def parse_every(every: Any) -> Every:
             or None for never.
 
     Raises:
-        ValueError: It is none of these, or not above zero.
+        ValueError: It is something else, or not above zero.
     """
     if every is None:
         return Every()

@@ -4,7 +4,7 @@ Synopsis:
 
     >>> import pathlib, tempfile
     >>> root = pathlib.Path(tempfile.mkdtemp())
-    >>> folder = publish(root, lambda place: (place / "a").write_bytes(b"b") and None, step=5)
+    >>> folder = publish(root, lambda path: (path / "a").write_bytes(b"b") and None, step=5)
     >>> folder.name, read_manifest(folder)["step"]
     ('000001-step-5', 5)
     >>> (folder / "a").write_bytes(b"c")
@@ -13,8 +13,8 @@ Synopsis:
     Traceback (most recent call last):
     ValueError: the content of a is not what was written
 
-A checkpoint is a folder of files and a `manifest.json`, which holds what was known when it was
-written, and size and SHA-256 of each file. Nothing here knows what the files mean.
+A checkpoint is a folder of files and a `manifest.json`, which holds facts about the run, and the
+size and SHA-256 of each file. Nothing here knows what the files mean.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ def publish(
     step: int,
     facts: Mapping[str, Any] | None = None,
 ) -> pathlib.Path:
-    """Writes a checkpoint that is there as a whole, and for good, or not at all.
+    """Writes a checkpoint completely and durably, or not at all.
 
     Args:
         root: The folder of all checkpoints.
-        write: Writes the files, no folders, into the folder that it is given.
-        step: Updates that the run has made; a part of the name.
-        facts: What else the manifest is to hold; has to fit into JSON.
+        write: Writes the files, but no folders, into the given folder.
+        step: Updates that the run has made; part of the name.
+        facts: Further content of the manifest; has to fit into JSON.
 
     Returns:
         The new folder, the newest in `root`.
 
     Raises:
-        OSError: It could not be written. What was there before is as it was.
+        OSError: It could not be written. Everything else is unchanged.
     """
     serial = 1 + max((_serial(folder) for folder in list_checkpoints(root)), default=0)
     final = root / f"{serial:06d}-step-{step}"
@@ -80,7 +80,7 @@ def publish(
 
 
 def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
-    """Reads a checkpoint's manifest, after every byte of its files was checked.
+    """Reads a checkpoint's manifest, and checks every byte of its files.
 
     Raises:
         ValueError: Something is not as it was written; the message names it, and begins with a
@@ -100,7 +100,7 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
         raise ValueError(f"the content of {MANIFEST} is not what was written")
     if body.get("format") != FORMAT:
         found = shorten(body.get("format"))
-        raise ValueError(f"its format is {found}, and this tfdist reads {FORMAT} alone")
+        raise ValueError(f"its format is {found}, and this tfdist reads {FORMAT} only")
     files = body.get("files")
     if not isinstance(files, dict) or not all(_is_seal(*item) for item in files.items()):
         raise ValueError(f"{MANIFEST} has no list of files with their sizes: {shorten(files)}")
@@ -110,7 +110,7 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def peek(folder: pathlib.Path) -> dict[str, Any]:
-    """Reads a manifest without any check; an empty one where that cannot be done."""
+    """Reads a manifest without checks; returns {} if it cannot be read."""
     try:
         body = json.loads((folder / MANIFEST).read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -126,7 +126,7 @@ def list_checkpoints(root: pathlib.Path) -> list[pathlib.Path]:
 
 
 def remove(folder: pathlib.Path) -> None:
-    """Removes a checkpoint so that no part of it can be taken for one, whenever we are stopped."""
+    """Removes a checkpoint; even if interrupted, what is left does not look like one."""
     hidden = folder.with_name(_REMOVING + folder.name)
     with contextlib.suppress(FileNotFoundError):
         folder.rename(hidden)
@@ -141,7 +141,7 @@ def remove_all_but(root: pathlib.Path, kept: Collection[pathlib.Path]) -> None:
 
 
 def remove_leftovers(root: pathlib.Path) -> None:
-    """Removes what a writer left that was stopped in its midst; no other may be writing."""
+    """Removes what an interrupted writer has left; no other writer may be active."""
     for path in list(root.iterdir()):
         if path.name.startswith((_WRITING, _REMOVING)):
             shutil.rmtree(path, ignore_errors=True)
@@ -153,14 +153,14 @@ def _serial(folder: pathlib.Path) -> int:
 
 
 def _seal(path: pathlib.Path) -> dict[str, Any]:
-    """Brings a file to the disk; returns how it can be told from any other."""
+    """Flushes a file to the disk; returns its size and checksum."""
     with open(path, "rb+") as file:
         _flush(file)
     return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
 
 
 def _is_seal(name: str, facts: Any) -> bool:
-    """Tells whether a file of the folder itself is told of as `_seal` does."""
+    """Tells whether an entry is a plain file name with a description as `_seal` makes it."""
     is_plain = name not in ("", ".", "..") and not set(name) & set("/\\\0") and name.isprintable()
     return is_plain and isinstance(facts, dict) and {"bytes", "sha256"} <= facts.keys()
 
@@ -194,7 +194,7 @@ def _flush(file: Any) -> None:
 
 
 def _sync(folder: pathlib.Path) -> None:
-    """Makes the names in a folder last."""
+    """Makes the names in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

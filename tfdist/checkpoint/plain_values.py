@@ -10,7 +10,7 @@ Synopsis:
     >>> decode(text, arrays)
     {'best': array([0.5]), 'seen': (1, 2)}
 
-What has no such form, an object of some class above all, is refused.
+Everything else, such as objects of other classes, is refused.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ def encode(value: Any, arrays: dict[str, np.ndarray], *, prefix: str) -> Any:
     Args:
         value: None, bool, int, float, str, NumPy array or scalar, or a list, tuple, set or dict
             of such.
-        arrays: Takes up the arrays, by names that begin with `prefix`.
+        arrays: Receives the arrays, by names that begin with `prefix`.
         prefix: Name of the value.
 
     Raises:
-        TypeError: There is something else in it.
+        TypeError: It contains something else.
     """
     kind = type(value)
     if value is None or kind in (bool, int, float, str):
@@ -73,7 +73,7 @@ def decode(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 
 
 def _is_numeric(dtype: np.dtype) -> bool:
-    # The 16 and 8 bit floats of machine learning are no kind of NumPy's own.
+    # NumPy has no kind of its own for the 8 and 16 bit floats of machine learning.
     is_own = dtype.kind in "biufc" and dtype.name not in ("longdouble", "float128", "complex256")
     return is_own or dtype.name.startswith(("bfloat16", "float8"))
 

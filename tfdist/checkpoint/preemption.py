@@ -1,9 +1,9 @@
 """Was this process told to leave?  SIGTERM and SIGUSR1, kept until all workers can save together.
 
 Spot machines, Kubernetes and Slurm send SIGTERM some seconds before they take a machine away, and
-`sbatch --signal=USR1@60` sends SIGUSR1 a minute before the time is over. A handler of Python's runs
-only when the main thread comes back from TensorFlow; so a thread of our own is told at once, and
-ends the process at a second SIGTERM, whatever the main thread sits in.
+`sbatch --signal=USR1@60` sends SIGUSR1 a minute before the time limit. A Python signal handler only
+runs when the main thread returns from TensorFlow. So a separate thread gets the signals at once,
+and ends the process at a second SIGTERM, whatever the main thread is doing.
 
 Synopsis:
 
@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-# One notice may come twice: from the system to all processes, and forwarded by the launcher.
+# One notice may arrive twice: from the system, and forwarded by the launcher.
 _SAME_NOTICE_SECS = 1.0
 
 
@@ -37,7 +37,7 @@ class Notice:
 
         Args:
             number: Of the signal.
-            now: Seconds, of a clock that never goes back.
+            now: Seconds, of a monotonic clock.
         """
         self.number = self.number or number
         if number != signal.SIGTERM:
@@ -49,10 +49,10 @@ class Notice:
 
 @contextlib.contextmanager
 def notices(*, is_wanted: bool = True) -> Iterator[Notice]:
-    """Keeps SIGTERM and SIGUSR1 from ending this process within the block; tells of them instead.
+    """Records SIGTERM and SIGUSR1 within the block instead of letting them end this process.
 
-    Outside the main thread, where Python allows no handlers, signals do what they did before. So
-    does a signal that is ignored, and SIGUSR1 where the program has a handler of its own for it.
+    Outside the main thread, where Python allows no handlers, nothing changes. Nor does it for an
+    ignored signal, and for SIGUSR1 if the program has its own handler.
 
     Args:
         is_wanted: False for a block in which nothing changes.
@@ -84,7 +84,7 @@ def notices(*, is_wanted: bool = True) -> Iterator[Notice]:
 def _watched() -> list[int]:
     if threading.current_thread() is not threading.main_thread():
         return []
-    # None: somebody else's handler, which could not be put back.
+    # None is a handler that was not set from Python, and could not be restored.
     untouchable = (signal.SIG_IGN, None)
     watched = [signal.SIGTERM] if signal.getsignal(signal.SIGTERM) not in untouchable else []
     user = getattr(signal, "SIGUSR1", None)  # not on Windows
@@ -94,7 +94,7 @@ def _watched() -> list[int]:
 
 
 def _leave_it_to_the_listener(number: int, frame: object) -> None:
-    """Has to be there: without a handler of Python's nothing is written to the pipe."""
+    """Does nothing; but without a Python handler nothing is written to the pipe."""
 
 
 def _listen(notice: Notice, read_end: int, before: int, watched: list[int]) -> None:
@@ -103,5 +103,5 @@ def _listen(notice: Notice, read_end: int, before: int, watched: list[int]) -> N
             if number in watched and notice.take(number, now=time.monotonic()):
                 os._exit(128 + number)
         if before != -1:
-            with contextlib.suppress(OSError):  # whoever listened there is not awake
+            with contextlib.suppress(OSError):  # nobody reads there any more
                 os.write(before, numbers)

@@ -24,9 +24,9 @@ _NO_INDEX = 9999
 
 
 def settle(strategy: tf.distribute.Strategy) -> None:
-    """Makes Keras's generator where there is none yet, so that a step finds it, and it is saved."""
+    """Creates Keras's generator if it is missing, so that steps use it, and it is saved."""
     if keras_internals.global_seed_generator() is None:
-        before = random.getstate()  # its seed comes from there, whenever it is made
+        before = random.getstate()  # creating it draws its seed from `random`
         with strategy.scope():
             keras_internals.make_global_seed_generator()
         random.setstate(before)
@@ -41,7 +41,7 @@ def take(workers: Workers) -> dict[str, np.ndarray]:
 
 
 def give(arrays: Mapping[str, np.ndarray], workers: Workers) -> None:
-    """Puts all generators where `take` found them; a worker that is new follows the chief."""
+    """Restores the states that `take` returned; a new worker gets the chief's."""
     rows = arrays[_OF_WORKERS]
     _put(rows[workers.rank if workers.rank < len(rows) else 0])
     if _OF_KERAS in arrays:
@@ -55,7 +55,7 @@ def _own_row() -> np.ndarray:
     _, words, gauss = random.getstate()
     of_numpy: Any = np.random.get_state(legacy=False)
     twister = of_numpy["state"]
-    if of_numpy["bit_generator"] != "MT19937":  # somebody chose another: it is theirs to keep
+    if of_numpy["bit_generator"] != "MT19937":  # the user's choice, and the user's to save
         of_numpy, twister = {"has_gauss": 0, "gauss": 0.0}, {"key": [0] * 624, "pos": _NO_INDEX}
     gausses = [gauss is not None, gauss or 0.0, of_numpy["has_gauss"], of_numpy["gauss"]]
     parts = (

@@ -64,7 +64,7 @@ class RunPoint:
 
 
 class Run:
-    """One training, over all the processes that it takes.
+    """One training run, over all the processes that it takes.
 
     Args:
         model: The model that is trained.
@@ -72,7 +72,7 @@ class Run:
         save_every: Steps or a time, as `interval.parse_every` reads it; None for each epoch's end.
 
     Raises:
-        ValueError: An argument that cannot be.
+        ValueError: An argument is invalid.
     """
 
     def __init__(self, model: keras.Model, checkpoint: Any, *, save_every: Any = None) -> None:
@@ -112,14 +112,14 @@ class Run:
         except RuntimeError as failure:
             if error is None:
                 raise
-            _LOG.error("%s", failure)  # what ended the training is the news
+            _LOG.error("%s", failure)  # the error that ended the training is the one to raise
 
     def seed(self, workers: Workers) -> int:
-        """Looks for a checkpoint; returns the seed of the run that it is of, else a new one.
+        """Looks for a checkpoint; returns the seed of its run, or a new one.
 
         Raises:
-            ValueError: Another seed was given than that of the checkpoint.
-            RuntimeError: There are checkpoints, but none of them is whole.
+            ValueError: The given seed is not the one in the checkpoint.
+            RuntimeError: There are checkpoints, but all of them are damaged.
         """
         if self._checkpointer is None:
             return _seed(workers)
@@ -141,31 +141,31 @@ class Run:
         return seed
 
     def note(self, **facts: Any) -> None:
-        """Takes note of what has to be the same for a run to be the same: plain values."""
+        """Records facts that must be the same when the run is resumed: plain values."""
         self._facts |= json.loads(json.dumps(facts))
 
     def noted(self, name: str) -> Any:
-        """Returns what the run that is gone on with has noted by this name; None for nothing.
+        """Returns the fact of this name that the resumed run has recorded, or None.
 
-        On several workers it is the same on all.
+        It is the same on all workers.
         """
         return None if self._saved is None else self._saved.facts["run"].get(name)
 
     def begin(self, callbacks: Any, *, feed: Feed, validation: Feed | None, epoch: int) -> RunPoint:
-        """Begins training, and takes everything to where the checkpoint was.
+        """Begins training, and brings everything to the state of the checkpoint.
 
         Args:
             callbacks: The `CallbackList`; its `on_train_begin` is called here, and the
-                `on_epoch_begin` of an epoch that was left in its midst.
+                `on_epoch_begin` of an epoch that was left in the middle.
             feed: The data; no batch of it was read yet.
             validation: The same for validation.
-            epoch: The epoch to begin with where there is no checkpoint.
+            epoch: The epoch to begin with if there is no checkpoint.
 
         Returns:
             The run's point, which the run keeps up to date.
 
         Raises:
-            ValueError: The checkpoint is of another run; the text names the difference.
+            ValueError: The checkpoint is of another run; the message names the difference.
         """
         self._callbacks = CallbackState(callbacks.callbacks)
         self._feeds = {"train": feed} | ({"validation": validation} if validation else {})
@@ -174,14 +174,14 @@ class Run:
             callbacks.on_train_begin()
             return self.point
         workers = self._checkpointer.bind(self._model)
-        # One of several workers holds its own rows in its buffers, and they read in one order.
+        # With several workers, each buffers its own rows, and the data is read in a fixed order.
         self._keeps_buffers = not workers.has_others
         rng_state.settle(workers.strategy)
         self._world = same_run.of_world(workers.share)
         self._rate = same_run.learning_rate(self._model)
         described = {"data": _identity_of(feed), "model": same_run.of_model(self._model)}
         self.note(**described, steps_per_epoch=feed.steps_per_epoch)
-        saved, self._saved = self._saved, None  # a copy of the model's size
+        saved, self._saved = self._saved, None  # frees a copy of the model's size
         if saved is None:
             callbacks.on_train_begin()
             self._callbacks.begin()
@@ -192,7 +192,7 @@ class Run:
             callbacks.on_train_begin()
             self._callbacks.begin()
             self._go_to(saved, callbacks)
-            # Last, so that it holds whatever the callbacks have just done.
+            # Last, so that it overrides what the callbacks have just done.
             self._callbacks.give(known)
             entries = variables.entries_of(self._model)
             variables.restore(entries, saved.variables(), workers)
@@ -205,16 +205,16 @@ class Run:
         return self._every.steps_left(self.point.step)
 
     def advance(self, steps: int) -> bool:
-        """Takes note that `steps` more steps are done; tells whether it is time to save."""
+        """Records that `steps` more steps are done; tells whether a save is due."""
         self.point.done += steps
         self.point.step += steps
         return self._every.is_due(self.point.step, now=time.monotonic())
 
     def end_epoch(self, logs: Mapping[str, Any], *, is_over: bool, is_last: bool) -> None:
-        """Goes on to the next epoch, and saves where it is time. Every worker has to call it.
+        """Moves on to the next epoch, and saves if a save is due. Every worker has to call it.
 
         Args:
-            logs: The epoch's, floats or scalar tensors.
+            logs: The epoch's logs, floats or scalar tensors.
             is_over: Whether a callback ended the training here.
             is_last: Whether there is no further epoch.
         """
@@ -240,6 +240,7 @@ class Run:
         arrays: dict[str, np.ndarray] = {}
         point = dataclasses.asdict(self.point)
         content = {
+            # Checkpoints on disk have the point under this key.
             "place": plain_values.encode(point, arrays, prefix=f"{OF_CALLBACKS}logs"),
             "feeds": {
                 name: feed.state(rewinds=name != "train") for name, feed in self._feeds.items()
@@ -285,7 +286,7 @@ class Run:
         return self._notice.number != 0
 
     def leave_if_told(self, workers: Workers) -> None:
-        """Does as `leave` if any worker was told to leave. Every worker has to call it."""
+        """Leaves if any worker was told to leave. Every worker has to call it."""
         if self._checkpointer is not None and workers.any(self.is_told_to_leave):
             self.leave(workers)
 
@@ -300,7 +301,7 @@ class Run:
         told = workers.gather(self._notice.number)[:, 0]
         self.save()
         self._checkpointer.wait()
-        workers.gather(0)  # who ends first may take the others along: the chief has written
+        workers.gather(0)  # one that ends may end the others: all wait until the chief has written
         _LOG.warning(
             "%s has come: the run is saved at step %d and ends with exit code %d. The same command "
             "goes on from there.",
@@ -314,7 +315,7 @@ class Run:
         saved.refuse(found)
         if changes := same_run.differences(saved.facts["world"], self._world):
             _LOG.warning(
-                "The run goes on, but its results will equal those of an undisturbed one to "
+                "The run goes on, but its results will equal those of an undisturbed one up to "
                 "rounding only: %s.", "; ".join(changes)
             )
         if saved.facts["learning_rate"] != self._rate:

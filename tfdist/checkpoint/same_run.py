@@ -21,12 +21,12 @@ import tensorflow as tf
 from tfdist.communication.share import Share
 
 _ABSENT = "absent"
-# Names of single objects, and code as bytes, which knows the file that it came from.
+# Names of single objects, and code as bytes, which includes its file name.
 _NO_PART = ("name", "shared_object_id", "__lambda__", "code")
 
 
 def of_model(model: keras.Model) -> dict[str, Any]:
-    """Describes a model and how it is trained, as far as its classes tell, in plain values."""
+    """Describes a model and its training, as far as its classes tell, in plain values."""
     described: dict[str, Any] = {"class": type(model).__qualname__}
     described |= {"config": _config(model.get_config)}
     if model.compiled:
@@ -37,14 +37,14 @@ def of_model(model: keras.Model) -> dict[str, Any]:
 
 
 def learning_rate(model: keras.Model) -> float | None:
-    """Returns the present learning rate; None where a schedule says it, or nothing does."""
+    """Returns the current learning rate; None if a schedule, or nothing, sets it."""
     rate = getattr(model.optimizer, "learning_rate", None)
-    # A schedule's is a tensor, worked out for the present step.
+    # A schedule gives a tensor, computed for the current step.
     return float(np.asarray(rate.value)) if isinstance(rate, keras.Variable) else None
 
 
 def of_world(share: Share) -> dict[str, Any]:
-    """Describes what the last bits of the results depend on."""
+    """Describes the facts that the last bits of the results depend on."""
     return {
         "workers": share.num_replicas // share.local_replicas,
         "replicas": share.num_replicas,
@@ -56,7 +56,7 @@ def of_world(share: Share) -> dict[str, Any]:
 
 
 def differences(before: Any, now: Any, *, path: str = "") -> list[str]:
-    """Names the places in which two plain values differ, with both values.
+    """Names the paths at which two plain values differ, with both values.
 
     >>> differences({"a": [1, {"b": 2}]}, {"a": [1, {"b": 3}]})
     ['a[1].b: 2 in the checkpoint, 3 here']
@@ -88,7 +88,7 @@ def _config(get: Any) -> Any:
     """Returns a configuration in plain values, without what differs from process to process."""
     try:
         config = keras.saving.serialize_keras_object(get())
-    except Exception:  # people's own `get_config` may raise anything; the variables still tell
+    except Exception:  # a custom `get_config` may raise anything; the variables are compared too
         return None
     plain = json.dumps(config, default=lambda value: type(value).__name__)
     return _without_names(json.loads(plain))
@@ -96,13 +96,13 @@ def _config(get: Any) -> Any:
 
 def _without_names(value: Any) -> Any:
     if isinstance(value, dict):
-        # A schedule is a part of the run; a number is where the run's own variable began.
+        # A schedule is part of the run; a number is only the initial value of a variable.
         is_number = not isinstance(value.get("learning_rate"), dict)
         left_out = (*_NO_PART, "learning_rate") if is_number else _NO_PART
         return {key: _without_names(item) for key, item in value.items() if key not in left_out}
     if isinstance(value, list):
         return [_without_names(item) for item in value]
-    # What Keras names by itself is numbered through the process.
+    # Keras numbers default names throughout the process.
     return re.sub(r"_\d+$", "", value) if isinstance(value, str) else value
 
 
