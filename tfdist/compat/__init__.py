@@ -1,6 +1,6 @@
-"""Which private names of Keras and TensorFlow does all the rest lean on?
+"""Which private names of Keras and TensorFlow does everything else depend on?
 
-No other folder reaches past the public API, so a new release of either is these files to read.
+No other folder uses anything but the public API, so for a new release only these files need review.
 
 Read in this order; each file imports from those above it only:
 

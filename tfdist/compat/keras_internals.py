@@ -1,10 +1,9 @@
-"""Which private names of Keras does tfdist lean on?
+"""Which private names of Keras does tfdist depend on?
 
 What a step replaces while it is traced is in replacing.py, and TensorFlow's names in
-tf_internals.py. Everything that is not public API is reached through these three, so that a new
-release is three files to read. Each entry is probed for by name and not by version number, at the
-first call of tfdist (private_names.py, which says why each is needed): a release that nobody has
-tried yet works as long as the names do what they did.
+tf_internals.py. Everything that is not public API is used through these three files only. Each name
+is probed for, instead of comparing version numbers, at the first call of tfdist (private_names.py,
+which says why each is needed): an untested release works as long as the names still do the same.
 
 Checked with Keras 3.13 to 3.16 and TensorFlow 2.18 to 2.22.
 """
@@ -21,17 +20,16 @@ import tensorflow as tf
 
 from tfdist.compat import private_names
 
-# Where Keras 3.16 has what lay elsewhere before.
+# Modules that Keras 3.16 has moved.
 _LATER_HOMES = {"keras.src.backend.tensorflow.nn": "keras.src.backend.tensorflow.ops.nn"}
 
+
 def module(name: str) -> Any:
-    """Returns a private module; raises an ImportError that says what the release lacks."""
+    """Returns a private module; raises an ImportError that names it if the release lacks it."""
     for home in (name, _LATER_HOMES.get(name, name)):
         with contextlib.suppress(ModuleNotFoundError):
             return importlib.import_module(home)
     raise ImportError(lacking(name))
-
-
 
 
 def lacking(name: str) -> str:
@@ -40,7 +38,7 @@ def lacking(name: str) -> str:
 
 
 def compute_loss(model: keras.Model, **kwargs: Any) -> Any:
-    """Calls `model.compute_loss`, also where it was overridden without a `training` argument."""
+    """Calls `model.compute_loss`, even if it was overridden without a `training` argument."""
     return model._compute_loss(**kwargs)
 
 
@@ -55,7 +53,7 @@ def loss_tracker(model: keras.Model) -> Any:
 
 
 def overrides(model: keras.Model, method: str) -> bool:
-    """Tells whether a subclass or the instance brings a `method` of its own."""
+    """Tells whether a subclass or the instance overrides a `method`."""
     home = module("keras.src.backend.tensorflow.trainer")
     trainer = getattr(home, "TensorFlowTrainer", None) or home.Trainer  # the name since Keras 3.16
     return getattr(type(model), method) is not getattr(trainer, method) or method in vars(model)
@@ -68,7 +66,7 @@ def accumulators(optimizer: Any, variables: Sequence[Any]) -> list[Any]:
 
 
 def settings_of(optimizer: Any) -> tuple[Any, Any]:
-    """Returns the variables that count an optimizer's calls, and hold its learning rate if any."""
+    """Returns an optimizer's variables for its calls, and for its learning rate, or None."""
     return optimizer._iterations, getattr(optimizer, "_learning_rate", None)
 
 
@@ -124,7 +122,7 @@ def is_validation_epoch(model: keras.Model, epoch: int, validation_freq: Any) ->
 
 
 def restored_epoch(model: keras.Model) -> int:
-    """Takes the number of epochs that a callback has found done; 0 where none says so."""
+    """Takes the number of epochs that a callback has restored; 0 if none has."""
     epoch, model._initial_epoch = getattr(model, "_initial_epoch", None), None
     return epoch or 0
 
@@ -202,13 +200,13 @@ def random_seed() -> int | None:
 
 
 def global_seed_generator() -> Any:
-    """Returns this thread's generator for draws without a seed, or None where there is none yet."""
+    """Returns this thread's generator for draws without a seed; None if it does not exist yet."""
     name = module("keras.src.random.seed_generator").GLOBAL_SEED_GENERATOR
     return module("keras.src.backend.common.global_state").get_global_attribute(name)
 
 
 def make_global_seed_generator() -> Any:
-    """Returns this thread's generator for draws without a seed; a new one where there is none."""
+    """Returns this thread's generator for draws without a seed, and creates it if missing."""
     return module("keras.src.random.seed_generator").global_seed_generator()
 
 
@@ -218,17 +216,17 @@ def random_functions() -> Any:
 
 
 def seed_caster(functions: Any) -> Callable[[Any], Any]:
-    """Returns what casts a seed for the `random_functions`."""
+    """Returns the function that casts a seed for the `random_functions`."""
     caster: Callable[[Any], Any] = functions._cast_seed
     return caster
 
 
 def batches_of_saving(callback: Any) -> tuple[int, int | None] | None:
-    """Returns what a callback that saves every so many batches has counted.
+    """Returns the counters of a callback that saves every n batches.
 
     Returns:
-        Its batches since it has saved last, and the number of the last one in its epoch (None
-        before the first one); None where it shows neither.
+        The batches since its last save, and the number of the last batch in its epoch (None before
+        the first one); just None if it has no such counters.
     """
     names = ("_batches_seen_since_last_saving", "_last_batch_seen")
     if not all(hasattr(callback, name) for name in names):
@@ -247,5 +245,5 @@ def traces_batches(callback: Any) -> bool:
 
 
 def first_of_generator(adapter: Any) -> Any:
-    """Returns the batch that Keras has read ahead of a Python generator; None where it has not."""
+    """Returns the batch that Keras has read ahead from a Python generator, or None."""
     return next(iter(getattr(adapter, "_first_batches", ())), None)

@@ -1,8 +1,8 @@
-"""What does tfdist note on objects that are not its own?  All of it, by name.
+"""What does tfdist note on objects that are not its own?  The full list, by name.
 
-A trainer belongs to its model, and a heartbeat to its strategy: each lives as long as the other. So
-it is kept in the object's own dictionary, past Keras's tracking of attributes, under one prefix.
-Whoever wants to know what there may be finds it here.
+A trainer belongs to its model, and a heartbeat to its strategy: they live equally long. So each is
+kept in the other object's own dictionary, bypassing Keras's tracking of attributes, under one
+prefix. This file lists all such notes.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from typing import Any
 
 _PREFIX = "_tfdist_"
 
-# Name to what it is. The first ones stand on models, the last ones on strategies.
+# What each note is, by name. The first ones are on models, the last three on strategies.
 NOTES = {
     "trainer": "the Trainer behind fit, evaluate and predict, which keeps the traced loops",
-    "paces": "how many steps of the model take how long, by phase: what an epoch has learnt",
-    "attached": "what belongs to a run beside model and optimizer, by name: see step/variables.py",
-    "residuals": "the rounding errors of gradients, a variable each: see step/error_feedback.py",
+    "paces": "how many steps to run per call, by phase, as learnt in earlier epochs",
+    "attached": "variables of a run besides model and optimizer, by name: see step/variables.py",
+    "residuals": "rounding errors, one variable per gradient: see step/error_feedback.py",
     "outer_optimizer": "the outer optimizer that was given, and its copy made in the scope",
-    "warned_of_statistics": "whether it was said that normalizations see one replica's rows",
-    "shared_lookups": "which gradients come of what is looked up once: see step/lookups.py",
+    "warned_of_statistics": "whether a warning said that normalizations see one replica's rows",
+    "shared_lookups": "which gradients are of lookups that happen once: see step/lookups.py",
     "heart": "the heartbeat between the workers, or None where they are not connected",
-    "has_checked_links": "whether the links between the replicas were tried out",
+    "has_checked_links": "whether the links between the replicas were checked",
     "changes_shapes": "whether a traced step has collectives whose shape follows the batch",
 }
 

@@ -1,4 +1,4 @@
-"""Does this Keras, and this TensorFlow, have the private names that tfdist leans on?
+"""Does this Keras, and this TensorFlow, have the private names that tfdist depends on?
 
 Synopsis:
 
@@ -6,9 +6,9 @@ Synopsis:
     >>> missing()
     []
 
-`check` is asked at the first call of tfdist, so that a release that nobody has tried says at once
-what it lacks, and not in the midst of tracing. It looks at modules that importing Keras and
-TensorFlow has loaded, and imports nothing of its own. In one file, since it is one table.
+`check` runs at the first call of tfdist, so that an untested release fails at once, with the name
+that it lacks, and not in the middle of tracing. It looks only at modules that importing Keras and
+TensorFlow has loaded. In one file, since it is one table.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-# The releases that were run, as setup.cfg asks for them.
+# The tested releases, as in setup.cfg.
 RELEASES = {"keras": ">=3.13,<3.17", "tensorflow": ">=2.18,<2.23"}
 
 
@@ -34,8 +34,8 @@ class Names:
             the method `A.build` gives its object.
         why: What tfdist needs them for.
         read_in: The release in which they were read last.
-        until: What would end the need.
-        is_needed: Whether nothing works without them; else tfdist does without, see keras_compat.
+        until: What would make them unnecessary.
+        is_needed: Whether tfdist cannot work without them.
     """
 
     homes: tuple[str, ...]
@@ -47,8 +47,8 @@ class Names:
 
 
 _PUBLIC = "a public name for it"
-_LOSSES_HOOK = "a hook of Keras's by which losses and metrics learn of the other replicas"
-_DRAWS_HOOK = "a hook of Keras's by which draws learn of the other replicas"
+_LOSSES_HOOK = "a hook in Keras by which losses and metrics learn of the other replicas"
+_DRAWS_HOOK = "a hook in Keras by which draws learn of the other replicas"
 _TENSORFLOW = "TensorFlow 2.21.0 and 2.22.0rc0"
 
 TABLE = (
@@ -258,7 +258,7 @@ TABLE = (
 
 @functools.cache
 def check() -> None:
-    """Raises an ImportError where a needed name is missing; looks once in a process."""
+    """Raises an ImportError if a needed name is missing; looks once per process."""
     for home, name, why in missing():
         raise ImportError(sentence(f"{home}.{name}", why))
 
@@ -308,7 +308,7 @@ def _names_in(function: Any) -> tuple[str, ...]:
 
 
 def private_parts() -> Iterator[str]:
-    """Gives each home, and each last part of a name, that the table knows."""
+    """Yields each home, and each last part of a name, in the table."""
     for entry in TABLE:
         yield from entry.homes
         for name in entry.names:

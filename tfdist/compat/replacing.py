@@ -1,7 +1,7 @@
-"""What of Keras does a step replace while it is traced?
+"""Which functions of Keras does a step replace while it is traced?
 
-The functions by which Keras takes means over a batch, and draws random numbers for it: what they do
-to one replica's rows is not what they would do to the whole batch.
+Those that take means over a batch, or draw random numbers for it: applied to one replica's rows
+they do not do what they would do for the whole batch.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ def _home(name: str) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def replaced(functions: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
-    """Puts `functions` in the place of Keras's functions of these names for a `with` block.
+    """Replaces Keras's functions of these names by `functions` within a `with` block.
 
-    The block is the tracing of one step. Losses and `add_loss` values are kept apart by thread
-    meanwhile: MirroredStrategy traces each replica in a thread of its own, and its replicas take
-    turns at every collective, while a layer has one list of losses for all of them.
+    The block is the tracing of one step. Meanwhile each thread has its own `add_loss` values:
+    MirroredStrategy traces each replica in its own thread, and switches between the threads at
+    every collective, while a layer has only one list of losses.
     """
     with _replacing, contextlib.ExitStack() as stack:
         for name, function in functions.items():

@@ -1,9 +1,9 @@
 """What does Keras note on a tensor, besides its values, and how do the notes follow its rows?
 
-A layer leaves its mask on its output, and an activation the logits that it was made of: a loss that
-finds these takes them, and not the probabilities, which are rounded to 0 and 1 where they saturate.
-Where there is no note of logits, Keras looks at the operation that made the tensor. A tensor of
-some of the rows is another one, so each note is cut, or gathered, along with it.
+A layer leaves its mask on its output, and an activation its logits. A loss prefers the logits to
+the probabilities, which saturate at 0 and 1. Without a note of logits, Keras looks at the operation
+that made the tensor. A tensor of some of the rows is a new tensor, so each note is cut, or
+gathered, along with it.
 
 Read in Keras 3.10 to 3.16: `_keras_mask` in `backend/common/masking.py`, `_keras_logits` and the
 types of operations in `_get_logits` of the TensorFlow backend's `nn.py`.
@@ -24,7 +24,7 @@ _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 
 
 def mask_of(value: Any) -> Any:
-    """Returns the mask that Keras has put on a tensor; None where there is none."""
+    """Returns the mask that Keras has put on a tensor, or None."""
     return getattr(value, "_keras_mask", None)
 
 
@@ -37,7 +37,7 @@ def with_notes(of_rows: Callable[[Any], Any], value: Any) -> Any:
     """Returns `of_rows(value)` with the notes that `value` has.
 
     Args:
-        of_rows: Makes a tensor of other rows of a tensor; called for each note as well.
+        of_rows: Selects or gathers rows of a tensor; called for each note as well.
         value: A tensor whose first dimension is the rows.
     """
     logits, mask = getattr(value, "_keras_logits", None), mask_of(value)

@@ -1,7 +1,7 @@
-"""Which private names of TensorFlow does tfdist lean on?
+"""Which private names of TensorFlow does tfdist depend on?
 
-As keras_internals.py does for Keras. Where TensorFlow can do without a name, its absence is an
-answer here and not an error.
+The counterpart of keras_internals.py. If tfdist can do without a name, its absence is not an error
+here.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from tfdist.compat.keras_internals import module
 
 @contextlib.contextmanager
 def default_replica_mode() -> Iterator[None]:
-    """Runs a block as if no strategy were in scope, wherever it stands.
+    """Runs a block as if no strategy were in scope, wherever it is.
 
-    Keras's optimizers update mirrored variables right from there, and only from there: inside a
-    scope they refuse, and in replica context they sum the gradients once more.
+    Keras's optimizers update mirrored variables correctly only there: inside a scope they refuse,
+    and in replica context they sum the gradients again.
     """
     lib = module("tensorflow.python.distribute.distribute_lib")
     lib._push_per_thread_mode(lib._get_default_replica_mode())
@@ -45,7 +45,7 @@ def collective_context() -> Any:
 def has_kernel(operation: str) -> bool:
     """Tells whether this TensorFlow can run an operation at all.
 
-    Where TensorFlow does not say, it is taken to: running the operation then tells.
+    If TensorFlow does not tell, the answer is yes: running the operation will show it.
     """
     try:
         kernels = importlib.import_module("tensorflow.python.framework.kernels")
@@ -55,7 +55,7 @@ def has_kernel(operation: str) -> bool:
 
 
 def initialized_tpus() -> tuple[str, ...]:
-    """Returns the addresses of the TPUs that this process has initialized; () where not known."""
+    """Returns the addresses of the TPUs that this process has initialized; () if unknown."""
     try:
         tpus = importlib.import_module("tensorflow.python.tpu.tpu_strategy_util")
         return tuple(tpus.get_initialized_tpu_systems())
@@ -64,15 +64,15 @@ def initialized_tpus() -> tuple[str, ...]:
 
 
 def batch_size_of(dataset: tf.data.Dataset) -> int | None:
-    """Returns what the last `.batch(n)` of a dataset was given; None where none shows."""
+    """Returns the size of the last `.batch(n)` of a dataset; None if none is visible."""
     sizes = (getattr(part, "_batch_size", None) for part in dataset_parts(dataset))
     return next((int(size) for size in sizes if size is not None), None)
 
 
 def dataset_parts(dataset: tf.data.Dataset) -> Iterator[Any]:
-    """Gives a dataset, all datasets that it reads from, and the graphs of their functions.
+    """Yields a dataset, all datasets that it reads from, and the graphs of their functions.
 
-    What a release does not show is left out: it is a look for unset seeds, not a proof.
+    Parts that a release hides are left out: this looks for unset seeds, but proves nothing.
     """
     waiting, seen = [dataset], set()
     while waiting:
@@ -87,7 +87,7 @@ def dataset_parts(dataset: tf.data.Dataset) -> Iterator[Any]:
 
 
 def seeds_of(part: Any) -> tuple[int, int] | None:
-    """Returns the two seeds of a part of a dataset; None where it draws no random numbers."""
+    """Returns the two seeds of a part of a dataset; None if it draws no random numbers."""
     if not (hasattr(part, "_seed") and hasattr(part, "_seed2")):
         return None
     return int(part._seed), int(part._seed2)

@@ -10,10 +10,10 @@ import tensorflow as tf
 
 
 def outside_of_steps(function: Callable[[], Any]) -> Any:
-    """Calls a function as if no step were traced and no strategy in scope, and returns its value.
+    """Calls a function as if no step were traced and no strategy in scope; returns its value.
 
-    TensorFlow makes no variables inside a step, and a strategy's scope counts twice where it is
-    entered once more under `default_replica_mode`. Both are known to the thread alone.
+    TensorFlow creates no variables inside a step, and a strategy's scope that is entered again under
+    `default_replica_mode` counts twice. Both are states of the thread, so another thread calls it.
     """
     with futures.ThreadPoolExecutor(1) as thread:
         return thread.submit(function).result()
@@ -22,7 +22,7 @@ def outside_of_steps(function: Callable[[], Any]) -> Any:
 def plain_variable(
     dtype: tf.DType, *, value: int = 0, shape: Any = (), device: str = "CPU:0"
 ) -> tf.Variable:
-    """Makes a variable that no strategy knows of: each worker has one of its own.
+    """Creates a variable that no strategy knows of: each worker has its own.
 
     Args:
         dtype: Its type.
