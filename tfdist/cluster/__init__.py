@@ -11,12 +11,12 @@ Read in this order; each file imports from those above it only:
 4. hostlists.py: which hosts the short form of Slurm names.
 5. environments.py: which rank the variables of other launchers give this process.
 6. detection.py: who am I, and who are the others? The environment -> a `Cluster`.
-7. messages.py: how two of our processes talk.
+7. messages.py: how two processes of tfdist talk.
 8. announcement.py: what a worker says of itself, and whether all are alike.
 9. ports.py: which address and port a worker uses, and who can reach it.
 10. roll_call.py: are all workers there? The server's side.
 11. roll_call_client.py: where are the others? A worker's side.
-12. meeting.py: how workers find each other whom somebody else has started.
+12. meeting.py: how workers that another launcher has started find each other.
 13. peers.py: whether the others listen, before TensorFlow waits for them.
 14. progress.py: how far a worker has come, told to the launcher.
 15. side_channel.py: how workers connect to each other besides TensorFlow.

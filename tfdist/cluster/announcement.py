@@ -33,14 +33,14 @@ class Announcement:
     rank: int
     size: int  # of the world, as this worker believes
     address: str  # "host:port" at which it will listen
-    facts: Mapping[str, Any]  # by name; have to be alike on all workers
+    facts: Mapping[str, Any]  # by name; must be alike on all workers
 
 
 def parse_announcement(text: str) -> Announcement:
     """Reads an announcement from its JSON text.
 
     Raises:
-        ValueError: It is no announcement.
+        ValueError: It is not an announcement.
     """
     message = messages.decode(text)
     numbers = [message.get("rank"), message.get("size")]
@@ -55,7 +55,7 @@ def parse_announcement(text: str) -> Announcement:
 
 
 def find_differences(announcements: Sequence[Announcement]) -> str:
-    """Lists the facts that are not alike on all workers, a line each; "" where all are."""
+    """Lists the facts that differ between workers, one per line; "" if all are alike."""
     names = sorted({name for announcement in announcements for name in announcement.facts})
     lines = []
     for name in names:
@@ -72,11 +72,11 @@ def find_differences(announcements: Sequence[Announcement]) -> str:
 
 
 def gather_facts(*, script: str | None = None, flags: Sequence[str] = ()) -> dict[str, Any]:
-    """Gathers what has to be alike on all workers of a job, without importing any of it.
+    """Gathers what must be alike on all workers of a job, without importing any of it.
 
     Args:
-        script: File whose content has to be alike.
-        flags: What the script was given.
+        script: File whose content must be alike.
+        flags: The flags of the script.
     """
     facts: dict[str, Any] = {
         "python": platform.python_version(),
@@ -85,7 +85,7 @@ def gather_facts(*, script: str | None = None, flags: Sequence[str] = ()) -> dic
         "keras": _installed_version(("keras",)),
         "flags": list(flags),
     }
-    if sum(map(len, facts["flags"])) > 16384:  # a message has a limit, and a table has readers
+    if sum(map(len, facts["flags"])) > 16384:  # a message is limited, and people read the table
         facts["flags"] = f"sha256:{hashlib.sha256(repr(flags).encode()).hexdigest()[:16]}"
     if script is not None:
         with open(script, "rb") as file:
@@ -94,7 +94,7 @@ def gather_facts(*, script: str | None = None, flags: Sequence[str] = ()) -> dic
 
 
 def _installed_version(names: Sequence[str]) -> str:
-    """The version in the name of a package's metadata folder; importlib.metadata takes 60 ms."""
+    """Reads the version from the metadata folder's name; importlib.metadata takes 60 ms."""
     pattern = re.compile(rf"(?:{'|'.join(names)})-([^-]+)\.dist-info", re.IGNORECASE)
     for folder in filter(None, sys.path):
         with contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
 """What do the launcher and its workers agree on: variables, exit codes, files?
 
-The launcher writes the variables and reads the exit codes and files; a worker does the reverse. Who
-starts workers in another way may set the same variables.
+The launcher writes the variables and reads the exit codes and files; a worker does the reverse.
+Any other way to start workers may set the same variables.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ LOCAL_RANK = "TFDIST_LOCAL_RANK"
 LOCAL_SIZE = "TFDIST_LOCAL_SIZE"
 ADDRESSES = "TFDIST_ADDRESSES"  # "host:port,host:port" in rank order; set after the roll call
 # The roll call.
-RENDEZVOUS = "TFDIST_RENDEZVOUS"  # "host:port" where it is held
-SECRET = "TFDIST_SECRET"  # what both sides of it have to know
+RENDEZVOUS = "TFDIST_RENDEZVOUS"  # "host:port" of the roll call
+SECRET = "TFDIST_SECRET"  # which both sides must know
 ROLL_CALL_SECS = "TFDIST_ROLL_CALL_SECS"  # how long a worker waits for the others, in seconds
 HOST = "TFDIST_HOST"  # the name or address under which the others reach this worker
 # How to run.
@@ -27,25 +27,25 @@ RESTART_COUNT = "TFDIST_RESTART_COUNT"  # 0 in the first attempt, 1 after the fi
 RUN_DIR = "TFDIST_RUN_DIR"  # private folder of the launcher: function, results, tracebacks
 LAUNCHER_PID = "TFDIST_LAUNCHER_PID"  # a worker ends with that process
 
-NUM_WORKERS = "TFDIST_NUM_WORKERS"  # the size, where an environment tells the rank alone
+NUM_WORKERS = "TFDIST_NUM_WORKERS"  # the size, if an environment only tells the rank
 
 # Exit codes of a worker, from the BSD list that sysexits.h has.
-PREEMPTED = 75  # EX_TEMPFAIL: it was told to leave, and has saved; the same command goes on
+PREEMPTED = 75  # EX_TEMPFAIL: it was told to leave, and has saved; run the same command again
 PEER_LOST = 69  # EX_UNAVAILABLE: another worker has gone, or is silent
 _LONGEST_TRACEBACK = 20_000  # characters; the end says more than the beginning
 
 
 def write_failure(run_dir: str, *, rank: int, at: float, exit_code: int, traceback: str) -> None:
-    """Writes down, inside a worker, that an exception has escaped."""
+    """Records, inside a worker, that an exception has escaped."""
     text = json.dumps(
         {"at": at, "exit_code": exit_code, "traceback": traceback[-_LONGEST_TRACEBACK:]}
     )
     path = failure_path(run_dir, rank)
     with open(path + ".part", "w", encoding="utf-8") as file:
         file.write(text)
-    os.replace(path + ".part", path)  # whoever reads it finds the whole of it or nothing
+    os.replace(path + ".part", path)  # a reader finds all of it or nothing
 
 
 def failure_path(run_dir: str, rank: int) -> str:
-    """Returns the file in which a worker writes down its failure."""
+    """Returns the file in which a worker records its failure."""
     return os.path.join(run_dir, f"failure_{rank}.json")

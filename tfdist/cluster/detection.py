@@ -7,8 +7,8 @@ Synopsis:
     >>> cluster.rank, cluster.size, cluster.is_chief, cluster.source
     (1, 2, False, 'TF_CONFIG')
 
-The variables of tfdist's own launcher are the constants below: what it says to each worker, and
-what a worker adds for itself once the roll call has told it the addresses.
+The variables of tfdist's own launcher are in contract.py: what it tells each worker, and what a
+worker adds once the roll call has told it the addresses.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class Cluster:
 
     rank: int  # 0 <= rank < size, over all workers that train; the chief has 0
     size: int  # number of workers that train
-    addresses: tuple[str, ...] = ()  # "host:port" by rank; () where nothing has told them yet
+    addresses: tuple[str, ...] = ()  # "host:port" by rank; () if not known yet
     task_type: str = "worker"  # "chief", "worker", "ps" or "evaluator"
     task_index: int = -1  # within the task type; by default the rank
     local_rank: int = 0  # among the workers on this host
     local_size: int = 1  # workers on this host
-    source: str = "given"  # what told it
+    source: str = "given"  # where this comes from
     jobs: Jobs = dataclasses.field(default=(), repr=False)  # all tasks as TF_CONFIG gave them
 
     def __post_init__(self) -> None:
@@ -51,16 +51,16 @@ class Cluster:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this is the one worker that writes and speaks for all."""
+        """Whether this is the one worker that writes files and shows progress."""
         return self.rank == 0 and self.task_type in tf_config_lib.TRAINING_TYPES
 
     def to_tf_config(self) -> dict[str, Any]:
         """Describes the cluster as TensorFlow expects it in TF_CONFIG.
 
         Returns:
-            What json.dumps takes, in the shape (chief, worker, ps, evaluator) in which the cluster
-            was given; all tasks under "worker" where it was given by addresses. An empty dict
-            where one worker is alone and has no address.
+            A dict for json.dumps, with the task types (chief, worker, ps, evaluator) that the
+            cluster was given with; all tasks under "worker" if it was given by addresses. An empty
+            dict for a single worker without an address.
 
         Raises:
             RuntimeError: There are several workers and their addresses are not known yet.
@@ -93,9 +93,9 @@ def detect_cluster(
 ) -> Cluster | None | tuple[Cluster | None, tuple[str, ...]]:
     """Finds this process's rank in the variables that its launcher has set.
 
-    The first of these that is there holds: TF_CONFIG, tfdist's own launcher, torchrun, SageMaker,
+    The first of these that is set is used: TF_CONFIG, tfdist's own launcher, torchrun, SageMaker,
     Vertex AI, a Slurm step, jsrun, Open MPI, MVAPICH2, PMI, a Kubernetes Indexed Job. Any other
-    that is there has to agree with it.
+    that is set has to agree with it.
 
     Args:
         environ: Variables by name; those of this process by default.
@@ -123,8 +123,8 @@ def detect_cluster(
     return (chosen, tuple(lines)) if explain else chosen
 
 
-# ------------------------------------------------------------------------------- who may tell it
-# A detector returns a Cluster, or a text: why it ignores what is there, "" where nothing is there.
+# ------------------------------------------------------------------------------------- detectors
+# A detector returns a Cluster, or why it ignores the variables that are set, or "" if none is set.
 
 
 def _from_tf_config(environ: Mapping[str, str]) -> Cluster | str:
@@ -145,7 +145,7 @@ def _from_cluster_spec(environ: Mapping[str, str]) -> Cluster | str:
     return _make_cluster(config, "Vertex AI")
 
 
-# Vertex AI's worker pools: the third one holds parameter servers, or servers that reduce.
+# Vertex AI's worker pools: the third one holds parameter servers, or reduction servers.
 _POOLS = {
     f"workerpool{number}": task_type
     for number, task_type in enumerate(("chief", "worker", "ps", "evaluator"))
@@ -213,7 +213,7 @@ def _named(
     return name, to_cluster
 
 
-# An inner launcher comes before the outer one that it may run in.
+# An inner launcher comes before an outer one that it may run in.
 _DETECTORS: tuple[tuple[str, Callable[[Mapping[str, str]], Cluster | str]], ...] = (
     ("TF_CONFIG", _from_tf_config),
     _named("tfdist launcher", _from_own_launcher),
@@ -233,7 +233,7 @@ _DETECTORS: tuple[tuple[str, Callable[[Mapping[str, str]], Cluster | str]], ...]
 
 
 def _check(cluster: Cluster) -> None:
-    """Refuses ranks that cannot be."""
+    """Refuses impossible ranks, sizes and addresses."""
     told = f"Received: {cluster!r}"
     if cluster.task_type not in tf_config_lib.TASK_TYPES:
         raise ValueError(
@@ -265,7 +265,7 @@ def _check(cluster: Cluster) -> None:
 
 
 def _jobs_of_addresses(cluster: Cluster) -> Jobs:
-    """The tasks of a cluster that was given by addresses: is the first one called the chief?"""
+    """Returns the tasks of a cluster given by addresses, whose first may be the chief."""
     has_chief = cluster.task_type == "chief" or cluster.task_index == cluster.rank - 1
     if not has_chief:
         return ((cluster.task_type, cluster.addresses),)

@@ -1,8 +1,8 @@
 """Which rank do other launchers' variables give this process?  One pure function for each.
 
-Each function reads a mapping of variables and returns `Ranks`, or a text: why it ignores what is
-there, "" where nothing of its environment is there; detection.py says in which order they are
-asked. Most of these environments tell a rank and a size, and not where the others are.
+Each function reads a mapping of variables and returns `Ranks`, or why it ignores the variables that
+are set, or "" if none of its variables is set. detection.py says in which order they are called.
+Most of these environments tell a rank and a size, but not where the other workers are.
 
     >>> from_open_mpi({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"})
     Ranks(rank=1, size=2, addresses=(), local_rank=0, local_size=1)
@@ -42,10 +42,10 @@ class Ranks:
 
 
 def from_torchrun(environ: Environ) -> Ranks | str:
-    """torchrun and those who set the same variables, or Kubeflow's for it (one worker a node)."""
+    """torchrun and all that set the same variables, or Kubeflow (one worker per node)."""
     if "RANK" not in environ and {"PET_NODE_RANK", "PET_NNODES"} <= set(environ):
         return make_ranks(environ, rank="PET_NODE_RANK", size="PET_NNODES")
-    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR")  # RANK alone may be anybody's
+    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR")  # RANK alone may mean anything
     if missing := [name for name in names if name not in environ]:
         found = [name for name in names if name in environ]
         return f"{', '.join(found)} without {', '.join(missing)}" if found else ""
@@ -86,7 +86,7 @@ def from_slurm(environ: Environ) -> Ranks | str:
     """A Slurm step (srun). An allocation alone, without a step, has no ranks to give."""
     if "SLURM_PROCID" not in environ or "SLURM_STEP_NODELIST" not in environ:
         return "an allocation, but no step: start with srun" if "SLURM_JOB_ID" in environ else ""
-    # The allocation's number of tasks also stands in an interactive step, which has one.
+    # An interactive step, which has one task, also has the allocation's number of tasks.
     size = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environ else "SLURM_NTASKS"
     ranks = make_ranks(environ, rank="SLURM_PROCID", size=size)
     nodes = _slurm_nodes(environ, ranks)
@@ -116,7 +116,7 @@ def from_slurm(environ: Environ) -> Ranks | str:
 
 
 def _slurm_nodes(environ: Environ, ranks: Ranks) -> list[int]:
-    """The node of each rank, by the number of tasks on each node and their distribution."""
+    """Returns the node of each rank, from the number of tasks per node and their distribution."""
     num_hosts = len(_read_list(environ, "SLURM_STEP_NODELIST", expand_hosts))
     text = environ.get("SLURM_STEP_TASKS_PER_NODE", "")
     counts: tuple[int, ...] = (ranks.size // num_hosts,) * num_hosts
@@ -141,7 +141,7 @@ def _slurm_nodes(environ: Environ, ranks: Ranks) -> list[int]:
 
 
 def _is_step_of_daemons(environ: Environ, ranks: Ranks, nodes: list[int]) -> bool:
-    """mpirun and torchrun inside Slurm: the step's tasks are theirs, and they started this one."""
+    """Tells whether mpirun or torchrun, running as the tasks of this step, started this process."""
     inner = environ.get("OMPI_COMM_WORLD_SIZE", "")
     if not inner and "TORCHELASTIC_RUN_ID" in environ:
         inner = environ.get("WORLD_SIZE", "")
@@ -199,7 +199,7 @@ def from_pmi(environ: Environ) -> Ranks | str:
 
 
 def from_kubernetes(environ: Environ) -> Ranks | str:
-    """A Kubernetes Indexed Job, which tells the index; the size has to come from NUM_WORKERS."""
+    """A Kubernetes Indexed Job, which tells the index; NUM_WORKERS has to tell the size."""
     if "KUBERNETES_SERVICE_HOST" not in environ or "JOB_COMPLETION_INDEX" not in environ:
         return ""
     if NUM_WORKERS not in environ:
@@ -221,7 +221,7 @@ def make_ranks(
     """Reads the ranks from the variables of these names.
 
     Raises:
-        ValueError: A variable is missing, no whole number, or outside its range.
+        ValueError: A variable is missing, not a whole number, or outside its range.
     """
     ranks = Ranks(
         rank=read_count(environ, rank),
@@ -253,7 +253,7 @@ def read_count(environ: Environ, name: str, *, at_least: int = 0) -> int:
     """Reads a whole number from a variable.
 
     Raises:
-        ValueError: The variable is missing, no whole number, or smaller than `at_least`.
+        ValueError: The variable is missing, not a whole number, or smaller than `at_least`.
     """
     text = environ.get(name)
     if text is None:
@@ -273,7 +273,7 @@ def _read_list(
 
 
 def _number(environ: Environ, name: str) -> int:
-    """A number that only has to be the same on all workers; 0 where there is none."""
+    """Reads a number that only has to be the same on all workers; 0 if it is not set."""
     text = environ.get(name, "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0
 

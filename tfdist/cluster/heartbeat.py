@@ -1,9 +1,9 @@
-"""Are the other workers alive?  A connection of our own between them, served by a daemon thread.
+"""Are the other workers alive?  A separate connection between them, served by a daemon thread.
 
 A collective whose peer has gone, or was stopped, waits for ever, and the main thread with it. So
-every worker sends a line to the chief each second, and the chief one to each worker, whatever the
-main threads do: a connection that closes is a dead peer, silence is a stopped or unreachable one.
-Whoever still is in a run that such a peer has not left well ends, with the peer's name.
+each second every worker sends a line to the chief, and the chief sends one to each worker, whatever
+the main threads do. A closed connection means a dead peer; silence, a stopped or unreachable one.
+Workers in a run that such a peer has not left normally end, with an error that names the peer.
 
 Synopsis (a world of one has no peers):
 
@@ -27,7 +27,7 @@ from tfdist.cluster import messages
 
 _BEAT_SECS = 1.0
 _TICK_SECS = 0.25
-_TELL_SECS = 1.0  # how long a worker waits until its last word is sent
+_TELL_SECS = 1.0  # how long a worker waits for its last message to be sent
 _FOREVER = 10**9
 
 
@@ -37,7 +37,7 @@ class State:
 
     Attributes:
         entered: The run that it is in, or was in last.
-        left: The last run that it has left well.
+        left: The last run that it has left normally.
         failed: The last run that it has left with an error.
     """
 
@@ -83,7 +83,7 @@ class Peer:
     def __init__(self, rank: int, connection: socket.socket) -> None:
         self.rank, self.connection = rank, connection
         self.state = State()
-        self.reported: list[Loss] = []  # what it says of others
+        self.reported: list[Loss] = []  # the losses that it reports
         self.heard_at = time.monotonic()
         self.failed_at = 0.0
         self.is_closed = False
@@ -102,7 +102,7 @@ class Peer:
         except BlockingIOError:
             return  # that was all for now
         except (OSError, ValueError, TypeError, KeyError):
-            pass  # closed without a word, or no peer of ours any more
+            pass  # closed, or sending nonsense
         self.is_closed = True
 
     def _take(self, message: Mapping[str, Any], *, now: float) -> None:
@@ -113,12 +113,12 @@ class Peer:
         self.reported = [_loss_of(entry) for entry in message["losses"]]
 
     def tell(self, line: bytes) -> None:
-        """Sends a line; one that a stopped peer has no room for is left out."""
-        with contextlib.suppress(OSError):  # of a loss `hear` learns
+        """Sends a line; drops it if a stopped peer has no room for it."""
+        with contextlib.suppress(OSError):  # `hear` notices a loss
             self.connection.send(line)
 
     def loss(self, silence_secs: float, *, now: float) -> Loss | None:
-        """Returns in which runs this peer is missed, or None."""
+        """Returns the runs from which this peer is missing, or None."""
         state = self.state
         if self.is_closed:
             return Loss(self.rank, state.left + 1, _FOREVER, "has ended")
@@ -131,11 +131,11 @@ class Peer:
 
 
 class Heart:
-    """This worker's part: tells its peers that it lives, and looks whether they do.
+    """This worker's part: tells its peers that it is alive, and checks whether they are.
 
     Args:
-        peers: Connections by rank: to all others on the chief, to the chief alone elsewhere.
-        rank: This worker's, over all workers.
+        peers: Connections by rank: on the chief to all others, elsewhere only to the chief.
+        rank: This worker's rank, over all workers.
         silence_secs: Time without a line after which a peer counts as lost, in seconds.
         on_loss: Called in the thread, once, when this worker waits for a peer in vain.
     """
@@ -166,7 +166,7 @@ class Heart:
 
     @contextlib.contextmanager
     def run(self) -> Iterator[None]:
-        """Marks what all workers go through together; a run inside another one is a part of it."""
+        """Marks a run of all workers together; a run inside another one is part of that."""
         if self._depth:
             yield
             return
@@ -176,7 +176,7 @@ class Heart:
             yield
             is_well = True
         except (SystemExit, GeneratorExit):
-            is_well = True  # it leaves, as all do; or a loop over the data was left
+            is_well = True  # all workers leave, or a loop over the data was left early
             raise
         finally:
             self._leave(number, is_well=is_well)
@@ -188,7 +188,7 @@ class Heart:
 
     def _leave(self, number: int, *, is_well: bool) -> None:
         if self._is_closing or not self._depth:
-            return  # it was left already
+            return  # already left
         change = {"left": number} if is_well else {"failed": number}
         self._depth, self._state = 0, dataclasses.replace(self._state, **change)
         self._tell_now()
@@ -196,10 +196,10 @@ class Heart:
     def await_loss(self) -> None:
         """Waits, inside a run, until `on_loss` was called, or for as long as that may take.
 
-        For whoever learns from elsewhere that something between the workers has broken.
+        For callers that know of a broken connection between the workers from elsewhere.
         """
         if self._depth:
-            # The thread ends with the loss that it has told.
+            # The thread ends after it has called `on_loss`.
             self._thread.join(self._silence_secs + _BEAT_SECS + 2 * _TICK_SECS)
 
     def close(self) -> None:
@@ -211,7 +211,7 @@ class Heart:
             end.close()
 
     def _tell_now(self) -> None:
-        """Waits until the peers were sent the news: this process may end right afterwards."""
+        """Waits until the peers were told: this process may end right afterwards."""
         self._told.clear()
         with contextlib.suppress(OSError):
             self._wake.send(b"x")
@@ -244,7 +244,7 @@ class Heart:
         now = time.monotonic()
         for peer in peers:
             if now - looked_at > _BEAT_SECS + _TICK_SECS:
-                peer.heard_at = now  # it was us who slept: what they sent may be on its way
+                peer.heard_at = now  # this process slept, and their lines may be on their way
             peer.hear(now=now)
         if self._woken in ready:
             self._woken.recv(4096)

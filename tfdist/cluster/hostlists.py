@@ -32,14 +32,14 @@ def expand_hosts(text: str) -> tuple[str, ...]:
         text: Names with ranges of numbers, "rack[1-2]n[01-03],login"; leading zeros are kept.
 
     Raises:
-        ValueError: It is no such list, or longer than MAX_HOSTS.
+        ValueError: It is not such a list, or longer than MAX_HOSTS.
     """
     hosts: list[str] = []
     for item in _split_outside_brackets(text):
         parts: list[list[str]] = []
         for index, part in enumerate(re.split(r"\[([^\[\]]*)\]", item)):
             parts.append([part] if index % 2 == 0 else _expand_numbers(part, text))
-            # Looked at before the next part is expanded: a short text can stand for very many.
+            # Checked before the next part is expanded: a short text can mean very many hosts.
             if len(hosts) + math.prod(map(len, parts)) > MAX_HOSTS:
                 raise _too_many(text)
         if not item or not all(_NAME.fullmatch(name) for part in parts for name in part):

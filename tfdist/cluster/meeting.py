@@ -1,7 +1,7 @@
-"""How do workers that somebody else has started find each other?  Worker 0 calls the roll itself.
+"""How do workers of other launchers find each other?  Worker 0 calls the roll itself.
 
-srun, mpirun, torchrun and a Kubernetes Job tell each process its rank, and most of them not where
-the others are. So worker 0 listens at an address that all can work out, and the others come to it.
+srun, mpirun, torchrun and a Kubernetes Job tell each process its rank, but mostly not where the
+others are. So worker 0 listens at an address that all can work out, and the others connect to it.
 
 Synopsis (where the addresses are known there is nothing to do):
 
@@ -9,8 +9,8 @@ Synopsis (where the addresses are known there is nothing to do):
     >>> meet(Cluster(rank=0, size=1)).addresses
     ()
 
-Where to: TFDIST_RENDEZVOUS=host:port, else what the environment tells of worker 0's host, else this
-host, where all workers are on it.
+The address is TFDIST_RENDEZVOUS=host:port, else the host of worker 0 as the environment tells it,
+else this host, if all workers are on it.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from tfdist.cluster.roll_call import RollCall
 from tfdist.cluster.roll_call_client import join
 from tfdist.cluster.tf_config import TRAINING_TYPES, check_address
 
-# Without a launcher nobody knows when the other workers come: cluster schedulers take their time.
+# Without a launcher the other workers may come much later: cluster schedulers take their time.
 _ROLL_CALL_SECS = 600.0
 # Below the ports of outgoing connections, and of the workers.
 _FIRST_PORT, _NUM_PORTS, _NUM_TRIES = 10000, 10000, 8
-# What is the same for all processes of one job, and another one for every other job.
+# Variables that are the same for all processes of one job, and differ between jobs.
 _IDENTITY = (
     "TORCHELASTIC_RUN_ID",
     "TORCHELASTIC_RESTART_COUNT",
@@ -57,9 +57,9 @@ _IDENTITY = (
 
 
 def meet(cluster: Cluster | None) -> Cluster | None:
-    """Completes what the environment of this process tells with everybody's addresses.
+    """Adds the addresses of all workers to what the environment of this process tells.
 
-    A second call gives what the first one gave: the others have gone on meanwhile.
+    A second call returns the result of the first one: the others do not meet again.
 
     Args:
         cluster: This worker's ranks; None where it is alone.
@@ -95,7 +95,7 @@ def _meet(cluster: Cluster) -> Cluster:
         with _open_roll_call(cluster, host, ports, secret, timeout_secs) as roll_call:
             port = roll_call.address.rpartition(":")[2]
             named = environ.get(contract.HOST, host)
-            # It may listen on all interfaces, one of which is always there.
+            # If it listens on all interfaces, loopback is one of them.
             here = roll_call.address.rpartition(":")[0] or "127.0.0.1"
             addresses = join(f"{here}:{port}", host=_bracketed(named), **shared)
     else:
@@ -113,7 +113,7 @@ def find_address(cluster: Cluster, environ: Mapping[str, str]) -> tuple[str, tup
         environ: Variables by name.
 
     Returns:
-        Worker 0's host, and the ports to try in this order: one may be somebody else's.
+        Worker 0's host, and the ports to try in this order: some may be taken.
 
     Raises:
         ValueError: TFDIST_RENDEZVOUS is no "host:port".
@@ -131,7 +131,7 @@ def find_address(cluster: Cluster, environ: Mapping[str, str]) -> tuple[str, tup
             f" where the others are. Set {contract.RENDEZVOUS}=HOST:PORT on all workers, HOST"
             " being worker 0's and PORT a free one there."
         )
-    # Of the hosts' own ports torchrun's is taken by itself, so it is a port of our own everywhere.
+    # torchrun itself uses MASTER_PORT, so the port is always derived from the job.
     first = int.from_bytes(_identity(cluster, environ)[:4], "big") % _NUM_PORTS
     return host, tuple(_FIRST_PORT + (first + n) % _NUM_PORTS for n in range(_NUM_TRIES))
 
@@ -160,8 +160,8 @@ def _identity(cluster: Cluster, environ: Mapping[str, str]) -> bytes:
 def _secret(cluster: Cluster, environ: Mapping[str, str]) -> bytes:
     """TFDIST_SECRET, where the user has given the job one.
 
-    What is worked out instead keeps two jobs apart, and no stranger out who knows the variables;
-    TensorFlow's own ports, which open next, ask for no secret at all.
+    The default, derived from the job, keeps two jobs apart, but not a stranger who knows the
+    variables. TensorFlow's own ports, which open next, ask for no secret at all.
     """
     if given := environ.get(contract.SECRET):
         return given.encode()
@@ -173,7 +173,7 @@ def _open_roll_call(
 ) -> RollCall:
     taken: RuntimeError | None = None
     for port in ports:
-        for interface in (host, ""):  # behind a service, a host's name is not its own address
+        for interface in (host, ""):  # behind a service, a host's name is not its address
             try:
                 return RollCall(
                     size=cluster.size,

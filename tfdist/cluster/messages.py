@@ -1,4 +1,4 @@
-"""How do two of our processes talk?  Lines of JSON over TCP, of limited size, signed with a secret.
+"""How do two processes of tfdist talk?  Short lines of JSON over TCP, signed with a secret.
 
 Synopsis:
 
@@ -24,7 +24,7 @@ from typing import Any
 
 from tfdist.cluster.wording import shorten
 
-# Addresses of thousands of workers fit; what a stranger sends cannot fill the memory.
+# Enough for the addresses of thousands of workers; a stranger cannot fill the memory.
 MAX_BYTES = 256 * 1024
 
 
@@ -67,7 +67,7 @@ def text_of(message: Mapping[str, Any], key: str) -> str:
     """Reads a text from a message.
 
     Raises:
-        ValueError: There is none under this key.
+        ValueError: There is no text under this key.
     """
     value = message.get(key)
     if not isinstance(value, str):
@@ -76,12 +76,12 @@ def text_of(message: Mapping[str, Any], key: str) -> str:
 
 
 def make_nonce() -> str:
-    """Makes a text that is used once, so that an old message cannot be sent again."""
+    """Makes a text that is used only once, so that an old message cannot be replayed."""
     return os.urandom(16).hex()
 
 
 def sign(secret: bytes, *parts: str) -> str:
-    """Signs these texts with HMAC-SHA256: who knows no secret can neither make nor change them."""
+    """Signs texts with HMAC-SHA256; without the secret nobody can make or change them."""
     mac = hmac.new(secret, digestmod=hashlib.sha256)
     for part in parts:
         data = part.encode("utf-8", errors="surrogatepass")
@@ -91,7 +91,7 @@ def sign(secret: bytes, *parts: str) -> str:
 
 
 def is_signed(secret: bytes, mac: str, *parts: str) -> bool:
-    """Whether `mac` is the signature of these texts; takes the same time wherever it differs."""
+    """Tells in constant time whether `mac` is the signature of these texts."""
     return hmac.compare_digest(sign(secret, *parts).encode(), mac.encode("utf-8", "replace"))
 
 

@@ -1,4 +1,4 @@
-"""Do the other workers listen?  A wait with an end, before TensorFlow's own, which has none.
+"""Do the other workers listen?  A wait with a time limit, before TensorFlow's, which has none.
 
 Synopsis (a world of one has nobody to wait for):
 
@@ -7,8 +7,8 @@ Synopsis (a world of one has nobody to wait for):
     ...     pass
     >>> await_peers([f"127.0.0.1:{port}"], rank=0, timeout_secs=1.0)
 
-Each worker listens at its own address until it has once reached every other one: those that wait
-as it does, or those whose TensorFlow is up already. Nothing is said over these connections.
+Each worker listens at its own address until it has reached every other worker once, whether that is
+still waiting or already runs TensorFlow. Nothing is sent over these connections.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def _listen(address: str, *, rank: int) -> socket.socket:
     except OSError as error:
         raise RuntimeError(
             f"Worker {rank} cannot listen at its address {address} ({error.strerror}): is another"
-            " process, or another worker of the same rank, running there? End"
-            " it, or give this worker another port."
+            " process, or another worker of the same rank, running there? End it, or give this"
+            " worker another port."
         ) from error
 
 

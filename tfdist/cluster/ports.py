@@ -1,6 +1,6 @@
 """Which address and port does a worker use, and who can reach it?
 
-Strangers can, where nothing is between: TensorFlow's ports are open on all interfaces.
+TensorFlow's ports are open on all interfaces, so without a firewall strangers can reach them.
 
 Synopsis:
 
@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from tfdist.cluster.contract import HOST
 
 _LOG = logging.getLogger("tfdist")
-# Addresses that documents use and nobody has: a route to them is a route to the world.
+# Addresses reserved for documentation: the route to them is the route to the outside.
 _ELSEWHERE = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
 
 # Below the range from which systems take the ports of outgoing connections, so that none of those
@@ -37,7 +37,7 @@ def warn_if_exposed(addresses: Sequence[str]) -> None:
         addresses: "host:port" of each worker.
     """
     if not all(map(is_loopback, addresses)):
-        return  # it means to be reached; the network's owner knows from where
+        return  # it is meant to be reached over the network
     if outer := outer_addresses():
         _LOG.warning(
             "TensorFlow's servers listen on all interfaces of this host (%s), not on loopback "
@@ -62,7 +62,7 @@ def outer_addresses() -> list[str]:
     found = []
     for family, elsewhere in _ELSEWHERE:
         with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as end:
-            end.connect((elsewhere, 9))  # of a datagram socket: it only looks up the route
+            end.connect((elsewhere, 9))  # on a datagram socket this only looks up the route
             found.append(end.getsockname()[0])
     return [address for address in found if not ipaddress.ip_address(address).is_loopback]
 
@@ -70,7 +70,7 @@ def outer_addresses() -> list[str]:
 def own_address(other: str) -> str:
     """Returns the address of this host from which it would reach another one; sends nothing.
 
-    TFDIST_HOST, where it is set, holds instead.
+    If TFDIST_HOST is set, that is returned.
 
     >>> own_address("127.0.0.1")
     '127.0.0.1'
@@ -80,14 +80,14 @@ def own_address(other: str) -> str:
     with contextlib.suppress(OSError):
         family, _, _, _, address = socket.getaddrinfo(other, 9, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, socket.SOCK_DGRAM) as end:
-            end.connect(address)  # of a datagram socket: it only looks up the route
+            end.connect(address)  # on a datagram socket this only looks up the route
             return str(end.getsockname()[0])
     return "127.0.0.1"
 
 
 @contextlib.contextmanager
 def reserved_port() -> Iterator[int]:
-    """Yields a port that is free on all interfaces, and keeps it from others within the block."""
+    """Yields a port that is free on all interfaces, and reserves it within the block."""
     for attempt in range(200):
         number = _FIRST_PORT + int.from_bytes(os.urandom(4), "big") % _NUM_PORTS
         with contextlib.closing(_open_on_all_interfaces()) as holder:
@@ -114,5 +114,5 @@ def is_reachable(address: str, *, timeout_secs: float = _TRY_SECS) -> bool:
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_secs):
             return True
-    except OSError:  # refused, too slow, or a name that is not known (yet)
+    except OSError:  # refused, too slow, or a name that is not known yet
         return False

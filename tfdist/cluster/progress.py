@@ -1,6 +1,6 @@
 """How far has a worker come?  A number in the launcher's folder, written between any two steps.
 
-Synopsis (outside our launcher there is no folder, and nothing is written):
+Synopsis (without tfdist's launcher there is no folder, and nothing is written):
 
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()
@@ -52,7 +52,7 @@ class Progress:
             self._file = None
 
     def tick(self) -> None:
-        """Takes note that something was begun or done, at the cost of one short write."""
+        """Counts that something was begun or done, at the cost of one short write."""
         self._count += 1
         if self._file is not None:
             self._write(self._count)
@@ -74,7 +74,7 @@ class Progress:
 
 
 def read_progress(folder: str, rank: int) -> int:
-    """Returns the count of a worker; 0 where it is in no block."""
+    """Returns the count of a worker; 0 if it is in no block."""
     try:
         with open(_path(folder, rank), "rb") as file:
             return int(file.read() or 0)

@@ -1,7 +1,7 @@
 """Are all workers there?  The roll call's server: one thread, at one address, for one job.
 
-Junk, slow and oversized connections do not disturb it: who has not announced a worker in time and
-with the job's secret is dismissed, and learns nothing.
+Junk, slow and oversized connections do not disturb it: a connection that does not announce a worker
+in time and with the job's secret is closed, and learns nothing.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Guest:
 
 
 class RollCall:
-    """A roll call, held in a thread until all are there, the time is over, or it is closed."""
+    """A roll call, held in a thread until all workers are there, time is up, or it is closed."""
 
     def __init__(
         self,
@@ -50,15 +50,15 @@ class RollCall:
         timeout_secs: float = 60.0,
         on_end: Callable[[], None] | None = None,
     ) -> None:
-        """Opens the door.
+        """Starts to listen.
 
         Args:
             size: Number of workers to wait for.
-            secret: What they have to know.
+            secret: The secret that they must know.
             host: Interface to listen on.
             port: Port to listen on; 0 chooses one.
             timeout_secs: Longest wait, in seconds.
-            on_end: Called in the thread when `result` has something to say.
+            on_end: Called in the thread when there is a `result`.
 
         Raises:
             RuntimeError: Nothing can listen there.
@@ -90,12 +90,12 @@ class RollCall:
 
     @property
     def present(self) -> tuple[int, ...]:
-        """Ranks that have joined and are still connected, or have got their answer."""
+        """Ranks that have joined and are still connected, or have received their answer."""
         return tuple(sorted(self._present.copy()))  # the thread may add to it meanwhile
 
     @property
     def is_complete(self) -> bool:
-        """Whether all are there and alike; true before the first of them learns it."""
+        """Whether all workers are there and alike; true before the first of them is told."""
         return self._answer is not None and "addresses" in self._answer
 
     def result(self, *, timeout_secs: float | None = None) -> tuple[str, ...]:
@@ -117,7 +117,7 @@ class RollCall:
         return tuple(self._answer["addresses"])
 
     def close(self) -> None:
-        """Ends the roll call; whoever still waits for an answer sees the connection close."""
+        """Ends the roll call; workers that still wait for an answer see the connection close."""
         with contextlib.suppress(OSError):
             self._wake.send(b"x")
         self._thread.join()
@@ -138,7 +138,7 @@ class RollCall:
             self._on_end()
 
     def _step(self) -> bool:
-        """Serves whoever has something to say; True where it was told to close."""
+        """Serves connections that are ready; returns True when told to close."""
         now = time.monotonic()
         strangers = [guest for guest in self._guests.values() if guest.announcement is None]
         for guest in strangers:
@@ -157,11 +157,11 @@ class RollCall:
     def _admit(self) -> None:
         strangers = [guest for guest in self._guests.values() if guest.announcement is None]
         if len(strangers) >= MAX_STRANGERS:
-            self._dismiss(strangers[0])  # the oldest: an honest worker takes no second
+            self._dismiss(strangers[0])  # the oldest: a real worker announces itself at once
         try:
             connection, _ = self._listener.accept()
         except OSError:
-            time.sleep(0.01)  # out of file descriptors, say: don't turn in a circle at full speed
+            time.sleep(0.01)  # such as too many open files: do not retry at full speed
             return
         guest = _Guest(connection, messages.make_nonce(), time.monotonic() + HANDSHAKE_SECS)
         self._guests[connection] = guest
@@ -185,7 +185,7 @@ class RollCall:
             self._meet(guest)
 
     def _meet(self, guest: _Guest) -> None:
-        """Takes an announcement; a stranger without the secret learns nothing but that."""
+        """Takes an announcement; a stranger only learns that it does not know the secret."""
         try:
             message = messages.decode(guest.received)
             guest.client_nonce, body = (messages.text_of(message, key) for key in ("nonce", "body"))
@@ -221,7 +221,7 @@ class RollCall:
         return ""
 
     def _decide(self) -> dict[str, Any] | None:
-        """The answer for all, as soon as there is one."""
+        """Returns the answer for all workers, as soon as there is one."""
         if len(self._present) == self.size:
             announcements = [guest.announcement for _, guest in sorted(self._present.items())]
             present = [announcement for announcement in announcements if announcement is not None]
@@ -256,7 +256,7 @@ class RollCall:
         return {"body": body, "mac": mac}
 
     def _tell(self, guest: _Guest, message: Mapping[str, Any]) -> None:
-        with contextlib.suppress(OSError):  # who has left meanwhile needs no answer
+        with contextlib.suppress(OSError):  # a worker that has gone needs no answer
             guest.connection.sendall(messages.encode(message))
 
     def _dismiss(self, guest: _Guest) -> None:

@@ -8,9 +8,9 @@ Synopsis (one process holds the roll call, every worker joins it):
     >>> len(addresses)
     1
 
-How it goes: the server greets with a nonce; the worker announces its rank, its address and the
-facts that have to be alike, signed together with both nonces; when all are there, each gets
-everybody's addresses, or the one error that all share, signed in the same way.
+The server greets with a nonce. The worker announces its rank, its address and the facts that must
+be alike, signed together with both nonces. When all are there, each gets the addresses of all
+workers, or the one error for all, signed in the same way.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tfdist.cluster.ports import reserved_port
 from tfdist.cluster.roll_call import ANSWER_SECS, PROTOCOL
 from tfdist.cluster.wording import shorten
 
-_GUESS_SECS = 2.0  # for one of several servers, which may be something else
+_GUESS_SECS = 2.0  # for one of several addresses, which may belong to another program
 
 
 def join(
@@ -43,17 +43,17 @@ def join(
     """Announces this worker, and waits until all are there.
 
     Args:
-        server: "host:port" of the roll call, which may start later than this worker; or several
-            with commas between, at one of which it is, and at the others somebody else's.
-        rank: This worker's, over all workers.
+        server: "host:port" of the roll call, which may start later than this worker; or several,
+            separated by commas, only one of which is the roll call's.
+        rank: This worker's rank, over all workers.
         size: Number of workers.
         secret: The same on both sides.
         host: Name or address under which the others reach this worker; its port is chosen here.
-        facts: What has to be alike on all workers, by name; values that JSON can hold.
+        facts: What must be alike on all workers, by name; values that JSON can hold.
         timeout_secs: Longest wait, in seconds.
 
     Returns:
-        "host:port" of each worker, in rank order; nothing listens at this worker's own yet.
+        "host:port" of each worker, in rank order; this worker's own port is still free.
 
     Raises:
         RuntimeError: Somebody is missing, differs, or has this rank already; or there is no roll
@@ -79,7 +79,7 @@ def join(
 def _call(
     servers: Sequence[str], body: str, *, secret: bytes, until: float, secs: float
 ) -> dict[str, Any]:
-    """Asks each of these in turn, again and again: the roll call may not be open yet, or busy."""
+    """Asks each server in turn, repeatedly: the roll call may not have started yet."""
     pause = 0.02
     while True:
         reasons = []
@@ -90,8 +90,7 @@ def _call(
             except (OSError, ValueError) as error:  # TimeoutError is an OSError
                 reasons.append(str(error) or type(error).__name__)
                 continue
-            # The server's own limit comes first where both began together: it can say who is
-            # missing.
+            # The server's limit should end first, since its error says who is missing.
             deadline = until + ANSWER_SECS
             with connection:
                 answer = _ask(

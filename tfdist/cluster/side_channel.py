@@ -1,6 +1,6 @@
-"""How do the workers connect to each other, besides TensorFlow?  Each to the chief, with a secret.
+"""How do the workers connect outside of TensorFlow?  Each to the chief, with a secret.
 
-Synopsis (the secret and the port came to the worker by some other way):
+Synopsis (the worker got the secret and the port in some other way):
 
     >>> import concurrent.futures
     >>> listener = open_listener("127.0.0.1")
@@ -13,7 +13,7 @@ Synopsis (the secret and the port came to the worker by some other way):
     >>> for connection in (worker.result(), *found.values()):
     ...     connection.close()
 
-What follows on such a connection is not signed line by line: it is taken for what it began as.
+Later messages on such a connection are not signed: only its beginning is authenticated.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _HANDSHAKE_SECS = 3.0  # for one connection
 def open_listener(host: str) -> socket.socket:
     """Listens at a host's own address, on a port that the system chooses.
 
-    On all interfaces where the name is not one of this host's own, as behind a Kubernetes service.
+    On all interfaces if the name is not this host's own, as behind a Kubernetes service.
 
     Raises:
         OSError: That is not possible.
@@ -45,12 +45,12 @@ def open_listener(host: str) -> socket.socket:
 def accept(
     listener: socket.socket, *, size: int, secret: bytes, timeout_secs: float = JOIN_SECS
 ) -> dict[int, socket.socket]:
-    """Takes in, on the chief, the workers that know the secret, and nobody else.
+    """Accepts, on the chief, only workers that know the secret.
 
     Args:
-        listener: Where they come.
-        size: Number of workers, the chief among them.
-        secret: What they have to know.
+        listener: The socket that they connect to.
+        size: Number of workers, including the chief.
+        secret: The secret that they must know.
         timeout_secs: Longest wait for all of them, in seconds.
 
     Returns:
@@ -92,7 +92,7 @@ def connect(
     """Connects a worker to the chief.
 
     Raises:
-        OSError: It cannot be reached, or says what the chief would not.
+        OSError: It cannot be reached, or does not answer as the chief would.
     """
     deadline = time.monotonic() + timeout_secs
     connection = socket.create_connection((host, port), timeout=timeout_secs)

@@ -81,7 +81,7 @@ def parse_tf_config(
 
 
 def check_address(address: object) -> str:
-    """Says what is wrong with an address that should read "host:port"; "" where nothing is."""
+    """Says what is wrong with an address that should be "host:port"; "" if nothing is."""
     if not isinstance(address, str):
         return f"{shorten(address)} is a {_kind(address)}, not a text 'host:port'"
     host, colon, port = address.rpartition(":")
@@ -100,7 +100,7 @@ def check_address(address: object) -> str:
 
 
 def _load(source: _Source) -> Any:
-    """Parses JSON, and refuses what json lets through: a repeated key, NaN and Infinity."""
+    """Parses JSON, and refuses repeated keys, NaN and Infinity, which `json` accepts."""
 
     def no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -123,7 +123,7 @@ def _load(source: _Source) -> Any:
 
 def _read_jobs(source: _Source, config: dict[str, Any]) -> Jobs:
     if "sparseCluster" in config:
-        # The dynamic TFJob: each worker is told of itself and the parameter servers alone.
+        # The dynamic TFJob: each worker only knows itself and the parameter servers.
         source.fail(
             "has a 'sparseCluster', which does not name the other workers",
             "turn off enableDynamicWorker in the TFJob",
@@ -158,7 +158,7 @@ def _read_addresses(source: _Source, task_type: str, tasks: object) -> tuple[str
 
 
 def _list_of_dict(source: _Source, task_type: str, tasks: dict[str, object]) -> list[object]:
-    """The dynamic form, {"0": "a:1", "1": "b:1"}: right where no index is missing."""
+    """Reads the dynamic form, {"0": "a:1", "1": "b:1"}, in which no index may be missing."""
     wanted = [str(index) for index in range(len(tasks))]
     if sorted(tasks) != sorted(wanted):
         source.fail(
@@ -183,7 +183,7 @@ def _read_task(source: _Source, task: object) -> tuple[str, int]:
         source.fail(f"has the task type {shorten(task_type)}", f"use one of {TASK_TYPES}")
     index = task.get("index")
     if isinstance(index, str) and index.isascii() and index.isdigit() and len(index) < 10:
-        index = int(index)  # some job templates can only fill in texts
+        index = int(index)  # some job templates can only fill in text
     if not isinstance(index, int) or isinstance(index, bool) or index < 0:
         source.fail(f"has the task index {shorten(index)}", "use a whole number from 0")
     return task_type, index
@@ -226,7 +226,7 @@ def _check_task(
 
 
 def _check_lonely_task(source: _Source, task: object) -> None:
-    """A task without a cluster is alone; one with a higher index shows that others are missing."""
+    """Refuses a task without a cluster whose index shows that there are other workers."""
     index = task.get("index", 0) if isinstance(task, dict) else 0
     if index not in (0, "0"):
         source.fail(

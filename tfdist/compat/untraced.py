@@ -12,8 +12,8 @@ import tensorflow as tf
 def outside_of_steps(function: Callable[[], Any]) -> Any:
     """Calls a function as if no step were traced and no strategy in scope; returns its value.
 
-    TensorFlow creates no variables inside a step, and a strategy's scope that is entered again under
-    `default_replica_mode` counts twice. Both are states of the thread, so another thread calls it.
+    TensorFlow creates no variables inside a step, and a strategy's scope that is entered again
+    under `default_replica_mode` counts twice. Both are states of the thread, so another one calls.
     """
     with futures.ThreadPoolExecutor(1) as thread:
         return thread.submit(function).result()
