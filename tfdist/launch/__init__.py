@@ -1,4 +1,4 @@
-"""Starts the workers of a job, gives each its place, and ends all of them together.
+"""How are workers started and ended?  Together, each with its rank.
 
 Synopsis (the same for a program: `python -m tfdist.launch --workers=2 script.py ARGS`):
 
@@ -10,11 +10,11 @@ Synopsis (the same for a program: `python -m tfdist.launch --workers=2 script.py
 Read in this order; each file imports from those above it only:
 
 1. job.py: what is asked for.
-2. failures.py: who failed first, and how it is told.
-3. stop.py: signals to the launcher, remembered until somebody looks.
-4. output.py: what the workers say.
+2. failures.py: which worker failed first, and how it is reported.
+3. stop.py: signals to the launcher, recorded until they are checked.
+4. output.py: what the workers print.
 5. engine.py: what an engine is.
-6. guardian.py: what ends the workers when their launcher has gone.
+6. guardian.py: what ends the workers when their launcher has died.
 7. processes.py: how workers are started and ended on this host.
 8. watch.py: what is known of the workers of an attempt.
 9. attempt.py: one attempt: place the workers, call the roll, wait for the first failure, end all.
@@ -22,7 +22,7 @@ Read in this order; each file imports from those above it only:
 11. call.py: how a function and its values travel between the caller and the workers.
 12. child.py: what runs first inside a worker.
 13. render.py: how a job is described to a cluster that starts the workers itself.
-14. engines/: where workers are placed; each is loaded by its name.
+14. engines/: where workers are placed; each engine is loaded by its name.
 15. __main__.py: the command line.
 """
 
@@ -51,26 +51,26 @@ def run(
 ) -> list[Any]:
     """Calls a function in each of several new worker processes.
 
-    Each worker knows its place (`tfdist.detect_cluster()`, and TF_CONFIG where there are several),
-    and its lines appear in this process's output with `[worker 0] ` before them. When one worker
-    fails the others are ended; whatever happens, no process is left behind.
+    Each worker knows its rank (`tfdist.detect_cluster()`, and TF_CONFIG if there are several), and
+    its lines appear in this process's output with `[worker 0] ` before them. When one worker fails
+    the others are ended; whatever happens, no process is left behind.
 
     Args:
         fn: A function that can be imported travels by name; any other (of a notebook, of
             `__main__`, a closure, a lambda) by cloudpickle.
         workers: Number of workers.
         engine: What starts them: "local" (processes on this machine), "mpi" (mpirun), "slurm"
-            (srun), "ray", "dask" or "spark"; each on the hosts that it has been given.
+            (srun), "ray", "dask" or "spark"; each on the hosts that it is configured for.
         args: Positional arguments of `fn`, the same for each worker.
         kwargs: Keyword arguments of `fn`, the same for each worker.
         threads: Computing threads of each worker; by default the cores of this machine, divided
             by its workers.
         timeout_secs: Longest time for the whole job, in seconds; None for no limit.
         roll_call_secs: Longest time until all workers are there, in seconds.
-        max_restarts: How often all workers are started anew after one has failed.
-        stall_secs: Longest time in which a worker in `tfdist.fit`, `evaluate` or `predict` makes
-            no step, in seconds; None for no limit. The first step, with its tracing, counts too.
-        log_dir: Folder for each worker's whole output, `worker_0.log` and so on; None for none.
+        max_restarts: How often all workers are restarted after one has failed.
+        stall_secs: Longest time that a worker in `tfdist.fit`, `evaluate` or `predict` may take for
+            a step, including the first with its tracing, in seconds; None for no limit.
+        log_dir: Folder for each worker's full output, `worker_0.log` and so on; or None.
         env: Further environment variables of the workers.
 
     Returns:
@@ -80,9 +80,9 @@ def run(
         ValueError: An argument is out of its range, or the engine is unknown.
         ImportError: The engine's package is not installed.
         RuntimeError: A worker failed; the message holds the traceback of the one that failed
-            first. Or a worker did not appear, the time was over, or a value cannot travel.
+            first. Or a worker did not appear, time was up, or a value cannot be sent.
     """
-    # Imported here: every worker imports this module, and needs none of that.
+    # Imported here, since every worker imports this module without needing them.
     from tfdist.launch import call, job
 
     asked = job.Job(

@@ -1,4 +1,4 @@
-"""Starts the workers of a job from the command line.
+"""How are the workers of a job started from the command line?
 
     python -m tfdist.launch --workers=2 script.py --epochs=5
     python -m tfdist.launch --workers=2 --log_dir=logs --max_restarts=3 script.py --epochs=5
@@ -6,13 +6,13 @@
     python -m tfdist.launch --workers=2 --engine=slurm script.py --epochs=5
 
 Everything after the script's name belongs to the script. The exit code is that of the worker that
-failed first: 128 + n where signal n killed it, 124 where the time was over, 2 for wrong flags.
+failed first: 128 + n if signal n killed it, 124 if time was up, 2 for wrong flags.
 
-Told to stop (SIGTERM, SIGUSR1, SIGHUP, Ctrl-C), the launcher hands SIGTERM on to the workers. A
-worker in `tfdist.fit(..., checkpoint_dir=...)` saves, with all others, and leaves with exit code
-75; so does the launcher then, and the same command goes on from there. All workers leave also when
-one alone is told to; that is no end of the job, and with --max_restarts they are started anew. Told
-to stop once more, the launcher ends them at once.
+When told to stop (SIGTERM, SIGUSR1, SIGHUP, Ctrl-C), the launcher sends SIGTERM to the workers. In
+`tfdist.fit(..., checkpoint_dir=...)` all workers then save together and exit with code 75; so does
+the launcher, and the same command resumes the run. If only one worker is told to stop, all of them
+leave as well; but this does not end the job, and with --max_restarts they are restarted. When told
+to stop a second time, the launcher ends them at once.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _let_go_of_broken_pipes() -> None:
-    """Keeps the exit code: Python makes it 120 where it cannot write the rest to a reader gone."""
+    """Keeps the exit code: Python would make it 120 if the reader of its output has gone."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -101,9 +101,9 @@ def _make_parser() -> argparse.ArgumentParser:
         type=int,
         default=0,
         metavar="N",
-        help="how often all workers are started anew after one has failed (default: 0)",
+        help="how often all workers are restarted after one has failed (default: 0)",
     )
-    add("--log_dir", metavar="DIR", help="folder for each worker's whole output (default: none)")
+    add("--log_dir", metavar="DIR", help="folder for each worker's full output (default: none)")
     add(
         "--roll_call_secs",
         type=float,
@@ -121,8 +121,8 @@ def _make_parser() -> argparse.ArgumentParser:
         "--stall_secs",
         type=float,
         metavar="SECS",
-        help="longest time in which a worker in tfdist.fit, evaluate or predict makes no step, the"
-        " first one with its tracing included, in seconds (default: no limit)",
+        help="longest time that a worker in tfdist.fit, evaluate or predict may take for a step,"
+        " including the first with its tracing, in seconds (default: no limit)",
     )
     add(
         "--grace_secs",

@@ -1,4 +1,4 @@
-"""One attempt of a job: place the workers, call the roll, wait for the first failure, end all."""
+"""What is one attempt of a job? Place the workers, call the roll, await a failure, end all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tfdist.launch.job import Job, make_environ
 from tfdist.launch.stop import StopRequest
 from tfdist.launch.watch import TIMEOUT_EXIT_CODE, Ended, Event, RollCalled, StallWatch, Watch
 
-SETTLE_SECS = 0.3  # after a failure: an earlier one may come to light late
+SETTLE_SECS = 0.3  # after a failure: an earlier one may be reported late
 _TICK_SECS = 0.1
 _POLL_SECS = 0.02
 
@@ -34,11 +34,11 @@ def run_attempt(
     """Runs the job's workers once.
 
     Args:
-        job: What is asked for.
+        job: The requested job.
         run_dir: Private folder of this attempt.
         restart_count: Restarts so far.
-        is_restart: Whether log files of an earlier attempt go on.
-        deadline: End of the job's time, on the clock of time.monotonic.
+        is_restart: Whether to append to the log files of an earlier attempt.
+        deadline: When the job's time is up, on the clock of time.monotonic.
         stop: Whether the launcher was told to stop.
     """
     gang = load_engine(job.engine).place(job, is_restart=is_restart)
@@ -53,7 +53,7 @@ def run_attempt(
 
 
 def _await_places(gang: Gang, stop: StopRequest, *, job: Job, deadline: float) -> Outcome | None:
-    """Waits until there is a place for each worker; returns how it ended where there is none."""
+    """Waits until there is a place for each worker; returns the outcome if that failed."""
     began = time.monotonic()
     while absent := gang.absent():
         if stop.number:
@@ -64,7 +64,7 @@ def _await_places(gang: Gang, stop: StopRequest, *, job: Job, deadline: float) -
             return Outcome(problem=f"engine {job.engine}: {problem}", exit_code=1)
         now = time.monotonic()
         is_first = len(absent) == job.workers
-        # A scheduler may let the whole job wait for hours; but then all of it begins at once.
+        # A scheduler may queue the whole job for hours, but then starts all of it at once.
         began = now if is_first and gang.is_queued() else began
         if now > began + job.roll_call_secs or now > deadline:
             secs = f"roll_call_secs={job.roll_call_secs!r}"
@@ -119,7 +119,7 @@ def _wait(
     job: Job,
     deadline: float,
 ) -> None:
-    """Waits until all workers have ended well, or something has gone wrong."""
+    """Waits until all workers have succeeded, or something has gone wrong."""
     stalls = StallWatch(watch.run_dir, workers=job.workers, stall_secs=job.stall_secs)
     while not watch.is_over:
         _take_next(watch, events, timeout_secs=_TICK_SECS)
@@ -144,9 +144,9 @@ def _wait(
 def _let_leave(
     watch: Watch, gang: Gang, events: queue.SimpleQueue[Event], stop: StopRequest, *, secs: float
 ) -> None:
-    """Hands on to the workers what the launcher was told, and gives them time to save."""
+    """Tells the workers to leave, as the launcher was told, and gives them time to save."""
     gang.signal(signal.SIGTERM)
-    gang.signal(signal.SIGCONT)  # one that was stopped could not hear the other
+    gang.signal(signal.SIGCONT)  # a stopped process would not get the other signal
     deadline = time.monotonic() + secs
     while watch.running() and not stop.is_urgent and time.monotonic() < deadline:
         _take_next(watch, events, timeout_secs=_TICK_SECS)

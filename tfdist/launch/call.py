@@ -1,7 +1,7 @@
 """How do a function and its values travel between the caller and the workers?
 
-By files in a private folder, between our own processes only: a function that can be imported by
-its name, everything else by cloudpickle.
+In files in a private folder: a function that workers can import travels by its name, everything
+else by cloudpickle.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import Any
 from tfdist.cluster import contract
 from tfdist.launch.job import Job
 
-# Their pickles are the same everywhere and need no cloudpickle, whose import takes its time.
+# Pickled without cloudpickle, whose import takes time.
 _PLAIN_TYPES = (type(None), bool, int, float, str, bytes)
-_NO_NAME = "<dynamic-code>"  # what cloudpickle 3.1.3 puts in the place of a file's name
+_NO_NAME = "<dynamic-code>"  # which cloudpickle 3.1.3 uses instead of a file's name
 
 
 # ------------------------------------------------------------------------------ the caller's side
@@ -84,7 +84,7 @@ def pack(fn: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> bytes:
 
 
 def importable_name(fn: Callable[..., Any]) -> str:
-    """Returns "module:name" where a worker can import the function; "" where it cannot."""
+    """Returns "module:name" if a worker can import the function, else ""."""
     module_name = getattr(fn, "__module__", None)
     qualified = getattr(fn, "__qualname__", None)
     if not module_name or not qualified or module_name == "__main__":
@@ -115,7 +115,7 @@ def _read_value(run_dir: str, rank: int) -> Any:
 
 
 def answer(path: str, *, run_dir: str, rank: int) -> None:
-    """Calls the packed function, and writes its value down.
+    """Calls the packed function, and writes its value to a file.
 
     Raises:
         RuntimeError: The function cannot be found here, or its value cannot be pickled.
@@ -136,7 +136,7 @@ def answer(path: str, *, run_dir: str, rank: int) -> None:
 def _unpack(path: str) -> tuple[Callable[..., Any], tuple, dict[str, Any]]:
     with open(path, "rb") as file:
         call = pickle.load(file)
-    # The caller's modules have to be found here as well, and its order of places holds.
+    # The caller's modules must be found here too, in the caller's order of folders.
     sys.path[:] = [*call["path"], *(entry for entry in sys.path if entry not in call["path"])]
     try:
         fn, args, kwargs = pickle.loads(call["content"])
@@ -167,10 +167,10 @@ def _write(path: str, data: bytes) -> None:
 def dumps(value: Any) -> bytes:
     """Pickles a value; functions and classes of `__main__`, closures and lambdas too.
 
-    Their code keeps the names of its files, without which a traceback has no lines to show, and
-    AutoGraph no source to convert.
+    Their code keeps its file names: without them tracebacks would show no source lines, and
+    AutoGraph would find no source to convert.
     """
-    import cloudpickle  # takes its time, and not everybody needs it
+    import cloudpickle  # slow to import, and not always needed
 
     known = cloudpickle.Pickler.dispatch_table
 
@@ -179,7 +179,7 @@ def dumps(value: Any) -> bytes:
         named = tuple(code.co_filename if part == _NO_NAME else part for part in given)
         return (make, named, *rest)
 
-    class NamingPickler(cloudpickle.Pickler):  # type: ignore[misc]  # a table of the class alone
+    class NamingPickler(cloudpickle.Pickler):  # type: ignore[misc]  # the table is per class
         dispatch_table = collections.ChainMap({types.CodeType: reduce_code}, known)
 
     file = io.BytesIO()

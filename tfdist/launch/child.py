@@ -4,7 +4,7 @@
     python -m tfdist.launch.child module NAME ARGS      as `python -m NAME ARGS` would
     python -m tfdist.launch.child function FILE         a call that call.py has written
 
-Only light modules are imported here: what the program needs, it imports itself.
+Only light modules are imported here; the program imports what it needs.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def main() -> None:
     """Runs this worker."""
     kind, target, *arguments = sys.argv[1:]
     _end_with_launcher()
-    faulthandler.register(signal.SIGUSR2, all_threads=True)  # where does it hang?
+    faulthandler.register(signal.SIGUSR2, all_threads=True)  # to see where it hangs
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # it is a pipe, but somebody is watching
+        sys.stdout.reconfigure(line_buffering=True)  # it is a pipe, but people watch the output
     try:
         _join_roll_call(kind, target, arguments)
     except RuntimeError as error:
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def _end_with_launcher() -> None:
-    """Lets the system kill this process when the launcher dies, however it dies."""
+    """Makes the system kill this process when the launcher dies, for whatever reason."""
     launcher = os.environ.get(contract.LAUNCHER_PID)
     if launcher is None:
         return
@@ -60,7 +60,7 @@ def _end_with_launcher() -> None:
 
 
 def _join_roll_call(kind: str, target: str, arguments: Sequence[str]) -> None:
-    """Meets the others, and writes into this process's environment what they have told."""
+    """Meets the others, and puts their addresses into this process's environment."""
     environ = os.environ
     script = target if kind == "script" and os.path.isfile(target) else None
     addresses = roll_call_client.join(
@@ -121,11 +121,11 @@ _RUN: dict[str, Callable[[str, Sequence[str]], None]] = {
 }
 
 
-# ---------------------------------------------------------------------------- how it may end
+# ------------------------------------------------------------------------------- how it ends
 
 
 def _run_guarded(body: Callable[[], None]) -> None:
-    """Runs the program, and writes down at once what escapes from it."""
+    """Runs the program, and records at once an exception that escapes."""
     try:
         body()
     except SystemExit as error:
@@ -157,7 +157,7 @@ def _format(error: BaseException) -> str:
 
 
 def _without_our_frames(frames: types.TracebackType | None) -> types.TracebackType | None:
-    """The traceback as it would be without tfdist and runpy on the way to the program."""
+    """Returns the traceback without the frames of tfdist and runpy before the program."""
     call_path = os.path.join(os.path.dirname(__file__), "call.py")
     ours = {__file__, call_path, runpy.__file__, "<frozen runpy>"}
     while frames is not None and frames.tb_frame.f_code.co_filename in ours:
@@ -168,7 +168,7 @@ def _without_our_frames(frames: types.TracebackType | None) -> types.TracebackTy
 def _end_as_python_would(error: BaseException) -> NoReturn:
     sys.last_type, sys.last_value, sys.last_traceback = type(error), error, error.__traceback__
     if sys.excepthook is sys.__excepthook__ and os.environ.get(job.TRACEBACKS) == "0":
-        # The launcher shows the whole of the first one, where it can be found: at the end.
+        # The launcher shows the full traceback of the first failure at the end of the output.
         print("".join(traceback.format_exception_only(error)).rstrip(), file=sys.stderr)
     else:
         sys.excepthook(type(error), error, error.__traceback__)

@@ -1,4 +1,4 @@
-"""What is an engine?  A module that places workers somewhere; everything else is the same on all.
+"""What is an engine?  A module that places workers somewhere; everything else is the same for all.
 
 An attempt of a job goes through four steps on each engine, and attempt.py alone takes them:
 

@@ -1,7 +1,7 @@
-"""Who failed first, and how is it told?
+"""Which worker failed first, and how is it reported?
 
 A worker whose peer has died often fails itself, seconds later, in a collective. So each worker
-writes down its exception at the moment when it escapes (child.py), and the earliest one counts.
+records its exception at the moment when it escapes (child.py), and the earliest one counts.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 
 from tfdist.cluster.contract import PEER_LOST, PREEMPTED, failure_path
 
-# A killed process is seen to have ended only when the system has cleared it away, and its peers may
-# have noticed before. An abort is no such sign: TensorFlow itself aborts where a peer is lost.
+# The end of a killed process is seen only after the system has cleared it away, and its peers may
+# notice earlier. An abort does not count as killed: TensorFlow aborts when a peer is lost.
 _CLEARING_SECS = 1.0
 
 
@@ -33,27 +33,27 @@ class Failure:
 class Outcome:
     """How one attempt of a job ended."""
 
-    failures: tuple[Failure, ...] = ()  # the one that came first is the first
-    problem: str = ""  # what went wrong where it was not one worker's failure
+    failures: tuple[Failure, ...] = ()  # in the order in which they happened
+    problem: str = ""  # what went wrong, if it was not the failure of a worker
     exit_code: int = 0  # for the launcher
     was_started: bool = False  # whether all workers had joined the roll call
-    any_finished: bool = False  # whether a worker had ended well
+    any_finished: bool = False  # whether a worker had succeeded
     was_stopped: bool = False  # by a signal to the launcher
     run_dir: str = ""  # private folder of the attempt
 
     @property
     def is_success(self) -> bool:
-        """Whether every worker ended well."""
+        """Whether every worker succeeded."""
         return not self.failures and not self.problem
 
     @property
     def was_preempted(self) -> bool:
-        """Whether the workers were told to leave, and have saved before they did."""
+        """Whether the workers were told to leave, and have saved before leaving."""
         return bool(self.failures) and self.failures[0].exit_code == PREEMPTED
 
 
 def read_failure(run_dir: str, rank: int) -> Failure | None:
-    """Reads what a worker has written down; None where no exception has escaped."""
+    """Reads the failure that a worker has recorded; None if no exception has escaped."""
     try:
         with open(failure_path(run_dir, rank), encoding="utf-8") as file:
             record = json.load(file)
@@ -64,7 +64,7 @@ def read_failure(run_dir: str, rank: int) -> Failure | None:
 
 
 def find_failure(rank: int, *, at: float, exit_code: int) -> Failure:
-    """Judges the end of a process that has written nothing down.
+    """Judges the end of a process that has recorded no failure.
 
     Args:
         rank: The worker.
@@ -96,7 +96,7 @@ def shell_exit_code(exit_code: int) -> int:
 def blame_deserters(
     failures: Sequence[Failure], ended_well: Iterable[tuple[int, float]]
 ) -> tuple[Failure, ...]:
-    """Names who left first, where all others failed because they missed a peer.
+    """Names the worker that left early, if all others failed because they lost a peer.
 
     Args:
         failures: In the order in which they happened.
@@ -112,10 +112,10 @@ def blame_deserters(
 def order(failures: Iterable[Failure]) -> tuple[Failure, ...]:
     """Puts failures in the order in which they happened; the loss of a peer is never the first."""
 
-    def order(failure: Failure) -> tuple[bool, float, int]:
+    def key(failure: Failure) -> tuple[bool, float, int]:
         return failure.exit_code == PEER_LOST, failure.at, failure.rank
 
-    return tuple(sorted(failures, key=order))
+    return tuple(sorted(failures, key=key))
 
 
 def headline(outcome: Outcome) -> str:
@@ -149,7 +149,7 @@ def _last_line(failure: Failure) -> str:
 
 
 def report(outcome: Outcome, *, earlier: Sequence[Outcome] = ()) -> str:
-    """Tells the whole story of a job, the root cause of each restart included."""
+    """Reports how a job went, including the root cause of each restart."""
     lines = [headline(outcome)]
     later = [failure for failure in outcome.failures if failure.exit_code != PREEMPTED]
     if later and not outcome.problem and not outcome.was_preempted:

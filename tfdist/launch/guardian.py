@@ -1,8 +1,8 @@
-"""Ends the workers when their launcher has gone without doing so (killed with SIGKILL, say).
+"""What ends the workers when their launcher has died without doing so (by SIGKILL, say)?
 
-The launcher starts this file as a process of its own and writes one process group a line to its
-standard input. It holds the other end open as long as it lives, and ends this process itself when
-its workers have ended.
+The launcher starts this file as a separate process and writes process groups, one per line, to its
+standard input. It keeps its end open as long as it lives, and ends this process itself when its
+workers have ended.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import sys
 
 
 def main() -> None:
-    """Waits until the launcher has gone, then ends what it has left."""
+    """Waits until the launcher has died, then ends the workers that it has left."""
     groups = [int(line) for line in sys.stdin]
     for group in groups:
         with contextlib.suppress(OSError):  # it may have ended by itself

@@ -12,11 +12,11 @@ from tfdist.cluster import contract, environments
 # Each is a module of this package; engine.py says what is in it.
 ENGINES = ("local", "mpi", "slurm", "ray", "dask", "spark")
 
-# "0" where workers leave their tracebacks to the launcher: nobody keeps their own output.
+# "0" if workers leave their tracebacks to the launcher, since there is no log of their output.
 TRACEBACKS = "TFDIST_TRACEBACKS"
 
 _TIMES = ("roll_call_secs", "grace_secs", "save_secs", "stall_secs", "backoff_secs", "timeout_secs")
-# Of the launcher's variables, those that workers on other hosts get as well: how to compute.
+# Variables of the launcher that workers on other hosts get too: those about computation.
 _FORWARDED = ("KERAS_", "TF_", "XLA_", "NCCL_", "PYTHONHASHSEED")
 
 
@@ -71,23 +71,23 @@ def make_environ(
     run_dir: str,
     restart_count: int,
 ) -> dict[str, str]:
-    """Makes what one worker's environment has to hold besides what its host gives.
+    """Makes the variables of one worker, which are added to those of its host.
 
     Args:
-        job: What is asked for.
-        rank: The worker's, over all workers.
-        local_rank: The worker's, among those on its host.
+        job: The requested job.
+        rank: The worker's rank, over all workers.
+        local_rank: The worker's rank among those on its host.
         local_size: Number of workers on its host.
         rendezvous: "host:port" of the roll call.
         secret: What the roll call demands.
         host: Name or address under which the others reach the worker.
-        cores: Those of its host that the worker shares with the others there.
+        cores: Number of cores of its host that the worker shares with the others there.
         run_dir: Private folder for results and tracebacks.
         restart_count: Restarts so far.
     """
     threads = str(job.threads or max(1, cores // local_size))
     environ = {
-        # TensorFlow reads its two when it starts; OMP's is read by what it and NumPy stand on.
+        # TensorFlow reads the first two when it starts; NumPy and the libraries below, the third.
         "TF_NUM_INTRAOP_THREADS": threads,
         "TF_NUM_INTEROP_THREADS": threads,
         "OMP_NUM_THREADS": threads,
@@ -108,7 +108,7 @@ def make_environ(
 
 
 def inherited_environ() -> dict[str, str]:
-    """This process's environment, as far as a worker that it starts may have it."""
+    """Returns this process's environment, without what its workers must not inherit."""
     foreign = foreign_variables()
     environ = {
         name: value
@@ -116,14 +116,14 @@ def inherited_environ() -> dict[str, str]:
         if name not in foreign
         and (name == contract.HEARTBEAT_SECS or not name.startswith("TFDIST_"))
     }
-    # A set of names has to have one order on all workers, or they would meet in different calls.
+    # Sets of names must have one order on all workers, or their collectives would not match.
     environ.setdefault("PYTHONHASHSEED", "0")
     environ["PYTHONPATH"] = _python_path(environ.get("PYTHONPATH", ""))
     return environ
 
 
 def forwarded_environ() -> dict[str, str]:
-    """What of this process's environment goes to workers on other hosts too."""
+    """Returns the variables of this process that workers on other hosts get too."""
     return {
         name: value
         for name, value in inherited_environ().items()
@@ -154,7 +154,7 @@ def own_cores() -> list[int]:
 
 
 def _python_path(inherited: str) -> str:
-    """PYTHONPATH with the folder that holds tfdist: it may be a checkout that is not installed.
+    """Adds the folder of tfdist to PYTHONPATH, since it may be a checkout that is not installed.
 
     A site-packages folder is found anyway, and would hide the standard library if it came first.
     """

@@ -1,7 +1,7 @@
-"""What do the workers say?  Their lines, each with the worker's name before it, and log files.
+"""What do the workers print?  Their lines, each with the worker's name before it, and log files.
 
-No line is ever mixed with another one. A progress bar that rewrites its line (carriage returns)
-is shown about once a second; a line that is not finished yet is shown after a short wait.
+Lines are never mixed. A progress bar that rewrites its line (with carriage returns) is shown about
+once a second; an unfinished line is shown after a short wait.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ LONGEST_LINE = 1 << 20  # bytes; a longer one is shown in pieces
 
 
 class LineSplitter:
-    """Cuts what comes from one stream into lines; the time is given, so that tests need no wait."""
+    """Cuts a stream into lines; the time is an argument, so that tests need not wait."""
 
     def __init__(self) -> None:
         self._rest = b""
         self._heard = 0.0  # when the last piece came
-        self._shown = 0.0  # when the last state of a progress bar was given out
+        self._shown = 0.0  # when a progress bar was last shown
 
     def feed(self, data: bytes, *, now: float) -> list[bytes]:
         """Takes a piece of the stream; returns the lines to show now, without their ends."""
         *whole, self._rest = (self._rest + data).split(b"\n")
         self._heard = now
         lines = [_visible(line) for line in whole]
-        # Of a line that is rewritten, only the newest states are of interest.
+        # Of a rewritten line, only the newest states matter.
         state, cr, newest = self._rest.rpartition(b"\r")
         if cr and _visible(state) and now - self._shown >= UPDATE_SECS:
             self._shown = now
@@ -57,12 +57,12 @@ class LineSplitter:
 
 
 def _visible(line: bytes) -> bytes:
-    """What a terminal shows of a line in which carriage returns went back to its beginning."""
+    """Returns what a terminal shows of a line with carriage returns."""
     return line.rstrip(b"\r").rpartition(b"\r")[2]
 
 
 def _character_end(data: bytes, limit: int) -> int:
-    """The last place up to `limit` where no UTF-8 character is cut in two."""
+    """Returns the last index up to `limit` at which no UTF-8 character is cut in two."""
     for cut in range(limit, limit - 4, -1):
         if data[cut] & 0xC0 != 0x80:
             return cut
@@ -70,14 +70,14 @@ def _character_end(data: bytes, limit: int) -> int:
 
 
 class Pump:
-    """Carries the workers' streams to this process's own, in one thread."""
+    """Copies the workers' streams to this process's own, in one thread."""
 
     def __init__(self, *, log_dir: str | None, is_restart: bool) -> None:
         """Starts the thread.
 
         Args:
-            log_dir: Folder for the whole, unchanged output of each worker; None for none.
-            is_restart: Whether the logs of an earlier attempt go on.
+            log_dir: Folder for the full, unchanged output of each worker; or None.
+            is_restart: Whether to append to the logs of an earlier attempt.
 
         Raises:
             ValueError: The folder cannot be made.
@@ -99,7 +99,7 @@ class Pump:
                 ) from error
 
     def add(self, rank: int, stream: IO[bytes], shown_at: Any) -> None:
-        """Takes on a stream of a worker; `shown_at` is where its lines are written."""
+        """Adds a stream of a worker; its lines are written to `shown_at`."""
         self._splitters[stream.fileno()] = LineSplitter()
         if self._log_dir is not None and rank not in self._logs:
             path = os.path.join(self._log_dir, f"worker_{rank}.log")
@@ -110,17 +110,17 @@ class Pump:
         self._selector.register(stream, selectors.EVENT_READ, (rank, shown_at))
 
     def start(self) -> None:
-        """Starts to carry; all streams have been added."""
+        """Starts to copy, after all streams have been added."""
         self._thread.start()
 
     def close(self, *, timeout_secs: float = 5.0) -> None:
-        """Waits until all that was written is shown, and lets go of the streams."""
+        """Waits until everything is shown, and closes the streams."""
         if self._thread.ident is not None:
             self._thread.join(timeout_secs)  # a process that left its group may hold a stream open
             self._closing.set()
             self._thread.join(timeout_secs)
         if self._thread.is_alive():
-            return  # whoever reads our output has stopped to; nothing more can be shown
+            return  # the reader of our output has stopped reading; nothing more can be shown
         for key in list(self._selector.get_map().values()):
             key.fileobj.close()  # type: ignore[union-attr]
         self._selector.close()
@@ -159,7 +159,7 @@ class Pump:
 
 
 def _show(rank: int, lines: list[bytes], shown_at: Any) -> None:
-    """Writes lines in one piece, so that nothing of another thread comes between."""
+    """Writes lines in one piece, so that other threads cannot write in between."""
     if not lines:
         return
     prefix = b"[worker %d] " % rank
@@ -169,7 +169,7 @@ def _show(rank: int, lines: list[bytes], shown_at: Any) -> None:
 
 
 def write(data: bytes, stream: Any) -> None:
-    """Writes bytes to a text stream, as they are where it has an underlying one (no notebook)."""
+    """Writes bytes to a text stream, unchanged if it has a byte stream (not in a notebook)."""
     if hasattr(stream, "buffer"):
         stream.flush()
         stream.buffer.write(data)
@@ -180,7 +180,7 @@ def write(data: bytes, stream: Any) -> None:
 
 
 def say(text: str) -> None:
-    """Writes what the launcher itself has to say to its standard error."""
+    """Writes a message of the launcher itself to its standard error."""
     data = "".join(f"tfdist.launch: {line}\n" for line in text.splitlines())
     with contextlib.suppress(OSError, ValueError):
         write(data.encode("utf-8", "backslashreplace"), sys.stderr)

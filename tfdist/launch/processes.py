@@ -1,7 +1,7 @@
 """How are workers started and ended on the host where this process runs?
 
-Each is started fresh (never forked: TensorFlow does not survive a fork) in a process group of its
-own, so that it can be ended together with what it has started itself.
+Each is started as a new program (never forked: TensorFlow does not survive a fork) in its own
+process group, so that it can be ended together with the processes that it has started.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _KILL_SECS = 10.0  # longest wait for the end of a killed process
 
 
 class StreamTaker(Protocol):
-    """What becomes of the workers' streams."""
+    """Takes the workers' streams."""
 
     def add(self, rank: int, stream: IO[bytes], shown_at: Any) -> None:
-        """Takes on a stream; `shown_at` is where its lines are to be written."""
+        """Takes a stream; its lines are to be written to `shown_at`."""
 
     def close(self) -> None:
         """Waits until all that was written has been taken."""
@@ -39,7 +39,7 @@ class Processes:
 
     Args:
         pump: Takes their streams.
-        on_end: Called when one has ended.
+        on_end: Called when a worker has ended.
     """
 
     def __init__(self, pump: StreamTaker, *, on_end: OnEnd) -> None:
@@ -85,7 +85,7 @@ class Processes:
         self._on_end(index, exit_code)
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends a signal to the workers that still run, and to what they have started."""
+        """Sends a signal to the workers that still run, and to their child processes."""
         for worker, ended in zip(self._workers, self._ended, strict=True):
             if not ended.is_set():
                 _signal_group(worker.pid, number)
@@ -94,18 +94,18 @@ class Processes:
         """Ends all workers that still run, and whatever they have left running.
 
         Args:
-            grace_secs: Time between asking (SIGTERM) and making (SIGKILL), in seconds.
+            grace_secs: Time between SIGTERM and SIGKILL, in seconds.
             is_urgent: Whether to cut that short.
         """
         try:
             self.signal(signal.SIGTERM)
-            self.signal(signal.SIGCONT)  # one that was stopped could not hear the other
+            self.signal(signal.SIGCONT)  # a stopped process would not get the other signal
             deadline = time.monotonic() + grace_secs
             for ended in self._ended:
                 while not is_urgent() and (left := deadline - time.monotonic()) > 0:
                     if ended.wait(min(left, 0.1)):
                         break
-        finally:  # also where a second Ctrl-C has broken off the wait
+        finally:  # also if a second Ctrl-C has interrupted the wait
             self._kill()
 
     def _kill(self) -> None:
@@ -127,9 +127,9 @@ def _signal_group(pid: int, number: signal.Signals) -> None:
 
 
 def _wait_unreaped(worker: subprocess.Popen[bytes]) -> int:
-    """Waits for the end of a worker, but leaves its process number taken.
+    """Waits for the end of a worker, but does not reap it, so that its number stays taken.
 
-    As long as it is, a signal to its group cannot hit a stranger who got the same number.
+    So a signal to its group cannot reach an unrelated process that got the same number.
     """
     if not hasattr(os, "waitid"):
         return worker.wait()

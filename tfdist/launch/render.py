@@ -1,7 +1,7 @@
 """How is a job described to a cluster or cloud that starts the workers itself?
 
-Each function takes what is asked for, and returns the documents of one target as plain dicts and
-lists; `render` writes them down.
+Each function takes a request, and returns the documents of one target as plain dicts and lists;
+`render` turns them into text.
 
     >>> asked = Request(target="vertex", name="digits", script="train.py", workers=2,
     ...                 image="images/digits", machine="n1-standard-4")
@@ -31,7 +31,7 @@ ROLL_CALL_PORT = 9900  # in Kubernetes, at worker 0
 SAVE_SECS = 60  # between the notice and the end, for the workers to save
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,40}[a-z0-9])?")  # as Kubernetes wants it, with an index
 
-# Which of the requests a target cannot do without.
+# Which fields of the request each target needs.
 _NEEDED = {
     "slurm": (),
     "kubernetes": ("image",),
@@ -45,7 +45,7 @@ TARGETS = tuple(_NEEDED)
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What is asked for; the same for every target."""
+    """A request, the same for every target."""
 
     target: str
     name: str  # of the job
@@ -54,7 +54,7 @@ class Request:
     workers: int = 2
     image: str = ""  # container that holds Python, tfdist and the script
     machine: str = ""  # the cloud's name of a machine type, or of a compute cluster (azureml)
-    cpus: int = 4  # of each worker, where no machine says it
+    cpus: int = 4  # of each worker, if the machine type does not decide it
     memory_gib: int = 16  # of each worker, likewise
     gpus: int = 0  # of each worker
     accelerator: str = ""  # the cloud's name of the kind of GPU (vertex)
@@ -104,7 +104,7 @@ class Request:
 
 
 def render(request: Request) -> str:
-    """Writes the job's description down: YAML, JSON, or for Slurm a script for sbatch."""
+    """Returns the job's description as text: YAML, JSON, or for Slurm a script for sbatch."""
     if request.target == "slurm":
         return slurm(request)
     document = _MAKERS[request.target](request)
@@ -152,7 +152,7 @@ def kubernetes(request: Request) -> list[dict[str, Any]]:
         "metadata": meta,
         "spec": {
             "clusterIP": "None",
-            "publishNotReadyAddresses": True,  # they have to meet before any of them is ready
+            "publishNotReadyAddresses": True,  # workers have to meet before any of them is ready
             "selector": {"tfdist-job": request.name},
             "ports": [{"name": "roll-call", "port": ROLL_CALL_PORT}],
         },
@@ -175,7 +175,7 @@ def kubernetes(request: Request) -> list[dict[str, Any]]:
 
 
 def _indexed_job(request: Request, meta: dict[str, Any]) -> dict[str, Any]:
-    # When a pod fails the others miss it, and fail too: each of them comes again by itself.
+    # When a pod fails the others lose it, and fail too; each of them is restarted by itself.
     disrupted = {"type": "DisruptionTarget", "status": "True"}
     ignored = [
         {"action": "Ignore", "onPodConditions": [disrupted]},

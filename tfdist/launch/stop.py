@@ -1,6 +1,6 @@
-"""Was the launcher told to stop?  Signals, remembered until somebody looks.
+"""Was the launcher told to stop?  Signals, recorded until they are checked.
 
-Ctrl-C, SIGTERM, SIGHUP, and SIGUSR1, which Slurm sends where `--signal=USR1@60` asks for it.
+These are Ctrl-C, SIGTERM, SIGHUP, and SIGUSR1, which Slurm sends for `--signal=USR1@60`.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from types import FrameType
 
 
 class StopRequest:
-    """What signals have asked for so far; nothing where none came."""
+    """The signals so far."""
 
     def __init__(self) -> None:
         self._numbers: list[int] = []
 
     def add(self, number: int, frame: FrameType | None = None) -> None:
-        """Takes a signal; has the form of a signal handler."""
+        """Records a signal; has the signature of a signal handler."""
         self._numbers.append(number)
 
     @property
     def number(self) -> int:
-        """The first signal; 0 where none came."""
+        """The first signal; 0 if none came."""
         return self._numbers[0] if self._numbers else 0
 
     @property
@@ -38,7 +38,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
     request = StopRequest()
     before = {}
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup, which means it
+        if signal.getsignal(number) != signal.SIG_IGN:  # ignored on purpose, as under nohup
             before[number] = signal.signal(number, request.add)
     try:
         yield request

@@ -12,8 +12,8 @@ from tfdist.launch.job import Job, foreign_variables
 from tfdist.launch.output import say
 from tfdist.launch.stop import StopRequest
 
-# A port is free when a worker chooses it, and may be taken when it is bound: by TensorFlow, which
-# says the first of these, or by cluster/peers.py before it.
+# A port that is free when a worker chooses it may be taken when it is bound: by cluster/peers.py,
+# with the second of these messages, or later by TensorFlow, with the first.
 PORT_ATTEMPTS = 3
 _PORT_TAKEN = ("Could not start gRPC server", "cannot listen at its address")
 LONGEST_BACKOFF_SECS = 60.0
@@ -27,16 +27,16 @@ def supervise(
 ) -> tuple[Outcome, ...]:
     """Runs a job until it has succeeded, or failed for good.
 
-    All workers are started anew, in new processes and on new ports, after a failure of one:
+    After a failure of one worker all are restarted, in new processes and on new ports:
 
     - up to `job.max_restarts` times, if all had joined the roll call; a job that cannot even start
       would fail in the same way again;
-    - besides, at once and up to PORT_ATTEMPTS attempts in all, where a worker found its port
-      taken and no worker has ended well: none of them can have got past that point.
+    - in addition, at once and up to PORT_ATTEMPTS attempts in all, if a worker found its port taken
+      and no worker has succeeded: then none of them has got past that point.
 
     Args:
-        job: What is asked for.
-        run_dir: Private folder; each attempt gets one of its own in it.
+        job: The requested job.
+        run_dir: Private folder; each attempt gets its own folder in it.
         stop: Whether the launcher was told to stop.
 
     Returns:
@@ -100,7 +100,7 @@ def _pause(job: Job, outcomes: list[Outcome], stop: StopRequest) -> None:
 
 
 def _tell_foreign_variables(job: Job) -> None:
-    # In a script for sbatch Slurm itself sets one, and the workers get it anew from srun.
+    # In a script for sbatch Slurm sets variables that the workers get again from srun.
     own = "SLURM_" if job.engine == "slurm" else "TFDIST_"
     if names := [name for name in foreign_variables() if not name.startswith(own)]:
         say(f"the workers get ranks of their own; not passed on to them: {', '.join(names)}")

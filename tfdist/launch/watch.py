@@ -33,7 +33,7 @@ class Ended:
 
 @dataclasses.dataclass(frozen=True)
 class RollCalled:
-    """The roll call has ended, well or not."""
+    """The roll call has ended, successfully or not."""
 
 
 Event = Ended | RollCalled
@@ -47,14 +47,14 @@ class Watch:
         self._roll_call = roll_call
         self.run_dir = run_dir
         self._exits: dict[int, Ended] = {}
-        self._deserters: set[int] = set()  # ended well before they had joined
-        self._escapes: dict[int, Failure] = {}  # exceptions that workers have written down
+        self._deserters: set[int] = set()  # ended with exit code 0 before they had joined
+        self._escapes: dict[int, Failure] = {}  # exceptions that workers have recorded
         self.problem = ""
         self.problem_code = 1
         self.was_stopped = False
 
     def take(self, event: Event) -> None:
-        """Learns what has happened."""
+        """Takes an event."""
         if isinstance(event, Ended):
             self._exits[event.rank] = event
             if event.exit_code == 0 and event.rank not in self._roll_call.present:
@@ -66,13 +66,13 @@ class Watch:
                 self.problem = self.problem or str(error)
 
     def take_stop(self, number: int) -> None:
-        """Learns that the launcher was told to stop, and the workers with it."""
+        """Records that the launcher was told to stop, and the workers with it."""
         self.problem = f"stopped by {signal.Signals(number).name}"
         self.problem_code = 128 + number
         self.was_stopped = True
 
     def take_timeout(self, timeout_secs: float | None) -> None:
-        """Learns that the time of the job is over."""
+        """Records that the time of the job is up."""
         self.problem = (
             f"timeout_secs={timeout_secs!r} is over and {name_workers(self.running())} still ran"
             " (stacks in the output); allow more time if that was no hang"
@@ -80,7 +80,7 @@ class Watch:
         self.problem_code = TIMEOUT_EXIT_CODE
 
     def take_stall(self, ranks: list[int], stall_secs: float | None) -> None:
-        """Learns that workers have made no step for too long."""
+        """Records that workers have made no step for too long."""
         self.problem = (
             f"no step for stall_secs={stall_secs!r}: {name_workers(ranks)} held up the others"
             " (stacks in the output); allow more time if that was no hang"
@@ -88,7 +88,7 @@ class Watch:
         self.problem_code = TIMEOUT_EXIT_CODE
 
     def look(self) -> None:
-        """Reads what the workers have written down."""
+        """Reads the failures that the workers have recorded."""
         for rank in range(self._job.workers):
             if rank not in self._escapes:
                 found = failures.read_failure(self.run_dir, rank)
@@ -99,7 +99,7 @@ class Watch:
         """Whether there is nothing more to wait for."""
         if self.problem or self._deserters or len(self._exits) == self._job.workers:
             return True
-        # A process whose exception has escaped may wait for its peers for ever before it ends.
+        # After its exception has escaped, a process may still wait for its peers for ever.
         silent = [f.at for rank, f in self._escapes.items() if rank not in self._exits]
         left = [e.at for e in self._exits.values() if e.exit_code == contract.PREEMPTED]
         return any(e.exit_code not in (0, contract.PREEMPTED) for e in self._exits.values()) or any(
@@ -129,7 +129,7 @@ class Watch:
         return [rank for rank in range(self._job.workers) if rank not in self._exits]
 
     def outcome(self) -> Outcome:
-        """Sums up."""
+        """Returns the outcome of the attempt."""
         found = self._failures()
         was_preempted = bool(found) and found[0].exit_code == contract.PREEMPTED
         code = found[0].exit_code if found else 0
@@ -147,12 +147,12 @@ class Watch:
 
 
 class StallWatch:
-    """Watches the workers of one attempt; the time is given, so that tests need no wait.
+    """Detects stalled workers; the time is an argument, so that tests need not wait.
 
     Args:
         run_dir: Private folder of the attempt.
         workers: Number of workers.
-        stall_secs: Longest time without a step, in seconds; None for any.
+        stall_secs: Longest time without a step, in seconds; None for no limit.
     """
 
     def __init__(self, run_dir: str, *, workers: int, stall_secs: float | None) -> None:
@@ -161,10 +161,10 @@ class StallWatch:
         self._looked_at = -_LOOK_SECS
 
     def stalled(self, *, now: float) -> list[int]:
-        """Returns the workers that hold up all of them: those that have come the least far.
+        """Returns the workers that hold up the others: those with the least progress.
 
         Args:
-            now: Seconds, of a clock that never goes back.
+            now: Seconds, of a monotonic clock.
         """
         if self._stall_secs is None or now < self._looked_at + _LOOK_SECS:
             return []
@@ -172,7 +172,7 @@ class StallWatch:
         for rank, (before, _) in self._seen.items():
             if (count := read_progress(self._run_dir, rank)) != before:
                 self._seen[rank] = count, now
-        # A worker outside of `fit` and its like (count 0) may take as long as it likes.
+        # A worker outside of `fit` and the like (count 0) may take any time.
         late = {
             rank: count
             for rank, (count, since) in self._seen.items()

@@ -2,9 +2,9 @@
 
     python -m tfdist.launch.engines.agent      what mpirun and srun run; other engines call `serve`
 
-The agent connects to the launcher, is told what to run, and from then on carries what the worker
-says and writes down to it, and its signals back. It ends with the connection, and the worker with
-it: so no engine has to know how workers are ended.
+The agent connects to the launcher and is told what to run. From then on it sends the launcher what
+the worker prints and records, and passes signals to the worker. When the connection ends, so do the
+agent and its worker: no engine has to know how workers are ended.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tfdist.launch.engines import wire
 from tfdist.launch.job import inherited_environ, own_cores
 from tfdist.launch.processes import Processes
 
-# What an engine's own command has to tell its agents.
+# What an engine's command tells its agents.
 LAUNCHER = "TFDIST_LAUNCHER"  # "host:port" of the launcher
 RANK_FROM = "TFDIST_RANK_FROM"  # the variables, the first of them that is set, that tell the rank
 _CONNECT_SECS = 30.0
@@ -37,15 +37,15 @@ _PROGRESS_SECS = 0.5
 
 
 def serve(address: str, *, secret: str, rank: int) -> None:
-    """Starts the worker of this rank, and returns when nothing of it is left.
+    """Runs the worker of this rank, and returns when all its processes have ended.
 
     Args:
         address: "host:port" of the launcher.
-        secret: Of the job.
-        rank: The worker's, over all workers.
+        secret: The job's secret.
+        rank: The worker's rank, over all workers.
 
     Raises:
-        RuntimeError: There is no launcher of this job.
+        RuntimeError: The launcher of this job cannot be reached.
     """
     line = _connect(address, secret=secret, rank=rank)
     with contextlib.closing(line), tempfile.TemporaryDirectory(prefix="tfdist-") as run_dir:
@@ -78,7 +78,7 @@ def _connect(address: str, *, secret: str, rank: int) -> wire.Wire:
 
 
 def _await_order(line: wire.Wire, run_dir: str) -> dict[str, Any] | None:
-    """Waits until the launcher says what to run; None where it ends before."""
+    """Waits until the launcher says what to run; returns None if it ends before."""
     with contextlib.suppress(EOFError, ValueError):
         while True:
             message, data = line.receive()
@@ -135,7 +135,7 @@ def _run_worker(line: wire.Wire, order: dict[str, Any], *, rank: int, run_dir: s
 
 
 def _obey(line: wire.Wire, processes: Processes) -> float:
-    """Does what the launcher says until it wants the end; returns the seconds until it must be."""
+    """Follows the launcher until it ends the worker; returns the grace period in seconds."""
     try:
         while True:
             message, _ = line.receive()
@@ -148,7 +148,7 @@ def _obey(line: wire.Wire, processes: Processes) -> float:
 
 
 def _await_urgent(line: wire.Wire, urgent: threading.Event) -> None:
-    """Waits for a second word from the launcher, whichever: it does not want to wait."""
+    """Waits for any further message from the launcher, which means: end at once."""
     with contextlib.suppress(EOFError, ValueError, OSError):
         line.receive()
     urgent.set()
@@ -156,7 +156,7 @@ def _await_urgent(line: wire.Wire, urgent: threading.Event) -> None:
 
 @contextlib.contextmanager
 def _forwarded_signals(processes: Processes) -> Iterator[None]:
-    """Hands on what a scheduler tells this process; where the engine lets us have signals."""
+    """Passes a scheduler's signals on to the worker, if this is the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -182,7 +182,7 @@ def _forwarded_signals(processes: Processes) -> Iterator[None]:
 def _report(
     line: wire.Wire, ended: threading.Event, exit_codes: list[int], *, rank: int, run_dir: str
 ) -> None:
-    """Sends what the worker writes down, when it does so, and its end."""
+    """Sends the worker's failure and progress as they are recorded, and then its end."""
     has_failed, count, looked_at = False, 0, 0.0
     with contextlib.suppress(OSError):
         while True:
@@ -208,7 +208,7 @@ def _report(
 
 
 def send_file(line: wire.Wire, path: str) -> None:
-    """Sends a file in pieces, where there is one."""
+    """Sends a file in pieces, if it exists."""
     with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
         while piece := file.read(wire.MAX_DATA):
             line.send("file", name=os.path.basename(path), data=piece)
@@ -222,7 +222,7 @@ class Carrier:
         self._threads: list[threading.Thread] = []
 
     def add(self, rank: int, stream: IO[bytes], shown_at: Any) -> None:
-        """Takes on a stream."""
+        """Takes a stream."""
         name = "stdout" if shown_at is sys.stdout else "stderr"
         thread = threading.Thread(target=self._carry, args=(stream, name), daemon=True)
         self._threads.append(thread)
@@ -236,7 +236,7 @@ class Carrier:
     def _carry(self, stream: IO[bytes], name: str) -> None:
         with stream:
             while data := os.read(stream.fileno(), 1 << 16):
-                with contextlib.suppress(OSError):  # the worker must not wait for a reader gone
+                with contextlib.suppress(OSError):  # a reader that has gone must not block it
                     self._line.send(name, data=data)
 
 

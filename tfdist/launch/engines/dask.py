@@ -1,7 +1,7 @@
-"""Engine "dask": tasks that are pinned to one Dask worker each hold the agents.
+"""How does engine "dask" place workers?  By tasks with agents, each pinned to a Dask worker.
 
 The cluster is that of the client that this process has, else the one that DASK_SCHEDULER_ADDRESS
-names, else one of our own on this machine, which ends with the attempt. Dask itself runs no part of
+names, else a new one on this machine, which ends with the attempt. Dask itself runs no part of
 the training: the worker is a process of its own, beside Dask's.
 """
 
@@ -86,11 +86,11 @@ class _Tasks:
         return ""
 
     def is_queued(self) -> bool:
-        """Never: the workers have come before."""
+        """Never: the Dask workers were there before."""
         return False
 
     def end(self) -> None:
-        """Takes back the tasks, and ends the cluster where it is ours."""
+        """Cancels the tasks, and ends the cluster if we started it."""
         from distributed import wait
 
         with contextlib.suppress(Exception):  # Dask may have gone already
@@ -101,7 +101,7 @@ class _Tasks:
 
 
 def _choose_workers(client: Any, job: Job) -> list[str]:
-    """Takes as many Dask workers as are needed; with fewer, the world would shrink in silence."""
+    """Chooses the Dask workers; raises an error if there are too few for the job."""
     with contextlib.suppress(TimeoutError):
         client.wait_for_workers(job.workers, timeout=job.roll_call_secs)
     found = sorted(client.scheduler_info(n_workers=-1)["workers"])

@@ -1,4 +1,4 @@
-"""Engine "local": the workers are processes on this machine, children of this one."""
+"""How does engine "local" place workers?  As processes on this machine, children of this one."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class LocalGang:
         self._processes: Processes | None = None
 
     def absent(self) -> list[int]:
-        """None: here there is always a place."""
+        """Returns []: here there is always a place."""
         return []
 
     def problem(self) -> str:
-        """None either."""
+        """Returns "": nothing can go wrong here."""
         return ""
 
     def is_queued(self) -> bool:
@@ -45,7 +45,7 @@ class LocalGang:
         self._pump.start()
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends a signal to the workers that still run, and to what they have started."""
+        """Sends a signal to the workers that still run, and to their child processes."""
         if self._processes:
             self._processes.signal(number)
 
@@ -56,5 +56,5 @@ class LocalGang:
 
 
 def place(job: Job, *, is_restart: bool) -> LocalGang:
-    """Makes the places, which need nothing but this machine."""
+    """Returns the gang; its places are always there."""
     return LocalGang(job, is_restart=is_restart)

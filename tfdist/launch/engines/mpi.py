@@ -1,4 +1,4 @@
-"""Engine "mpi": mpirun places the workers, on this host or on those that its own settings name.
+"""How does engine "mpi" place workers?  By mpirun, on this host or on those of its settings.
 
 Open MPI reads its list of hosts from OMPI_MCA_orte_default_hostfile, or from the scheduler that it
 runs under; MPICH and Intel MPI read theirs from HYDRA_HOST_FILE. No MPI library is needed in
@@ -35,7 +35,7 @@ _HOSTS_FROM = (
 _RANK_FROM = "OMPI_COMM_WORLD_RANK,PMIX_RANK,PMI_RANK,MV2_COMM_WORLD_RANK"
 # mpirun's own connections, where this host is the only one.
 _LOOPBACK = {"OMPI_MCA_oob_tcp_if_include": "lo"}
-_ELSEWHERE = "192.0.2.1"  # documents use it and nobody has it: the route to it is that to others
+_ELSEWHERE = "192.0.2.1"  # reserved for documentation: the route to it is the route to other hosts
 
 
 def place(job: Job, *, is_restart: bool) -> RemoteGang:
@@ -44,7 +44,7 @@ def place(job: Job, *, is_restart: bool) -> RemoteGang:
         raise RuntimeError(
             "engine='mpi' starts mpirun itself, but this process is one of several that mpirun has"
             " started. Run the program there without the launcher: tfdist.get_strategy finds its"
-            " place; or call the launcher without mpirun."
+            " rank; or call the launcher without mpirun."
         )
     mpirun = find_program("mpirun", package="openmpi-bin")
     has_hosts = any(name in os.environ for name in _HOSTS_FROM)
@@ -74,7 +74,7 @@ def find_program(name: str, *, package: str) -> str:
 
 
 def _flags(mpirun: str) -> list[str]:
-    """What Open MPI has to be told; the others pass on all variables, and allow all of it."""
+    """Returns the flags that Open MPI needs; other implementations need none."""
     try:
         done = subprocess.run(
             [mpirun, "--version"], capture_output=True, text=True, timeout=30, check=False
@@ -85,5 +85,5 @@ def _flags(mpirun: str) -> list[str]:
         return []
     flags = ["--bind-to", "none", "--oversubscribe"]  # threads are fixed by the launcher
     for name in (agent.LAUNCHER, agent.RANK_FROM, contract.SECRET, "PYTHONPATH"):
-        flags += ["-x", name]  # the name alone: other users can read a command line
+        flags += ["-x", name]  # only the name: other users can read a command line
     return flags + (["--allow-run-as-root"] if os.getuid() == 0 else [])

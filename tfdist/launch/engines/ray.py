@@ -1,7 +1,7 @@
-"""Engine "ray": actors in a placement group hold the agents, one each.
+"""How does engine "ray" place workers?  By actors in a placement group, with an agent in each.
 
 The cluster is the one that this process is connected to, else the one that RAY_ADDRESS names, else
-one of our own on this machine, which ends with the attempt. Each worker gets a bundle of
+a new one on this machine, which ends with the attempt. Each worker gets a bundle of
 `threads` CPUs, and of the cluster's GPUs an equal share. Ray itself runs no part of the training:
 the worker is a process of its own, beside the actor.
 """
@@ -20,9 +20,9 @@ from tfdist.launch.engines.remote import RemoteGang
 from tfdist.launch.job import Job, count_cores, inherited_environ
 
 _OWN_CLUSTER = {
-    # Without it Ray gives a node on loopback this host's outer address instead.
+    # Otherwise Ray replaces a node's loopback address by this host's outer one.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    # As it will be by itself; until then it warns.
+    # Ray's future default, without which it warns.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
@@ -71,7 +71,7 @@ class _Actors:
         self._ray, self._is_ours = ray, is_ours
         self._bundle = {"CPU": float(1 if is_ours else job.threads or 1)}
         gpus = int(ray.cluster_resources().get("GPU", 0)) // job.workers
-        if gpus:  # Ray hides them from whoever has not asked
+        if gpus:  # Ray hides GPUs from actors that have not requested any
             self._bundle["GPU"] = float(gpus)
         self._group = placement_group([self._bundle] * job.workers, strategy="PACK")
         path = inherited_environ()["PYTHONPATH"]

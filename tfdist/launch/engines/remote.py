@@ -1,7 +1,7 @@
-"""How does the launcher lead workers on other hosts?  Through an agent at each place.
+"""How does the launcher control workers on other hosts?  Through an agent beside each worker.
 
-What an engine itself has to do is small: run `agent.serve` in so many places (a Placement), and
-take away what is left. Starting workers, their lines, values and ends travel over the wire.
+An engine itself has little to do: run `agent.serve` once for each worker (a Placement), and remove
+what is left at the end. Commands, output, values and exit codes travel over the wire.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tfdist.launch.job import Job, forwarded_environ
 from tfdist.launch.output import Pump
 
 MAX_STRANGERS = 64  # connections that have not proved yet that they know the secret
-_GONE_SECS = 10.0  # longest wait, after the grace, for an agent to say that nothing is left
+_GONE_SECS = 10.0  # longest wait, after the grace period, for an agent's last message
 _LOST = "RuntimeError: the connection to its host was lost: the engine or the host has ended it"
 
 
@@ -34,13 +34,13 @@ class Placement(Protocol):
     """What an engine has put somewhere: one agent for each worker."""
 
     def problem(self) -> str:
-        """Why not all agents will come; "" where they still may."""
+        """Says why not all agents will come; "" if they still may."""
 
     def is_queued(self) -> bool:
-        """Whether a scheduler lets all of them wait for their turn."""
+        """Tells whether all of them wait in a scheduler's queue."""
 
     def end(self) -> None:
-        """Takes away whatever is left; the agents that could be reached have ended."""
+        """Removes whatever is left, after all agents that could be reached have ended."""
 
 
 # Takes "host:port" of the launcher and the job's secret.
@@ -52,7 +52,7 @@ class _Seated:
     """An agent, and the worker that it holds."""
 
     line: wire.Wire
-    host: str  # address from which it has come
+    host: str  # the address that it connected from
     hostname: str
     cores: tuple[int, ...]
     streams: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -61,13 +61,13 @@ class _Seated:
 
 
 class RemoteGang:
-    """The workers of one attempt, each led by an agent.
+    """The workers of one attempt, each controlled by an agent.
 
     Args:
-        job: What is asked for.
+        job: The requested job.
         interface: Address of this host at which agents and workers can reach it.
-        seat: Puts the agents where they belong.
-        is_restart: Whether the log files of an earlier attempt go on.
+        seat: Starts the agents where the engine places them.
+        is_restart: Whether to append to the log files of an earlier attempt.
     """
 
     def __init__(self, job: Job, *, interface: str, seat: Seat, is_restart: bool) -> None:
@@ -114,7 +114,7 @@ class RemoteGang:
                 self._pump.add(rank, os.fdopen(read_end, "rb", buffering=0), stream)
         self._pump.start()
         for rank, seated in self._seated.items():
-            self._give_order(seated, environ_of(rank, **self._place_of(rank)))
+            self._give_order(seated, environ_of(rank, **self._location_of(rank)))
             threading.Thread(
                 target=self._listen, args=(rank, seated), name=f"tfdist-agent-{rank}", daemon=True
             ).start()
@@ -155,7 +155,7 @@ class RemoteGang:
             except OSError:
                 if self._is_over:
                     return
-                time.sleep(0.05)  # out of file descriptors, say
+                time.sleep(0.05)  # such as too many open files
                 continue
             if self._strangers.acquire(blocking=False):
                 guest = threading.Thread(
@@ -181,15 +181,15 @@ class RemoteGang:
         finally:
             self._strangers.release()
 
-    def _place_of(self, rank: int) -> dict[str, Any]:
-        """Where a worker is, among those on its host."""
+    def _location_of(self, rank: int) -> dict[str, Any]:
+        """Returns a worker's host, and its rank among those there."""
         own = self._seated[rank]
         neighbours = [
             other
             for other, seated in sorted(self._seated.items())
             if (seated.host, seated.hostname) == (own.host, own.hostname)
         ]
-        # A scheduler may have given each of them cores of its own.
+        # A scheduler may have given each worker its own cores.
         sharing = [n for n in neighbours if set(self._seated[n].cores) & set(own.cores)]
         cores = len(own.cores) * len(neighbours) // max(1, len(sharing))
         host = f"[{own.host}]" if ":" in own.host else own.host
@@ -202,7 +202,7 @@ class RemoteGang:
 
     def _give_order(self, seated: _Seated, environ: dict[str, str]) -> None:
         kind, target, *_ = self._job.command
-        with contextlib.suppress(OSError):  # its loss is told by whoever listens to it
+        with contextlib.suppress(OSError):  # `_listen` reports its loss
             if kind == "function":
                 agent.send_file(seated.line, target)
             seated.line.send(
@@ -214,7 +214,7 @@ class RemoteGang:
             )
 
     def _listen(self, rank: int, seated: _Seated) -> None:
-        """Takes what an agent says, until it says that nothing of its worker is left."""
+        """Takes an agent's messages, until it says that its worker has gone."""
         try:
             while True:
                 message, data = seated.line.receive()
@@ -226,7 +226,7 @@ class RemoteGang:
                 lost = _LOST
                 if not isinstance(error, EOFError):
                     lost = f"RuntimeError: its agent says what it cannot: {shorten(error)}"
-                if failures.read_failure(self._run_dir, rank) is None:  # its own word counts more
+                if failures.read_failure(self._run_dir, rank) is None:  # its own record counts more
                     contract.write_failure(
                         self._run_dir, rank=rank, at=time.time(), exit_code=1, traceback=lost
                     )

@@ -1,6 +1,6 @@
-"""Engine "slurm": srun places the workers, in this allocation or in one that it asks for.
+"""How does engine "slurm" place workers?  By srun, in this allocation or a new one.
 
-Inside of `sbatch` or `salloc` the workers are one step of that job. From a login node srun asks for
+Inside `sbatch` or `salloc` the workers are one step of that job. From a login node srun asks for
 an allocation by itself, waits for its turn, and the launcher with it; its options come from Slurm's
 own variables (SLURM_PARTITION, SLURM_TIMELIMIT, SLURM_NNODES, ...). For a job that outlives the
 terminal, `scripts/render.py --target=slurm | sbatch` runs the launcher inside one.
@@ -21,7 +21,7 @@ from tfdist.launch.job import Job
 
 class _Srun(Command):
     def is_queued(self) -> bool:
-        """Whether Slurm has not given this job its turn yet."""
+        """Whether this job may still be in Slurm's queue."""
         return "SLURM_JOB_ID" not in os.environ
 
 
@@ -31,7 +31,7 @@ def place(job: Job, *, is_restart: bool) -> RemoteGang:
         raise RuntimeError(
             "engine='slurm' starts srun itself, but this process is one of several that srun has"
             " started. Run the program there without the launcher: tfdist.get_strategy finds its"
-            " place; or call the launcher outside of srun."
+            " rank; or call the launcher outside of srun."
         )
     srun = find_program("srun", package="slurm-client")
     arguments = [
@@ -55,7 +55,7 @@ def place(job: Job, *, is_restart: bool) -> RemoteGang:
 
 
 def _interface(sinfo: str) -> str:
-    """Loopback where the workers can only be on this host, else an address on the way to them."""
+    """Returns loopback if all workers are on this host, else an address that they can reach."""
     if "SLURM_JOB_NODELIST" in os.environ:
         own = os.environ.get("SLURMD_NODENAME", "")
         hosts = set(expand_hosts(os.environ["SLURM_JOB_NODELIST"])) - {own}

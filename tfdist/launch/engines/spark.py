@@ -1,8 +1,8 @@
-"""Engine "spark": the tasks of a barrier stage hold the agents.
+"""How does engine "spark" place workers?  By the tasks of a barrier stage, with an agent in each.
 
-The application is the active one of this process (as under spark-submit), else one of our own on
-this machine, which ends with the attempt. All tasks of a barrier stage start together, or none
-does. Spark itself runs no part of the training: the worker is a process of its own, beside the
+The application is the active one of this process (as under spark-submit), else a new one on
+this machine, which ends with the attempt. The tasks of a barrier stage start all together or not at
+all. Spark itself runs no part of the training: the worker is a process of its own, beside the
 Python that runs the task.
 """
 
@@ -69,7 +69,7 @@ def _start(pyspark: Any, job: Job) -> Any:
 
 
 def _stop(context: Any) -> None:
-    """Ends an application of our own, and its Java process, which would live as long as we do."""
+    """Ends our own application, and its Java process, which would outlive the attempt."""
     gateway = context._gateway
     context.stop()
     cls = type(context)
@@ -125,7 +125,7 @@ class _Stage:
         return False
 
     def end(self) -> None:
-        """Ends the stage, and the application where it is ours."""
+        """Ends the stage, and the application if we started it."""
         self._thread.join(5)
         with contextlib.suppress(Exception):  # Spark may have gone already
             if self._thread.is_alive():

@@ -27,8 +27,8 @@ def agent_environ(address: str, secret: str, *, rank_from: str) -> dict[str, str
     Args:
         address: "host:port" of the launcher.
         secret: Of the job.
-        rank_from: Variables by which the command tells each agent its rank, with commas between.
-            Others may be set by whoever has started the launcher.
+        rank_from: Variables by which the command tells each agent its rank, separated by commas.
+            Only these: the launcher's own environment may hold others.
     """
     told = {agent.LAUNCHER: address, contract.SECRET: secret, agent.RANK_FROM: rank_from}
     return inherited_environ() | told
@@ -53,13 +53,13 @@ class Command:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            start_new_session=True,  # Ctrl-C is for the launcher, which asks the workers first
+            start_new_session=True,  # Ctrl-C must only reach the launcher, which lets workers save
         )
         self._reader = threading.Thread(target=self._read, name="tfdist-starter", daemon=True)
         self._reader.start()
 
     def problem(self) -> str:
-        """What the command has said, where it has ended."""
+        """Returns what the command has printed, if it has ended."""
         if self._process.poll() is None:
             return ""
         self._reader.join(1.0)
@@ -67,11 +67,11 @@ class Command:
         return f"{self._name} ended with exit code {self._process.returncode}; it said:\n{said}"
 
     def is_queued(self) -> bool:
-        """Whether the command waits for its turn."""
+        """Whether the command waits in a queue."""
         return False
 
     def end(self) -> None:
-        """Waits for the end of the command, and makes it where that does not come."""
+        """Waits for the command to end, and ends it if it does not."""
         for number, secs in ((None, _END_SECS), (signal.SIGTERM, _TERM_SECS), (signal.SIGKILL, 5)):
             if number is not None:
                 with contextlib.suppress(ProcessLookupError):

@@ -13,8 +13,8 @@ Synopsis (one end in the launcher, the other wherever an engine has put an agent
     >>> for end in ends:
     ...     end.close()
 
-Both sides prove first that they know the secret of the job, and sign every message after that with
-its number: pickles and commands travel here, so nobody else may put in a word.
+Both sides first prove that they know the job's secret, and then sign every message with its number:
+pickles and commands travel here, so nobody else must be able to send any.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Wire:
 
         Raises:
             EOFError: The other end has gone.
-            ValueError: What came is no message of the other end.
+            ValueError: What came is not a message of the other end.
         """
         try:
             line = self._reader.readline(messages.MAX_BYTES + 1)
@@ -109,10 +109,10 @@ class Wire:
 
 
 def greet(connection: socket.socket, *, secret: bytes) -> tuple[Wire, dict[str, Any]]:
-    """Takes in, in the launcher, whoever knows the secret.
+    """Accepts, in the launcher, an agent that knows the secret.
 
     Returns:
-        The wire, and what the agent says of itself.
+        The wire, and the facts that the agent sent about itself.
 
     Raises:
         ValueError: It is a stranger.
@@ -131,7 +131,7 @@ def greet(connection: socket.socket, *, secret: bytes) -> tuple[Wire, dict[str, 
         messages.encode({"mac": messages.sign(secret, "launcher greets", nonce, other)})
     )
     wire = Wire(connection, secret=secret, session=nonce + other, is_launcher=True)
-    # Nothing may be said to it before it has read that line, or it would read too much.
+    # The agent must read that line before anything else is sent, or it would read too much.
     try:
         wire.receive()
     except EOFError as error:
@@ -141,15 +141,15 @@ def greet(connection: socket.socket, *, secret: bytes) -> tuple[Wire, dict[str, 
 
 
 def answer(connection: socket.socket, *, secret: bytes, who: Mapping[str, Any]) -> Wire:
-    """Makes itself known, in an agent, to the launcher.
+    """Identifies an agent to the launcher.
 
     Args:
         connection: To the launcher.
-        secret: Of the job.
-        who: What the agent says of itself.
+        secret: The job's secret.
+        who: Facts about the agent.
 
     Raises:
-        ValueError: What listens there is no launcher of this job.
+        ValueError: The program that listens there is not the launcher of this job.
         OSError: It has gone, or says nothing.
     """
     deadline = time.monotonic() + HANDSHAKE_SECS
@@ -171,7 +171,7 @@ def answer(connection: socket.socket, *, secret: bytes, who: Mapping[str, Any]) 
 
 
 def _keep_alive(connection: socket.socket) -> None:
-    """Lets the system find out that the other host has gone without a word, within a minute."""
+    """Lets the system detect within a minute that the other host has gone."""
     with contextlib.suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in (("TCP_KEEPIDLE", 20), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4)):
