@@ -65,7 +65,7 @@ def stale() -> list[str]:
 def write(name: str, outcomes: Mapping[str, harness.Outcome]) -> None:
     """Keeps the outcomes of all rows of a module."""
     numbers: dict[str, list[np.ndarray]] = {}
-    rows = {row: _packed(dataclasses.asdict(outcomes[row]), numbers) for row in kept_rows(name)}
+    rows = {row: _packed(_fields(outcomes[row]), numbers) for row in kept_rows(name)}
     joined = {kind: np.concatenate(arrays) for kind, arrays in numbers.items()}
     FOLDER.mkdir(exist_ok=True)
     np.savez_compressed(FOLDER / f"{name}.npz", **joined)
@@ -92,6 +92,12 @@ def _read(name: str) -> dict[str, harness.Outcome]:
     with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as file:
         numbers = {kind: io.BytesIO(file[kind].tobytes()) for kind in file}
     return {row: _outcome(_unpacked(value, numbers)) for row, value in kept["rows"].items()}
+
+
+def _fields(outcome: harness.Outcome) -> dict[str, Any]:
+    """Returns what is kept of an outcome: of an error its type, whose text names a machine."""
+    fields = dataclasses.asdict(outcome)
+    return {**fields, "error": (outcome.error[0], "")}
 
 
 def _outcome(fields: dict[str, Any]) -> harness.Outcome:
