@@ -301,7 +301,7 @@ def test_model_that_cannot_be_tried(caplog: pytest.LogCaptureFixture) -> None:
     model = _model(OnlyTraced)
     tfdist.fit(model, _dataset(*_tags(3)), length_buckets=(4,), verbose=0)
     assert "could not be tried (NotImplementedError" in caplog.text
-    with pytest.raises(ValueError, match="could not be tried"):
+    with pytest.raises(ValueError, match="trying the model could not show which of them"):
         tfdist.predict(model, _dataset(*_tags(3)), length_buckets=(4,), verbose=0)
 
 

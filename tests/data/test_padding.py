@@ -106,7 +106,7 @@ def test_larger_batch_later_is_an_error() -> None:
         yield _X, _Y
 
     dataset = tf.data.Dataset.from_generator(growing, output_signature=_SPEC)
-    with pytest.raises(Exception, match="taken to have 2 rows"):
+    with pytest.raises(Exception, match="expected to have 2 rows"):
         tfdist.fit(_model(), dataset, static_shapes=True, verbose=0)
 
 
