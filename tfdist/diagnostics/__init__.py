@@ -1,4 +1,4 @@
-"""Does it agree with one device, how fast is it, and how large may it be?
+"""Does training agree with one device, how fast is it, and how large may it be?
 
 Read in this order; each file imports from those above it only:
 

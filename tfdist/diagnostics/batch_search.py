@@ -1,4 +1,4 @@
-"""What is the largest batch that fits? By doubling, and then by halving the gap.
+"""What is the largest batch that fits? Found by quadrupling, then by halving the gap.
 
 Synopsis:
 
@@ -23,7 +23,7 @@ def largest(
     precision: float = 0.05,
     most: int = 2**24,
 ) -> int | None:
-    """Returns a size that fits, within `precision` of the largest; None where not one unit fits.
+    """Returns a size that fits, within `precision` of the largest; None if not even `unit` fits.
 
     Args:
         fits: Tells whether a size fits; each call may take minutes.
@@ -35,7 +35,7 @@ def largest(
     good, size = 0, max(start // unit, 1)
     while size <= most and fits(size * unit):
         good, size = size, size * _FACTOR
-    bad = min(size, most + 1)  # the first one that does not fit, or that is not asked about
+    bad = min(size, most + 1)  # the first one that does not fit, or is above the limit
     while bad - good > max(1, precision * good):
         size = good + (bad - good) // 2 if good else max(bad // _FACTOR, 1)
         if fits(size * unit):

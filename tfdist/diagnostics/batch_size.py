@@ -1,11 +1,11 @@
-"""What is the largest batch that trains here?  Tried out in processes that may run out of memory.
+"""What is the largest batch that trains here?  Tried in processes that may run out of memory.
 
 Synopsis:
 
     python -c "import my_module, tfdist; print(tfdist.find_batch_size(my_module.model, x, y))"
 
-Each size is tried in a process of its own: what the caller's process holds stays as it is, and a
-size that is too large ends that process alone.
+Each size is tried in its own process: the caller's process is not affected, and a size that is too
+large ends only that process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tfdist.strategy import factory
 from tfdist.training.fitting import trainer_of
 
 _SAMPLED_ROWS = 64  # sent to the processes, which repeat them
-_EPOCHS = 3  # steps of one try: the first makes the optimizer's state, the second has all at once
+_EPOCHS = 3  # steps of one try: the first creates the optimizer's state, later ones need it all
 _AVAILABLE_SHARE = 0.9
 
 
@@ -43,9 +43,9 @@ def find_batch_size(
 ) -> int:
     """Returns the largest global batch that trains, by trying: fourfold, then halving the gap.
 
-    The model is not trained, and its weights stay as they are: what is trained is a copy, saved
-    and loaded by Keras, in other processes. A process that trains for long has more at work than a
-    few steps show (prefetched batches, validation, checkpoints): leave some room.
+    The model itself is not trained: other processes train a copy, saved and loaded by Keras. Long
+    training needs more memory than a few steps show (prefetched batches, validation, checkpoints):
+    leave some room.
 
     Args:
         model: A compiled model, or a function without arguments that returns one, called in the
@@ -56,8 +56,8 @@ def find_batch_size(
             process has taken their memory.
         start: Where to begin: examples per step, summed over all replicas.
         precision: How far below the largest size the answer may be, as a fraction of it.
-        memory_limit_bytes: Memory that a process may have, TensorFlow included; by default 90 % of
-            what is available on this host. Kept on Linux alone.
+        memory_limit_bytes: Memory that a process may use, including TensorFlow; by default 90 % of
+            what is available on this host. Only on Linux.
         timeout_secs: Longest time for one size, in seconds.
 
     Returns:
@@ -66,7 +66,7 @@ def find_batch_size(
     Raises:
         ValueError: An argument is out of its range, or the model was not compiled.
         RuntimeError: Not even one example trains, or training fails for another reason; the message
-            holds the traceback.
+            contains the traceback.
     """
     rows = _rows(x)
     if start < 1 or not 0 < precision < 1:
@@ -106,7 +106,7 @@ def try_batch(
         source: A function that makes the model, or the path of a saved one.
         sample: `(x, y)`, some rows each.
         size: The global batch.
-        mark: File that exists while memory is at stake.
+        mark: File that exists while running out of memory is expected.
         options: `device`, `limit` in bytes or None, `floatx`.
     """
     keras.config.set_floatx(options["floatx"])

@@ -29,7 +29,7 @@ class Link:
 
     Attributes:
         bytes_per_sec: What a worker can send while it receives as much.
-        latency_secs: Of one message, whatever its size.
+        latency_secs: Latency of one message, whatever its size.
     """
 
     bytes_per_sec: float
@@ -56,7 +56,7 @@ class Link:
         return hops / workers * num_bytes / self.bytes_per_sec + packs * hops * self.latency_secs
 
     def bucket_bytes(self, workers: int, *, latency_share: float = 0.1) -> int:
-        """Returns the smallest bucket, in whole MiB, of which latency takes that share at most."""
+        """Returns the smallest bucket, in whole MiB, for which latency takes at most that share."""
         least = (1 / latency_share - 1) * workers * self.latency_secs * self.bytes_per_sec
         return max(1, -int(-least // _MIB)) * _MIB
 
@@ -65,7 +65,7 @@ def fit_link(points: Sequence[tuple[int, int, float]]) -> Link:
     """Finds the link that explains measured all-reduces best, by least squares.
 
     Args:
-        points: Workers, bytes and seconds of each; two sizes at least tell latency apart.
+        points: Workers, bytes and seconds of each; at least two sizes are needed for latency.
 
     Raises:
         ValueError: No point has several workers and takes time that grows with its bytes.
@@ -74,7 +74,7 @@ def fit_link(points: Sequence[tuple[int, int, float]]) -> Link:
     aa, ab, bb = (sum(r[i] * r[j] for r in rows) for i, j in ((0, 0), (0, 1), (1, 1)))
     ay, by = (sum(r[i] * r[2] for r in rows) for i in (0, 1))
     determinant = aa * bb - ab * ab
-    # Where sizes are all alike, all of the time is put down to the bytes.
+    # If all sizes are the same, all of the time is attributed to the bytes.
     if determinant > 1e-12 * aa * bb:
         per_byte, latency = (ay * bb - by * ab) / determinant, (by * aa - ay * ab) / determinant
     else:
@@ -93,9 +93,9 @@ def fit_link(points: Sequence[tuple[int, int, float]]) -> Link:
 class Forecast:
     """A step's time on n workers, from one measured step.
 
-    Assumes that the workers are alike and that none is late; that the ring sums over links alike,
-    which nobody else uses; that nothing of the sum hides behind the backward pass; and that input
-    and host time of a worker stay what they are. In weak scaling each worker keeps its batch; in
+    Assumes that all workers are alike and none is late; that all links of the ring are alike, and
+    nobody else uses them; that no part of the sum overlaps the backward pass; and that the input
+    and host time of a worker do not change. In weak scaling each worker keeps its batch; in
     strong scaling the global batch stays, so compute and input are divided by the workers, which
     overrates small batches.
 
@@ -117,7 +117,7 @@ class Forecast:
     measured: Mapping[int, float] = dataclasses.field(default_factory=dict)
 
     def split(self, workers: int) -> Split:
-        """Returns the parts of a step on so many workers."""
+        """Returns the parts of a step on a number of workers."""
         if workers < 1:
             raise ValueError(f"workers={workers!r} must be 1 or more. Ask for 1 to 1,024.")
         parts = workers if self.is_strong else 1
@@ -130,7 +130,7 @@ class Forecast:
         )
 
     def secs(self, workers: int) -> float:
-        """Returns the seconds of a step on so many workers."""
+        """Returns the seconds of a step on a number of workers."""
         return self.split(workers).secs
 
     def speed_up(self, workers: int) -> float:
@@ -160,7 +160,7 @@ class Forecast:
         return max((abs(error) for error in self.errors.values()), default=None)
 
     def advice(self, workers: int) -> list[str]:
-        """Returns what to do for so many workers, in sentences."""
+        """Returns advice for a number of workers, in sentences."""
         most = self.most_workers()
         kind = "strong" if self.is_strong else "weak"
         error = self.worst_error

@@ -18,7 +18,7 @@ _ALIASES = {"ExpandDims", "Identity", "IdentityN", "PreventGradient", "Reshape",
             "Squeeze", "StopGradient"}
 # Their output is a variable's or an argument's memory, or of no size.
 _FREE = {"Placeholder", "ReadVariableOp", "VarHandleOp"}
-# They write into an input that nobody else needs any more.
+# They write into an input that is not needed any more.
 _IN_PLACE = {"Add", "AddN", "AddV2", "BiasAdd", "Cast", "EluGrad", "Erf", "Exp", "Log", "Mul",
              "Neg", "RealDiv", "Relu", "Relu6", "Relu6Grad", "ReluGrad", "Rsqrt", "RsqrtGrad",
              "SelectV2", "Sigmoid", "SigmoidGrad", "Softmax", "Sqrt", "Square", "Sub", "Tanh",
@@ -31,9 +31,9 @@ class Held:
     """What a graph of a forward and a backward pass holds, in bytes.
 
     Attributes:
-        kept: What the forward pass made and the backward pass uses.
-        peak: The most that is held at once, with what goes out at the end.
-        uncounted: Operations with results of a size that the graph does not tell.
+        kept: Results of the forward pass that the backward pass uses.
+        peak: The most that is held at once, including the outputs.
+        uncounted: Operations whose results have a size that the graph does not tell.
     """
 
     kept: int

@@ -26,7 +26,7 @@ import tensorflow as tf
 from tfdist.compat import keras_internals, tf_internals
 from tfdist.diagnostics import liveness
 
-_TEMPORARIES = 2  # an optimizer's, of the size of the variable that it is at
+_TEMPORARIES = 2  # of an optimizer, each of the size of the variable being updated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ class MemoryEstimate:
 
     @property
     def total_bytes(self) -> int:
-        """All of it."""
+        """The total."""
         return self.parameter_bytes + self.optimizer_bytes + self.batch_bytes + self.step_bytes
 
     def __str__(self) -> str:
@@ -169,7 +169,7 @@ def _trace(model: keras.Model, specs: Any) -> liveness.Held:
         found = tape.gradient(outputs, variables)
         return [tf.convert_to_tensor(g) for g in found if g is not None]
 
-    # As on a replica of its own: no strategy, no reduction.
+    # As on a single replica: without strategy and reduction.
     with tf_internals.default_replica_mode():
         concrete = step.get_concrete_function(specs)
     operations = concrete.graph.get_operations()

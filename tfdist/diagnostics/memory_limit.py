@@ -1,6 +1,6 @@
-"""How much memory has this process, and how much may it take?  From /proc, on Linux.
+"""How much memory does this process have, and how much may it take?  From /proc, on Linux.
 
-On the CPU nothing raises where memory runs out: the system kills the process. Under `limited` an
+On the CPU nothing is raised when memory runs out: the system kills the process. Under `limited` an
 allocation fails instead, and TensorFlow raises ResourceExhaustedError, or aborts.
 """
 
@@ -17,17 +17,17 @@ _KIB = 1024
 
 
 def resident_bytes() -> int:
-    """Returns the bytes of memory that this process has at present."""
+    """Returns the bytes of memory that this process has now."""
     return _kib_of(_STATUS, "VmRSS") * _KIB
 
 
 def peak_resident_bytes() -> int:
-    """Returns the most bytes of memory that this process has had up to now."""
+    """Returns the most bytes of memory that this process has had so far."""
     return _kib_of(_STATUS, "VmHWM") * _KIB
 
 
 def available_bytes() -> int | None:
-    """Returns the bytes that a new process could take; None where nobody can know (not Linux)."""
+    """Returns the bytes that a new process could take; None if unknown (not on Linux)."""
     if not _MEMINFO.exists():
         return None
     found = [_kib_of(_MEMINFO, "MemAvailable") * _KIB]
@@ -41,7 +41,7 @@ def available_bytes() -> int | None:
 
 @contextlib.contextmanager
 def limited(limit_bytes: int | None) -> Iterator[None]:
-    """Lets this process take no more memory than so much, all of it together, inside a block.
+    """Limits the total memory of this process inside a `with` block.
 
     Args:
         limit_bytes: Bytes; None for no limit.
@@ -64,8 +64,8 @@ def limited(limit_bytes: int | None) -> Iterator[None]:
             f"memory_limit_bytes={limit_bytes!r} is less than the {has} bytes that the process "
             "has before the first step. Give more."
         )
-    # What the system limits is reserved memory, which is more than what is in use: what may still
-    # come is added to what there is.
+    # The system limits reserved memory, which is more than what is in use, so the limit is what is
+    # reserved now, plus what may still be added.
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     most = _kib_of(_STATUS, "VmData") * _KIB + limit_bytes - has
     most = most if hard == resource.RLIM_INFINITY else min(most, hard)

@@ -27,7 +27,7 @@ Record = dict[tuple[str, str], np.ndarray]  # (group, name) to one row a local r
 
 
 def record(build_fn: Callable[[], Any], data: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """Builds the model under `options["device"]` and trains it, taking down every step.
+    """Builds the model under `options["device"]` and trains it, recording every step.
 
     Args:
         build_fn: Returns a compiled model, or a `tfdist.Trainer`; called in the strategy's scope.
@@ -35,8 +35,8 @@ def record(build_fn: Callable[[], Any], data: Any, options: dict[str, Any]) -> d
         options: `device`, `seed`, `steps`, `batch_size`, `floatx`.
 
     Returns:
-        `steps`: a `Record` a step, the first one before any training; `plain_batch_norm`: names of
-        layers whose statistics are a replica's own; `replicas`: number of replicas of the world.
+        `steps`: one `Record` per step, and a first one before training; `plain_batch_norm`: names
+        of layers that use each replica's own statistics; `replicas`: the number of replicas.
     """
     keras.config.set_floatx(options["floatx"])
     made = factory.get_strategy(options["device"])
@@ -78,20 +78,20 @@ def _stop_after(options: dict[str, Any]) -> keras.callbacks.Callback:
 def _step(
     trainer: Trainer, gradients: dict[str, np.ndarray], logs: dict[str, Any], *, number: int
 ) -> Record:
-    """Takes down what a step has left; the gradients of all steps of an update with the last."""
+    """Records the state after a step; an update's gradients are recorded with its last step."""
     scalars = {("loss" if name == "loss" else "metric", name): logs[name] for name in logs}
     taken = {}
     if number % _steps_of_an_update(trainer) == 0:
         taken = {("gradient", name): value for name, value in gradients.items()}
         gradients.clear()
-    # Logs come as Python floats: they are as exact as what they were computed in.
+    # Logs are Python floats, but only as exact as the type that they were computed in.
     scalars = {key: np.asarray(value, keras.config.floatx()) for key, value in scalars.items()}
     rows = {key: np.asarray(value)[np.newaxis] for key, value in (scalars | taken).items()}
     return rows | _states(trainer)
 
 
 def _steps_of_an_update(trainer: Trainer) -> int:
-    """Returns after how many steps all gradients have come: one device gets them step by step."""
+    """Returns after how many steps all gradients of an update have reached the optimizer."""
     optimizer = getattr(trainer.model, "optimizer", None)
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     return getattr(inner, "gradient_accumulation_steps", None) or 1

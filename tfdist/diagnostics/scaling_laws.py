@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 @dataclasses.dataclass(frozen=True)
 class Amdahl:
-    """A step's time as a part that more devices shorten, and one that they do not.
+    """A step's time as a part that more devices shorten, and a part that they do not.
 
     `T(n) = serial + parallel / n` (G. Amdahl, AFIPS 1967).
 
@@ -37,7 +37,7 @@ class Amdahl:
     worst_error: float
 
     def secs(self, devices: int) -> float:
-        """Returns the time of a step on so many devices, in seconds."""
+        """Returns the time of a step on a number of devices, in seconds."""
         return self.serial_secs + self.parallel_secs / devices
 
     def efficiency(self, devices: int) -> float:
@@ -54,8 +54,8 @@ def amdahl(devices: Sequence[int], secs: Sequence[float]) -> Amdahl:
     """Fits Amdahl's law to measured times by least squares, with neither part below 0.
 
     Args:
-        devices: Numbers of devices, two different ones at least.
-        secs: Seconds of the same step on so many.
+        devices: Numbers of devices, at least two different ones.
+        secs: Seconds of the same step on each of them.
 
     Raises:
         ValueError: There are not two different numbers of devices.
@@ -87,8 +87,8 @@ def gustafson(devices: Sequence[int], speed_ups: Sequence[float]) -> float:
     `S(n) = n - share * (n - 1)`, where work grows with the devices (J. Gustafson, CACM 1988).
 
     Args:
-        devices: Numbers of devices, one above 1 at least.
-        speed_ups: Work per second on so many, over that on one.
+        devices: Numbers of devices, at least one above 1.
+        speed_ups: Work per second on each of them, relative to one device.
 
     Raises:
         ValueError: There is no number above 1.

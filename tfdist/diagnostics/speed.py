@@ -1,6 +1,6 @@
-"""How fast is it, against what? Arithmetic on measured times.
+"""How fast is it, compared with what? Arithmetic on measured times.
 
-Synopsis (of each pair of times the first is ours):
+Synopsis (the first time of each pair is ours):
 
     >>> ratio_of("ours / theirs", [(1.0, 2.0), (1.0, 2.5), (1.0, 3.0)]).median
     2.5
@@ -45,7 +45,7 @@ class Ratio:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """An amount of which less is better, with nothing to divide it by.
+    """An amount, of which less is better, without a counterpart to compare with.
 
     Attributes:
         name: What was measured, with its unit.
@@ -87,10 +87,10 @@ def compare(
     target: float | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Ratio:
-    """Times two functions by turns, after a call of each that does not count.
+    """Times two functions in turns, after one call of each that does not count.
 
-    By turns, since the speed of a shared machine changes from minute to minute: a round's two times
-    are neighbours, and its ratio means something where the times alone do not.
+    The speed of a shared machine changes from minute to minute. Within a round the two times follow
+    each other, so their ratio is meaningful where the times alone are not.
 
     Args:
         name: What is measured, against what.
@@ -109,7 +109,7 @@ def compare(
         return clock() - start
 
     ours(), theirs()
-    # Who comes first in a round changes, so that neither always follows the other's garbage.
+    # The order changes from round to round, so that neither always follows the other's garbage.
     pairs = []
     for number in range(rounds):
         if number % 2:

@@ -1,4 +1,4 @@
-"""Does this model train the same on many devices as on one?  If not, where do they part?
+"""Does this model train the same on many devices as on one?  If not, where do they diverge?
 
 Synopsis:
 
@@ -7,8 +7,8 @@ Synopsis:
 or `print(tfdist.verify(build_fn, x, y, device="2xcpu", steps=5))`: "agree to 2.2e-16", or the first
 tensor that differs, by name and step.
 
-Both runs take place in processes of their own, so it works whatever the caller's TensorFlow has
-started, and in a notebook.
+Both runs take place in separate processes, so it works whatever state the caller's TensorFlow is
+in, and in a notebook.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import numpy as np
 from tfdist import launch
 from tfdist.diagnostics.recording import GROUPS, record
 
-# Largest difference of rounding alone, relative to the largest value of the tensor: sums of a few
-# thousand terms, grouped in another way, over a handful of steps.
+# Largest difference due to rounding, relative to the largest value of the tensor: sums of a few
+# thousand terms, grouped differently, over a handful of steps.
 _TOLERANCES = {"float64": 1e-9, "float32": 2e-4, "bfloat16": 5e-2, "float16": 2e-2}
 _ROUNDINGS = 32  # units in the last place of the largest value of a group
 
@@ -109,7 +109,7 @@ def verify(
 
     Loss, gradients after the reduction, weights, states (batch statistics, seed generators) and
     metrics are compared, on every replica of every worker, in the order in which they arise. The
-    data is not shuffled; it is gone through again where it has fewer batches than steps.
+    data is not shuffled; it is repeated if it has fewer batches than steps.
 
     Args:
         build_fn: Returns a compiled model, or a `tfdist.Trainer`. Called without arguments in the
@@ -119,14 +119,14 @@ def verify(
         device: What each worker of the distributed run trains on; see `get_strategy`.
         workers: Worker processes of the distributed run.
         steps: Steps to compare.
-        batch_size: Global batch: examples per step over all replicas. One that the replicas do not
-            divide finds more.
+        batch_size: Global batch: examples per step over all replicas. A size that is not a multiple
+            of the replicas reveals more.
         sample_weight: Weights, as in `fit`.
         seed: Seed of both runs.
         timeout_secs: Longest time for each run, in seconds.
 
     Returns:
-        The report; it prints as what a person wants to know.
+        The report; printing it gives a readable summary.
 
     Raises:
         RuntimeError: A run failed; the message holds its traceback.
@@ -165,7 +165,7 @@ def _rows(x: Any) -> int:
 
 
 def _compare(expected: list[Any], found: list[list[Any]]) -> tuple[float, dict[str, Any] | None]:
-    """Returns the largest difference up to the first one that is no rounding, and that one."""
+    """Returns the largest difference up to the first one beyond rounding, and that one."""
     largest = 0.0
     for step, reference in enumerate(expected):
         for key in sorted(reference, key=lambda key: (GROUPS.index(key[0]), key[1])):
@@ -200,7 +200,7 @@ def _rounding(reference: dict[Any, np.ndarray], group: str) -> float:
 
 
 def _relative(one: np.ndarray, rows: np.ndarray, *, least: float = 0.0) -> tuple[float, Any]:
-    """Returns the largest difference in units of the largest value, and its place in `rows`.
+    """Returns the largest difference in units of the largest value, and its index in `rows`.
 
     Args:
         one: What is expected.

@@ -1,7 +1,7 @@
 """Which strategy do I train on, and why that one?
 
-A device spec and what is on this host are facts; the plan follows from them without TensorFlow,
-and is then carried out.
+The device spec and the devices of this host are facts; the plan follows from them without
+TensorFlow, and is then carried out.
 
 Read in this order; each file imports from those above it only:
 

@@ -29,10 +29,10 @@ from tfdist.strategy.devices import Inventory, is_runtime_started
 from tfdist.strategy.plan import Plan, refuse_if_too_late
 from tfdist.strategy.tpu import start_tpu
 
-# Without a launcher nobody knows when the other workers come: cluster schedulers take their time.
+# Without a launcher the other workers may come much later: cluster schedulers take their time.
 _AWAIT_SECS = 600.0
-# A piece of a reduction is copied into strings of this size for the wire. TensorFlow's own 4 KB
-# makes twenty thousand of them of 84 MB; between 64 KB and 1 MB all sizes are alike.
+# For the wire a piece of a reduction is copied into strings of this size. With TensorFlow's 4 KB,
+# 84 MB take twenty thousand of them; sizes between 64 KB and 1 MB are equally fast.
 _CHUNK_BYTES = 2**18
 _LOG = logging.getLogger("tfdist")
 
@@ -43,13 +43,13 @@ def make_strategy(
     """Makes the strategy of a plan.
 
     Args:
-        plan: What was decided.
-        inventory: The one that it was decided by.
+        plan: The plan.
+        inventory: The inventory that the plan is based on.
         use_collectives: Whether several GPUs may reduce by collective operations. Two strategies
-            of one process must not: both number theirs from the same start, and meet.
+            of one process must not: they number them from the same start, and get mixed up.
 
     Raises:
-        RuntimeError: TensorFlow has started too early, a worker did not come, a TPU failed.
+        RuntimeError: TensorFlow has started too early, a worker did not come, or a TPU failed.
     """
     refuse_if_too_late(plan, inventory)
     grow_gpu_memory(os.environ)
@@ -66,7 +66,7 @@ def make_strategy(
 
 
 def check_world(strategy: tf.distribute.Strategy, plan: Plan) -> None:
-    """Raises a RuntimeError where a strategy has another number of replicas than was planned."""
+    """Raises a RuntimeError if a strategy does not have the planned number of replicas."""
     asked = plan.num_workers * len(plan.devices)
     if strategy.num_replicas_in_sync != asked:
         raise RuntimeError(
@@ -86,7 +86,7 @@ def grow_gpu_memory(environ: Mapping[str, str]) -> None:
             return
         if tf.config.experimental.get_memory_growth(gpu) is not None:
             return
-    for gpu in gpus:  # TensorFlow wants all of them alike
+    for gpu in gpus:  # TensorFlow requires the same for all of them
         tf.config.experimental.set_memory_growth(gpu, True)
 
 
@@ -104,7 +104,7 @@ def _make_mirrored(plan: Plan, *, use_collectives: bool) -> tf.distribute.Strate
 
 
 def _split_cpu(count: int) -> None:
-    """Divides the CPU into logical devices; more than enough are left as they are."""
+    """Divides the CPU into logical devices, unless there are enough already."""
     cpu = tf.config.list_physical_devices("CPU")[0]
     configured = tf.config.get_logical_device_configuration(cpu) or [None]
     if not is_runtime_started() and len(configured) < count:
@@ -151,10 +151,10 @@ def _make_multi_worker(plan: Plan) -> tf.distribute.Strategy:
 
 @contextlib.contextmanager
 def _kept_sigterm() -> Iterator[None]:
-    """Gives SIGTERM back what it did: TensorFlow's collective runtime swallows it otherwise."""
+    """Restores the handler of SIGTERM, which TensorFlow's collective runtime replaces."""
     yield
     if threading.current_thread() is not threading.main_thread():
-        return  # Python allows it in no other thread
+        return  # Python allows handlers only there
     handler = signal.getsignal(signal.SIGTERM)
     if handler is not None:
         signal.signal(signal.SIGTERM, handler)
@@ -162,7 +162,7 @@ def _kept_sigterm() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _answering_in_chunks(size: int) -> Iterator[None]:
-    """Lets the server that starts in the block cut its answers into strings of `size` bytes."""
+    """Makes a server that starts in the block cut its answers into strings of `size` bytes."""
     context = tf_internals.collective_context()
     start = getattr(context, "enable_collective_ops", None)
     if start is None:
@@ -183,7 +183,7 @@ def _answering_in_chunks(size: int) -> Iterator[None]:
 
 
 def _show_gpus(indices: list[int]) -> None:
-    """Hides the other GPUs: a worker's strategy takes the first of those that are visible."""
+    """Hides the other GPUs, since a worker's strategy takes the first visible ones."""
     gpus = tf.config.get_visible_devices("GPU")
     if indices == list(range(len(indices))):
         return

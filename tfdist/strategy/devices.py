@@ -1,4 +1,4 @@
-"""What was asked for, and what is on this host?  Device specs, GPUs, logical CPUs, TPU chips.
+"""What was requested, and what is on this host?  Device specs, GPUs, logical CPUs, TPU chips.
 
 Synopsis:
 
@@ -64,7 +64,7 @@ def parse_device(device: object) -> DeviceSpec:
         device: A text like "4xcpu"; upper and lower case mean the same, except in a TPU's name.
 
     Raises:
-        ValueError: It is none of the forms that there are; the message lists them.
+        ValueError: It has none of the known forms; the message lists them.
     """
     if not isinstance(device, str):
         raise _refusal(device, "is not a text")
@@ -118,8 +118,8 @@ class TpuSight:
     """A TPU that this process seems to have."""
 
     address: str  # "local", a name, or "grpc://host:port"
-    evidence: str  # what shows it
-    num_hosts: int = 1  # hosts of the slice that its chips belong to, as far as it is told
+    evidence: str  # how it was found
+    num_hosts: int = 1  # hosts of the slice that its chips belong to, if known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +167,7 @@ def take_inventory(environ: Mapping[str, str] | None = None) -> Inventory:
 def is_runtime_started() -> bool:
     """Tells whether TensorFlow has started, after which devices cannot be configured any more.
 
-    TensorFlow has no public question for it, but refuses a new number of threads from then on.
+    TensorFlow has no public function for it, but refuses a new number of threads from then on.
     """
     import tensorflow as tf
 
@@ -197,8 +197,8 @@ def find_tpu(
 ) -> TpuSight | None:
     """Finds the TPU that "tpu" means, by the variables and the chips of this host.
 
-    A variable that names one holds, as it does for TensorFlow itself; then chips count, and then
-    the variables by which the images of notebook services tell that they are made for a TPU.
+    A variable that names a TPU comes first, as for TensorFlow itself, then chips of this host, and
+    then the variables by which images of notebook services show that they are made for a TPU.
 
     Args:
         environ: Variables by name.
@@ -250,7 +250,7 @@ def _count_logical(kind: str) -> int:
 
 
 def _tpu_of_config(text: str) -> str:
-    """Reads TPU_CONFIG, a JSON object; what is no such object names no TPU."""
+    """Reads the TPU's name from TPU_CONFIG, a JSON object; "" if it is not one."""
     try:
         config: Any = json.loads(text)
     except ValueError:

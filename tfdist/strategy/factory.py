@@ -10,8 +10,8 @@ Synopsis:
     >>> get_strategy("2xcpu") is strategy
     True
 
-It goes in three steps that can be read one by one: devices.py reads the request and looks at the
-host, plan.py decides, bring_up.py makes what was decided.
+It has three steps that can be read one by one: devices.py reads the request and inspects the host,
+plan.py decides, bring_up.py makes the strategy.
 """
 
 from __future__ import annotations
@@ -69,15 +69,15 @@ def get_strategy(
         A OneDeviceStrategy, MirroredStrategy, MultiWorkerMirroredStrategy or TPUStrategy.
 
     Raises:
-        ValueError: A device or cluster that cannot be, or an environment that contradicts itself.
-        RuntimeError: What was asked for is not there, or TensorFlow has started too early.
+        ValueError: The device or cluster is invalid, or the environment contradicts itself.
+        RuntimeError: The device is not there, or TensorFlow has started too early.
         ImportError: This Keras or TensorFlow lacks a private name that tfdist needs.
     """
     private_names.check()
     request = (parse_device(device), _find_cluster(cluster))
     if request not in _made:
         _made[request] = _make(*request)
-    made = _made[request] = _made.pop(request)  # the latest is the last
+    made = _made[request] = _made.pop(request)  # moves the latest request to the end
     return made.strategy
 
 
@@ -115,10 +115,10 @@ def made_strategies() -> tuple[tf.distribute.Strategy, ...]:
 
 
 def refuse_outside_scope() -> None:
-    """Raises a ValueError where training without a strategy would not be what was asked for.
+    """Raises a ValueError if training without a strategy is surely not intended.
 
-    It would not where the latest strategy that was made has several replicas, or, where none was
-    made, where the environment says that this process is one worker of several.
+    That is so if the latest strategy has several replicas or, without any strategy, if the
+    environment says that this process is one worker of several.
     """
     cure = "Make and compile the model inside `with tfdist.get_strategy(...).scope():`"
     if _made:
@@ -142,7 +142,7 @@ def refuse_outside_scope() -> None:
 def refuse_variables_outside(
     strategy: tf.distribute.Strategy, variables: Iterable[Any]
 ) -> None:
-    """Raises a ValueError where Keras variables were not made in the scope of the strategy."""
+    """Raises a ValueError if Keras variables were not made in the scope of the strategy."""
     is_inside = strategy.extended.variable_created_in_scope
     outside = [v.path for v in variables if not is_inside(v.value)]
     if outside:
@@ -165,7 +165,7 @@ def _find_cluster(cluster: object) -> Cluster | None:
 def _make(spec: DeviceSpec, cluster: Cluster | None) -> _Made:
     joined = next((made for made in _made.values() if made.plan.kind == "multi_worker"), None)
     inventory = take_inventory()
-    if joined:  # it may have hidden the GPUs of this host's other workers
+    if joined:  # joining may have hidden the GPUs of this host's other workers
         inventory = dataclasses.replace(inventory, num_gpus=joined.inventory.num_gpus)
     plan = decide(spec, cluster, inventory)
     same = next((made for made in _made.values() if made.plan.key == plan.key), None)
@@ -203,7 +203,7 @@ def _rank_and_size(strategy: tf.distribute.Strategy) -> tuple[int, int]:
 def _devices(strategy: tf.distribute.Strategy) -> str:
     try:
         return ", ".join(map(_short_name, strategy.extended.worker_devices))
-    except RuntimeError:  # the default strategy has none of its own
+    except RuntimeError:  # the default strategy has no devices of its own
         return "where TensorFlow places them"
 
 

@@ -9,7 +9,7 @@ Synopsis:
     >>> plan.reason
     'device=auto, no cluster: no TPU was found; all 2 GPUs'
 
-Facts in, a decision and its reason out: nothing here looks at the host or touches TensorFlow.
+Facts go in, a decision and its reason come out: nothing here inspects the host or uses TensorFlow.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from tfdist.strategy.devices import DeviceSpec, Inventory
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A strategy that is to be made, and why."""
+    """A strategy to make, and why."""
 
     kind: str  # "one_device", "mirrored", "multi_worker" or "tpu"
     devices: tuple[str, ...]  # this worker's, as TensorFlow names them; of a TPU, its address
-    cluster: Cluster | None = None  # of "multi_worker" alone
+    cluster: Cluster | None = None  # only for "multi_worker"
     reason: str = ""
-    cautions: tuple[str, ...] = ()  # what the user has to be warned of
+    cautions: tuple[str, ...] = ()  # warnings for the user
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What the strategy depends on: plans with one key make the same one."""
+        """What the strategy depends on: plans with the same key make the same strategy."""
         worker = (self.cluster.rank, self.cluster.addresses) if self.cluster else ()
         return (self.kind, self.devices, *worker)
 
@@ -55,10 +55,10 @@ def decide(spec: DeviceSpec, cluster: Cluster | None, inventory: Inventory) -> P
 
     Raises:
         ValueError: The request is contradictory in itself.
-        RuntimeError: What was asked for is not there. Nothing falls back to something else.
+        RuntimeError: The requested device is not there. There is no fallback to another one.
     """
     _check_cluster(spec, cluster)
-    # An evaluator stands outside the training world, as a world of its own with size 1.
+    # An evaluator is outside the training world, in a world of its own with size 1.
     world = cluster if cluster is not None and cluster.size > 1 else None
     choose = {"auto": _auto, "multi_worker": _auto, "cpu": _cpus, "gpu": _gpus, "tpu": _tpu}
     plan = choose[spec.kind](spec, world, inventory)
@@ -67,7 +67,7 @@ def decide(spec: DeviceSpec, cluster: Cluster | None, inventory: Inventory) -> P
 
 
 def refuse_if_too_late(plan: Plan, inventory: Inventory) -> None:
-    """Raises a RuntimeError where TensorFlow has started and the plan needed it not to."""
+    """Raises a RuntimeError if TensorFlow has started too early for the plan."""
     if not inventory.is_started:
         return
     if plan.kind == "multi_worker":
@@ -173,11 +173,11 @@ def _share(
     """Divides the GPUs of a host among its workers: two on one GPU cannot reduce with NCCL.
 
     Returns:
-        This worker's GPUs; how they were divided, for messages; what to be warned of.
+        This worker's GPUs; how they were divided, for messages; warnings.
     """
     found = inventory.num_gpus
     workers = world.local_size if world else 1
-    # A worker that sees fewer GPUs than the host has workers was given those it sees.
+    # If a worker sees fewer GPUs than the host has workers, those it sees are its own.
     is_given = inventory.has_own_gpus or (bool(inventory.visible_gpus) and found < workers)
     if world is None or workers == 1 or is_given:
         return tuple(range(found)), "", ()
@@ -224,7 +224,7 @@ def _tpu(spec: DeviceSpec, world: Cluster | None, inventory: Inventory) -> Plan:
             " /dev/vfio, and TPU_NAME is not set. Use a host or notebook with a TPU attached, say"
             " which one it is with 'tpu:NAME' or 'tpu:grpc://HOST:PORT', or use device='cpu'."
         )
-    if address == "local" and not inventory.can_drive_tpus:  # others have a TensorFlow of their own
+    if address == "local" and not inventory.can_drive_tpus:  # others have their own TensorFlow
         raise RuntimeError(
             f"device='{spec}' was asked for, but TensorFlow {inventory.tensorflow} here has no TPU"
             f" support: {_INSTALL_TPU}; or use device='cpu'."

@@ -29,7 +29,7 @@ class TpuCalls:
     initialize: Callable[[Any], Any]  # resets the chips: variables on them are lost
     make_strategy: Callable[[Any], tf.distribute.Strategy]
     is_reachable: Callable[[str], bool]  # "host:port" -> whether something listens there
-    is_initialized: Callable[[str], bool]  # address -> whether this process has done it already
+    is_initialized: Callable[[str], bool]  # address -> whether this process has initialized it
 
 
 def tensorflow_calls() -> TpuCalls:
@@ -51,7 +51,7 @@ def start_tpu(
 
     Args:
         address: "local", a TPU's name, or "grpc://host:port", several of them with commas between.
-        calls: What does it; TensorFlow's own calls by default.
+        calls: The calls to use; by default TensorFlow's own.
         environ: Variables by name; those of this process by default.
 
     Raises:
@@ -66,12 +66,12 @@ def start_tpu(
         if not calls.is_initialized(address):
             calls.initialize(resolver)
         return calls.make_strategy(resolver)
-    except Exception as error:  # whatever it is: the user gets one sentence, and this as its cause
+    except Exception as error:  # any error: the user gets one sentence, and this as its cause
         raise RuntimeError(f"The TPU {address!r} cannot be used: {_explain(error)}") from error
 
 
 def _refuse_unreachable(address: str, calls: TpuCalls, environ: Mapping[str, str]) -> None:
-    """TensorFlow would wait for these hosts without an end."""
+    """Raises an error for unreachable hosts, for which TensorFlow would wait for ever."""
     if address == "local":
         return
     if address.startswith("grpc://"):

@@ -21,7 +21,7 @@ from typing import Any
 _ENVIRON = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "JAX_PLATFORMS": "cpu",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # any one: each compilation names its own topology
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # any type: each compilation names its own topology
     "TPU_SKIP_MDS_QUERY": "1",  # off a TPU VM the question is never answered
     "TPU_WORKER_HOSTNAMES": "localhost",
 }
@@ -31,7 +31,7 @@ _TIB = 2**40
 
 
 def describe(topology: str) -> dict[str, Any]:
-    """Says what a topology is, and how much of its memory programs may use."""
+    """Describes a topology, and how much of its memory programs may use."""
     import jax
     import jax.numpy as jnp
 
@@ -41,13 +41,13 @@ def describe(topology: str) -> dict[str, Any]:
         if "INVALID_ARGUMENT" in str(error):
             return {"error": str(error)}
         raise
-    # Nothing tells the size of the memory but the refusal of a program that is too large for all.
+    # Only the refusal of a program that is too large for any TPU tells the size of the memory.
     rows = jax.ShapeDtypeStruct((_TIB // 512, 128), jnp.float32)
     module = jax.jit(lambda x: x * 2 + x.sum()).lower(rows).compiler_ir("stablehlo")
     try:
         with module.context:
             _compiled(module, devices, num_replicas=1, fast=True)
-    except Exception as error:  # whatever class the release gives it
+    except Exception as error:  # of a class that differs between releases
         available = _bytes_after(r"available HBM \(", str(error)) or _bytes_after(
             r" of (?=[\d.]+\w? hbm)", str(error)
         )
@@ -64,7 +64,7 @@ def describe(topology: str) -> dict[str, Any]:
 def compile_program(
     topology: str, *, program: str, num_replicas: int, fast: bool
 ) -> dict[str, Any]:
-    """Compiles a serialized StableHLO program and says what came of it."""
+    """Compiles a serialized StableHLO program and describes the result."""
     module = _parsed(pathlib.Path(program).read_bytes())
     start = time.monotonic()
     try:
@@ -103,7 +103,7 @@ def _devices(topology: str) -> Any:
     from jax.experimental import topologies
 
     shape = topology.partition(":")[2]
-    # One chip is a host of its own; else a host is what it is for that kind of TPU.
+    # A single chip has its own host; else the chips per host follow from the kind of TPU.
     options = {"chips_per_host_bounds": (1, 1, 1)} if re.fullmatch(r"1(x1)*", shape) else {}
     return topologies.get_topology_desc(topology, "tpu", **options).devices
 
@@ -125,7 +125,7 @@ def _compiled(module: Any, devices: Any, *, num_replicas: int, fast: bool) -> An
 
 
 def _parsed(program: bytes) -> Any:
-    """Parses a module and mends what the two sides read differently."""
+    """Parses a module and adapts what TensorFlow and jax understand differently."""
     from jax._src.interpreters import mlir
     from jaxlib.mlir import ir
 
@@ -151,7 +151,7 @@ def _parsed(program: bytes) -> Any:
 
 
 def _named_in(module: Any, text: str) -> str:
-    """Returns where the operations come from whose kind a message names, as `loc("...")`."""
+    """Returns the locations of operations whose kind a message names, as `loc("...")`."""
     from jaxlib.mlir import ir
 
     found = []
@@ -170,12 +170,12 @@ def _named_in(module: Any, text: str) -> str:
 
 
 def _collectives(hlo: str) -> Iterator[dict[str, Any]]:
-    """Gives the collectives of a compiled program: kind, bytes of one replica, tensors."""
+    """Yields the collectives of a compiled program: kind, bytes of one replica, tensors."""
     pattern = rf"^\s*(?:ROOT )?%?\S+ = (.*?) ({_COLLECTIVES})(-start)?\((.*?)\)"
     for shape, kind, start, operands in re.findall(pattern, hlo, re.MULTILINE):
         sizes = [_bytes_of(*part) for part in re.findall(r"(\w+)\[([\d,]*)\]", shape)]
         count = max(len(re.findall(r"%[\w.-]+", operands)), 1)
-        # What is begun and awaited later shows its operands beside its results.
+        # An asynchronous collective lists its operands before its results.
         sizes = sizes[-count:] if start and kind != "all-reduce" else sizes
         yield {"kind": kind, "bytes": sum(sizes), "tensors": count}
 

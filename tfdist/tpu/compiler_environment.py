@@ -1,7 +1,7 @@
-"""Where is the compiler for TPUs? In a virtual environment of its own, made and pinned here.
+"""Where is the compiler for TPUs? In its own virtual environment, which is made and pinned here.
 
-The compiler is the one inside of libtpu, which real TPUs use too, reached through jaxlib. It wants
-another libtpu than tensorflow-tpu does, and private names of exactly these releases.
+The compiler is the one inside libtpu, which real TPUs use too, called through jaxlib. It needs
+another libtpu than tensorflow-tpu, and private names of exactly these releases.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _MINIMUM = (3, 11)  # what these releases of jax support
 def compiler_python(
     *, venv: str | os.PathLike[str] | None = None, cache_dir: str | os.PathLike[str] | None = None
 ) -> pathlib.Path:
-    """Returns the Python that can run the compiler; makes its environment where there is none.
+    """Returns the Python that can run the compiler; makes its environment if it is missing.
 
     Args:
-        venv: Folder of an environment with the extra `tpu-preflight` in it, which is used as it is.
+        venv: Folder of an environment with the extra `tpu-preflight`, which is used as it is.
         cache_dir: Folder in which environments are made; "~/.cache/tfdist" by default.
 
     Raises:
@@ -57,7 +57,7 @@ def _cache(cache_dir: str | os.PathLike[str] | None) -> pathlib.Path:
 
 
 def _name() -> str:
-    """Names an environment by what is in it, so that new pins make a new one."""
+    """Names an environment by its pins, so that new pins make a new environment."""
     digest = hashlib.sha256(" ".join(PINS).encode()).hexdigest()[:12]
     return f"tpu-compiler-{digest}-py{sys.version_info[0]}.{sys.version_info[1]}"
 
@@ -73,7 +73,7 @@ def _make(folder: pathlib.Path) -> None:
             f" {sys.version_info[0]}.{sys.version_info[1]}. Make an environment with a newer one,"
             f" pip install {' '.join(PINS)} into it, and name it by venv=."
         )
-    shutil.rmtree(folder, ignore_errors=True)  # one that was broken off
+    shutil.rmtree(folder, ignore_errors=True)  # left by an interrupted attempt
     _run([sys.executable, "-m", "venv", os.fspath(folder)])
     _run([os.fspath(_python_of(folder)), "-m", "pip", "install", "--quiet", *PINS])
     (folder / "ready").touch()

@@ -1,4 +1,4 @@
-"""How is the compiler asked? By files, in a process that ends with the answer.
+"""How is the compiler called? In a separate process, with its request and answer in files.
 
 `describe_topology` costs two seconds and compiles nothing; `compile_for` takes from a second to
 minutes.
@@ -29,12 +29,12 @@ def describe_topology(python: pathlib.Path, topology: str) -> Mapping[str, Any]:
         topology: A kind of TPU and the shape of a slice, as "v5e:2x4".
 
     Raises:
-        ValueError: The compiler knows no such topology.
+        ValueError: The compiler does not know the topology.
     """
     facts = ask(python, {"topology": topology}, timeout_secs=_DESCRIBE_SECS)
     if facts["error"]:
         raise ValueError(
-            f"topology={topology!r} is none that the compiler knows"
+            f"topology={topology!r} is not one that the compiler knows"
             f" ({facts['error'].rpartition('INVALID_ARGUMENT: ')[2]}). Use a kind and a shape of"
             " chips: 'v5e:1x1', 'v5e:2x2', 'v5e:2x4' (the same for v6e), 'v2:2x2', 'v3:2x2',"
             " 'v4:2x2x1', 'v5p:2x2x1' or 'tpu7x:2x2x1'."
@@ -62,7 +62,7 @@ def compile_for(
         timeout_secs: Time for it.
 
     Raises:
-        RuntimeError: The compiler's process failed, or its time is over.
+        RuntimeError: The compiler's process failed, or its time was up.
     """
     with tempfile.TemporaryDirectory(prefix="tfdist-tpu-") as folder:
         path = pathlib.Path(folder, "program.mlir")

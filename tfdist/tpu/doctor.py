@@ -7,8 +7,8 @@ Synopsis:
     TensorFlow: none is installed. Run, and restart the runtime:
       pip install -q 'tensorflow-tpu==2.20.0' 'libtpu==0.0.31'
 
-Nothing is imported here that could look at a TPU: a TensorFlow with the wrong libtpu does not fail
-on import, it ends the process.
+Nothing is imported here that could access a TPU: with the wrong libtpu, importing TensorFlow does
+not fail but ends the process.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _ASKED = (*_TENSORFLOWS, "libtpu", "libtpu-nightly", "keras", "jax")
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What a host says of itself.
+    """Facts about a host.
 
     Attributes:
         image: "colab", "kaggle", "gke", "tpu_vm" or "other".
         python: Major and minor version.
         num_chips: TPU chips of this host.
-        evidence: What else says that there is a TPU; "" where nothing does.
-        packages: Versions of the packages that matter, by name, where they are installed.
+        evidence: What else shows that there is a TPU; "" if nothing does.
+        packages: Versions of the relevant packages that are installed, by name.
         holders: Processes that hold a chip: number and command.
     """
 
@@ -133,7 +133,7 @@ def advice(facts: Facts) -> list[str]:
     lines = []
     if not facts.has_tpu:
         lines.append(f"TPU: none is attached. {_ATTACH[facts.image]}")
-    elif problem := problem_of_packages(facts):  # which an attached TPU alone makes one
+    elif problem := problem_of_packages(facts):  # which only matters with a TPU
         lines.append(f"TensorFlow: {problem}. Run, and {_RESTART[facts.image]}:")
         lines += [f"  {command}" for command in pip_commands(facts)]
     for pid, _ in facts.holders:
@@ -147,7 +147,7 @@ def advice(facts: Facts) -> list[str]:
 
 
 def problem_of_packages(facts: Facts) -> str | None:
-    """Returns why the TensorFlow that is installed cannot use a TPU, or None where it can."""
+    """Returns why the installed TensorFlow cannot use a TPU, or None if it can."""
     installed = [name for name in _TENSORFLOWS if name in facts.packages]
     if not installed:
         return "none is installed"
@@ -175,7 +175,7 @@ def pip_commands(facts: Facts) -> list[str]:
     ]
     pins = " ".join(f"'{name}=={version}'" for name, version in _wanted(facts))
     remove = [f"pip uninstall -q -y {' '.join(unwanted)}"] if unwanted else []
-    # Packages lie over each other: what one leaves behind, the other has to put back.
+    # The packages share a folder: files that uninstalling one removes must be restored.
     again = "--force-reinstall --no-deps " if "tensorflow-tpu" in facts.packages else ""
     return [*remove, f"pip install -q {again}{pins}"]
 

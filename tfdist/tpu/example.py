@@ -1,4 +1,4 @@
-"""What is in a batch?  Shapes and dtypes of one, told by the user's own batch or by the model.
+"""What is in a batch?  Shapes and dtypes, from the user's own batch or from the model.
 
 Synopsis:
 
@@ -25,10 +25,11 @@ def specs(model: keras.Model, *, rows: int, batch: Any = None) -> Any:
         model: A compiled model.
         rows: Rows of the batch.
         batch: A batch of any size, `x`, `(x, y)` or `(x, y, sample_weight)`, of arrays, tensors,
-            specs or a dataset of such; by default what the model's inputs, outputs and losses say.
+            specs or a dataset of them; by default it follows from the model's inputs, outputs and
+            losses.
 
     Raises:
-        ValueError: Neither the batch nor the model says it.
+        ValueError: Neither the batch nor the model shows the shapes.
     """
     if isinstance(batch, tf.data.Dataset):
         batch = batch.element_spec

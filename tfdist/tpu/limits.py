@@ -1,4 +1,4 @@
-"""What can a TPU not do, or does it badly? The operations, by the rule that they break."""
+"""What can a TPU not do, or only badly? Operations, by the rule that they break."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ RULES = {
         Rule(
             "string",
             True,
-            "it handles strings, of which a TPU knows none",
+            "it handles strings, which a TPU cannot",
             "Turn strings into numbers in the tf.data pipeline.",
         ),
         Rule(

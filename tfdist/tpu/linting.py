@@ -1,4 +1,4 @@
-"""What in a training step does a TPU do badly, or not at all? lint(model) -> findings.
+"""What in a training step can a TPU do only badly, or not at all? lint(model) -> findings.
 
 Synopsis:
 
@@ -7,8 +7,8 @@ Synopsis:
     >>> [(finding.rule, finding.where) for finding in lint(model)]
     [('pads_badly', "layer 'odd' (Dense)")]
 
-The step is traced as fit traces it, and nothing runs. What the compiler refuses is found here only
-as far as TensorFlow's own half of it sees it; preflight asks the other half.
+The step is traced as fit traces it, and nothing runs. Of what the compiler refuses, lint finds only
+what TensorFlow's part of it sees; preflight calls the rest.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def _of_sizes(model: keras.Model, specs: Any) -> Iterator[Finding]:
         yield Finding("pads_badly", "the batch", f"{rows} rows a replica")
     for layer in keras_internals.flat_layers(model):
         if hasattr(layer, "layers"):
-            continue  # its layers come by themselves
+            continue  # its layers are in the list too
         for variable in layer.trainable_weights:
             shape = tuple(variable.shape)
             if len(shape) >= 2 and _padded(shape[-1], _LANES) > _WASTE * shape[-1]:
@@ -182,7 +182,7 @@ def _padded(size: int, multiple: int) -> int:
 
 
 def _sorted(findings: list[Finding]) -> tuple[Finding, ...]:
-    """Joins what one rule has to say of one place, and puts first what stops a step."""
+    """Merges the findings of one rule at one layer, and puts first what stops a step."""
     joined: dict[tuple[str, str], list[str]] = {}
     for finding in findings:
         joined.setdefault((finding.rule, finding.where), []).append(finding.what)

@@ -27,7 +27,7 @@ from tfdist.tpu.program import Program, make_program, refuse
 from tfdist.tpu.report import Collective, Report
 from tfdist.tpu.scopes import Origins
 
-_SHOWN = 600  # letters of an error
+_SHOWN = 600  # characters of an error
 
 
 def preflight(
@@ -116,7 +116,7 @@ class _Flight:
         return int(self.facts["num_devices"])
 
     def report(self, batch_size: int) -> Report:
-        """Compiles for one size of the batch and says what came of it."""
+        """Compiles for one batch size and reports the result."""
         rows = -(-batch_size // self.num_replicas)
         base = Report(
             topology=self.topology,
@@ -143,7 +143,7 @@ class _Flight:
                 self.model, specs, origins=origins, num_replicas=self.num_replicas, steps=self.steps
             )
             lowered = program.lower()
-        except Exception as error:  # whatever stands in the way, the user is told where
+        except Exception as error:  # any error: the report says where
             return dataclasses.replace(base, **_failure(error, origins))
         answer = compile_for(
             self.python,
@@ -173,7 +173,7 @@ def _outcome(answer: Mapping[str, Any], program: Program, num_replicas: int) -> 
             "hbm_bytes_needed": answer["hbm_bytes_needed"],
         }
     memory = answer["memory"]
-    # What is written over an argument takes no room of its own.
+    # Outputs that overwrite an argument take no memory of their own.
     held = memory["argument"] + memory["output"] - memory["alias"]
     counted = program.parameter_bytes + program.optimizer_bytes + program.batch_bytes
     return {
@@ -202,7 +202,7 @@ def _failure(error: Exception, origins: Origins) -> dict[str, Any]:
 
 
 def _explained(text: str) -> str:
-    """Says in a sentence what keeps a step from being lowered."""
+    """Says in one sentence why a step cannot be lowered."""
     missing = re.search(r"unsupported operations .*?: (\w+) \(No registered", text, re.DOTALL)
     if missing:
         return (
@@ -211,7 +211,7 @@ def _explained(text: str) -> str:
         )
     if "must be a compile-time constant" in text:
         return (
-            f"{text.partition(chr(10))[0]} A shape depends on the data, and a TPU wants every"
+            f"{text.splitlines()[0]} A shape depends on the data, and a TPU wants every"
             " shape fixed: pad to a fixed size and mask."
         )
     return _shortened(text)

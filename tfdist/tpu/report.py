@@ -1,4 +1,4 @@
-"""What came of a preflight? The facts, and the lines that people read."""
+"""What is the result of a preflight? The facts, and a readable summary."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Report:
 
     Attributes:
         topology: The TPU that was compiled for.
-        device_kind: As its maker calls it.
+        device_kind: The vendor's name for it.
         num_replicas: Replicas that run the program: the chips of the topology, or its cores.
         global_batch_size: Examples of a step, over all replicas.
         per_replica_batch_size: Examples of a step on each replica.
