@@ -61,7 +61,7 @@ def test_outcomes_are_kept_to_the_last_bit(tmp_path, monkeypatch) -> None:
         assert harness.differences(found, outcome, 0) == []
         kinds = [value.dtype for _, value in found.variables]
         assert kinds == [value.dtype for _, value in outcome.variables]
-    assert stored.find(cases[names[1]]) == failed
+    assert stored.find(cases[names[1]]) == harness.Outcome(error=("ValueError", ""))
     monkeypatch.setattr(stored, "_made_of", lambda name: {"source": "another"})
     stored._read.cache_clear()
     assert stored.find(cases[names[0]]) is None

@@ -79,6 +79,21 @@ def _one_table(model_class: type = keras.Model) -> keras.Model:
     return models.compiled(model_class(words, outputs), lambda: O.Adam(0.05), weighted_metrics=None)
 
 
+def _growing() -> dict[str, Any]:
+    """Batches of sentences of several lengths, which no shape tells."""
+    tokens, labels = data.tokens(), data.labels()
+    cuts = ((0, 6, 2), (6, 13, 5), (13, 20, 1), (20, 22, 3))
+
+    def batches() -> Any:
+        for start, stop, steps in cuts:
+            yield tokens[start:stop, :steps], labels[start:stop]
+
+    signature = (
+        tf.TensorSpec([None, None], tokens.dtype), tf.TensorSpec([None], labels.dtype),
+    )
+    return {"x": data.of_known_length(batches, signature, len(cuts))}
+
+
 def _of_fixed_size() -> dict[str, Any]:
     rows = (data.tokens(20), data.labels(20))
     return {"x": tf.data.Dataset.from_tensor_slices(rows).batch(10, drop_remainder=True)}
@@ -110,7 +125,7 @@ ROWS = (
     Case(
         name="positions of sentences of open length",
         build=_sentences(_adam, "open", steps=None),
-        data=data.words,
+        data=_growing,
         worlds=("2", "2 workers"),
     ),
     Case("positions of each row", _sentences(_adam, "alike"), data.words, worlds=("2",)),

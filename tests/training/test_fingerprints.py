@@ -127,8 +127,8 @@ def model() -> keras.Model:
 
 def test_the_variable_that_differs_is_named(model):
     strategy = worlds.local_strategy(2)
-    assert fingerprints.Comparison(model, strategy, _Apart(strategy)).differing() == []
-    [found] = fingerprints.Comparison(model, strategy, _Apart(strategy, index=1)).differing()
+    assert fingerprints.Comparison(model, _Apart(strategy)).differing() == []
+    [found] = fingerprints.Comparison(model, _Apart(strategy, index=1)).differing()
     assert found.variable is model.trainable_variables[1]
 
 
@@ -138,7 +138,7 @@ def test_variables_are_traced_once_until_there_are_others(model, monkeypatch):
     counting = lambda value: seen.append(0) or number_of(value)  # noqa: E731
     monkeypatch.setattr(fingerprints, "number_of", counting)
     strategy = worlds.local_strategy(2)
-    comparison = fingerprints.Comparison(model, strategy, _Apart(strategy))
+    comparison = fingerprints.Comparison(model, _Apart(strategy))
     comparison.differing()
     first = len(seen)
     assert first >= len(model.variables) + len(model.optimizer.variables)
