@@ -19,8 +19,6 @@ import tensorflow as tf
 from absl import app, flags
 
 import tfdist
-from tfdist.communication.share import share_of
-from tfdist.data.order import epoch_order, worker_examples
 
 _DEVICE = flags.DEFINE_string(
     "device", "auto", "What each worker trains on: cpu, 4xcpu, gpu, gpu:0,3, tpu, ... or auto."
@@ -106,11 +104,15 @@ def main(argv: list[str]) -> None:
 
 
 def report_share(strategy: tf.distribute.Strategy, num_examples: int) -> None:
-    """Prints how many examples of an epoch are this worker's; all workers' add up to the set."""
-    share = share_of(strategy)
-    order = epoch_order(num_examples, seed=_SEED.value, epoch=0)
-    mine = worker_examples(order, batch_size=_GLOBAL_BATCH_SIZE.value, share=share)
-    print(f"examples={len(mine)} of {num_examples} are this worker's in each epoch")
+    """Prints how many examples of an epoch this worker trains on.
+
+    tfdist splits each global batch evenly over all replicas, and each example is on exactly one.
+    """
+    dataset = tf.data.Dataset.range(num_examples).batch(_GLOBAL_BATCH_SIZE.value)
+    local = strategy.experimental_local_results
+    batches = tfdist.distribute_dataset(dataset, strategy)
+    mine = sum(len(rows) for batch in batches for rows in local(batch))
+    print(f"examples={mine} of {num_examples} are this worker's in each epoch")
 
 
 if __name__ == "__main__":
