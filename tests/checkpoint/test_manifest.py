@@ -185,7 +185,7 @@ def test_any_manifest_with_a_right_checksum_is_read_or_refused(written, body):
     text = json.dumps({**body, "checksum": manifest._checksum(body)})
     said = _refusal(written, text.encode())
     if body.get("format") != 1:
-        assert "and this tfdist reads 1 alone" in said
+        assert "and this tfdist reads 1 only" in said
     elif not said:
         assert body["files"] == {}  # there are no others with right checksums
 
@@ -226,7 +226,7 @@ def test_manifest_of_another_format(tmp_path, monkeypatch):
     monkeypatch.setattr(manifest, "FORMAT", 99)
     folder = manifest.publish(tmp_path, _write, step=1)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="format is 99, and this tfdist reads 1 alone"):
+    with pytest.raises(ValueError, match="format is 99, and this tfdist reads 1 only"):
         manifest.read_manifest(folder)
 
 

@@ -239,7 +239,7 @@ def test_cores_of_a_host_are_shared_where_they_overlap():
         gang._seated = {
             rank: remote._Seated(None, "10.0.0.1", "n1", own) for rank, own in enumerate(cores)
         }
-        return [gang._place_of(rank)["cores"] for rank in range(len(cores))]
+        return [gang._location_of(rank)["cores"] for rank in range(len(cores))]
 
     # `threads` is cores / local_size.
     assert cores_of((0, 1, 2, 3), (0, 1, 2, 3)) == [4, 4]  # 2 threads each
