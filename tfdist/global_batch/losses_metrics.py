@@ -18,6 +18,7 @@ returns one number for a batch gets the rows of all replicas: see whole_batch.py
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -34,75 +35,83 @@ def global_reductions() -> dict[str, Callable[..., Any]]:
 
     Outside of a step, where no replica has a position, each calls the original.
     """
-    names = ("scale_loss_for_distribution", "unscale_loss_for_distribution")
-    scale, unscale = (replacing.original(name) for name in names)
-    reduce_values = replacing.original("reduce_values")
-    apply_mask = replacing.original("apply_mask")
-    samplewise = replacing.original("reduce_to_samplewise_values")
-
-    def scale_loss(value: Any) -> Any:
-        return scale(value) if position_lib.current() is None else value
-
-    def unscale_loss(value: Any) -> Any:
-        return unscale(value) if position_lib.current() is None else value
-
-    def reduce_rows(
-        values: Any, sample_weight: Any = None, reduction: str | None = "sum_over_batch_size"
-    ) -> Any:
-        position = position_lib.current()
-        weighted = reduction == "mean_with_sample_weight" and sample_weight is not None
-        reduced = tuple(values.shape) == () or reduction in (None, "none")
-        values, sample_weight = (padded_rows.zeroed(v) for v in (values, sample_weight))
-        if position is None or reduced or not (weighted or reduction == "sum"):
-            value = reduce_values(values, sample_weight, reduction)
-            return value if reduced else padded_rows.mean_of_counted(value)
-        total = sum_of_rows(ops.sum(values))
-        if reduction == "sum":
-            return total
-        weight = ops.cast(ops.sum(sample_weight), total.dtype)
-        divisor = position.collectives.sum(_of_counted_rows(weight, position))
-        return ops.divide_no_nan(total, divisor)
-
-    def global_mask(sample_weight: Any, mask: Any, dtype: Any, reduction: str | None) -> Any:
-        position = position_lib.current()
-        if position is None or mask is None or reduction not in ("mean", "sum_over_batch_size"):
-            return apply_mask(sample_weight, mask, dtype=dtype, reduction=reduction)
-        # Keras weighs a valid timestep by total / valid, so that a mean over all timesteps becomes
-        # one over the valid ones. Here both counts are those of the global batch.
-        mask = padded_rows.zeroed(ops.cast(mask, dtype))
-        valid = position.collectives.sum(_of_counted_rows(ops.sum(mask), position))
-        size = padded_rows.size_of_counted(ops.cast(ops.size(mask), dtype))
-        total = size / _safe(position.fraction(dtype))
-        weight = ops.divide_no_nan(total, valid) * mask
-        # Keras merges it with the given sample weight as it merges two sample weights.
-        if sample_weight is None:
-            return weight
-        return apply_mask(sample_weight, weight, dtype=dtype, reduction="sum")
-
-    def samplewise_values(values: Any, sample_weight: Any, reduce_fn: Any, dtype: Any) -> Any:
-        position = position_lib.current()
-        values = whole_batch.value_of_metric(values)
-        sample_weight = padded_rows.without_static_count(values, sample_weight)
-        is_mean_over_time = padded_timesteps.takes_mean(values, reduce_fn)
-        values, sample_weight = samplewise(values, sample_weight, reduce_fn, dtype)
-        if is_mean_over_time:
-            values = padded_timesteps.of_own_length(values)
-            sample_weight = padded_timesteps.of_own_length(sample_weight)
-        if len(values.shape) > 0:
-            return padded_rows.of_counted(values, sample_weight)
-        if position is None or sample_weight is not None:
-            return values, sample_weight
-        fraction = position.fraction(values.dtype)
-        return _of_counted_rows(values, position) * fraction, fraction
-
+    original = replacing.original
+    scale, unscale = "scale_loss_for_distribution", "unscale_loss_for_distribution"
+    samplewise = "reduce_to_samplewise_values"
     return {
-        "scale_loss_for_distribution": scale_loss,
-        "unscale_loss_for_distribution": unscale_loss,
-        "reduce_values": reduce_rows,
-        "apply_mask": global_mask,
-        "reduce_to_samplewise_values": samplewise_values,
+        scale: functools.partial(_not_in_a_step, original(scale)),
+        unscale: functools.partial(_not_in_a_step, original(unscale)),
+        "reduce_values": functools.partial(_reduce_rows, original("reduce_values")),
+        "apply_mask": functools.partial(_apply_mask, original("apply_mask")),
+        samplewise: functools.partial(_samplewise_values, original(samplewise)),
         **whole_batch.functions(),
     }
+
+
+def _not_in_a_step(original: Callable[[Any], Any], value: Any) -> Any:
+    return original(value) if position_lib.current() is None else value
+
+
+def _reduce_rows(
+    original: Callable[..., Any],
+    values: Any,
+    sample_weight: Any = None,
+    reduction: str | None = "sum_over_batch_size",
+) -> Any:
+    """Reduces the values of a replica's rows; sums and weights are those of the global batch."""
+    position = position_lib.current()
+    weighted = reduction == "mean_with_sample_weight" and sample_weight is not None
+    reduced = tuple(values.shape) == () or reduction in (None, "none")
+    values, sample_weight = (padded_rows.zeroed(v) for v in (values, sample_weight))
+    if position is None or reduced or not (weighted or reduction == "sum"):
+        value = original(values, sample_weight, reduction)
+        return value if reduced else padded_rows.mean_of_counted(value)
+    total = sum_of_rows(ops.sum(values))
+    if reduction == "sum":
+        return total
+    weight = ops.cast(ops.sum(sample_weight), total.dtype)
+    divisor = position.collectives.sum(_of_counted_rows(weight, position))
+    return ops.divide_no_nan(total, divisor)
+
+
+def _apply_mask(
+    original: Callable[..., Any], sample_weight: Any, mask: Any, dtype: Any, reduction: str | None
+) -> Any:
+    """Turns a mask into a sample weight, with the counts of the global batch."""
+    position = position_lib.current()
+    if position is None or mask is None or reduction not in ("mean", "sum_over_batch_size"):
+        return original(sample_weight, mask, dtype=dtype, reduction=reduction)
+    # Keras weights a valid timestep by total / valid, so that a mean over all timesteps becomes one
+    # over the valid ones. Here both counts are those of the global batch.
+    mask = padded_rows.zeroed(ops.cast(mask, dtype))
+    valid = position.collectives.sum(_of_counted_rows(ops.sum(mask), position))
+    size = padded_rows.size_of_counted(ops.cast(ops.size(mask), dtype))
+    total = size / _safe(position.fraction(dtype))
+    weight = ops.divide_no_nan(total, valid) * mask
+    # Keras merges it with the given sample weight as it merges two sample weights.
+    if sample_weight is None:
+        return weight
+    return original(sample_weight, weight, dtype=dtype, reduction="sum")
+
+
+def _samplewise_values(
+    original: Callable[..., Any], values: Any, sample_weight: Any, reduce_fn: Any, dtype: Any
+) -> Any:
+    """Returns the values that a metric counts, and their weights, for a replica's rows."""
+    position = position_lib.current()
+    values = whole_batch.value_of_metric(values)
+    sample_weight = padded_rows.without_static_count(values, sample_weight)
+    is_mean_over_time = padded_timesteps.takes_mean(values, reduce_fn)
+    values, sample_weight = original(values, sample_weight, reduce_fn, dtype)
+    if is_mean_over_time:
+        values = padded_timesteps.of_own_length(values)
+        sample_weight = padded_timesteps.of_own_length(sample_weight)
+    if len(values.shape) > 0:
+        return padded_rows.of_counted(values, sample_weight)
+    if position is None or sample_weight is not None:
+        return values, sample_weight
+    fraction = position.fraction(values.dtype)
+    return _of_counted_rows(values, position) * fraction, fraction
 
 
 def sum_of_rows(value: Any) -> Any:

@@ -20,6 +20,8 @@ the replica's rows counts as rows too.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -36,6 +38,18 @@ _PHILOX = 1
 _BLOCK_BITS = 128  # yielded by one step of Philox's counter
 
 
+@dataclasses.dataclass(frozen=True)
+class _Keras:
+    """Keras's own functions, read before the module's names are replaced."""
+
+    uniform: Callable[..., Any]
+    normal: Callable[..., Any]
+    dropout: Callable[..., Any]
+    categorical: Callable[..., Any]
+    floatx: Callable[[], Any]
+    seed: Callable[[Any], Any]  # draws a seed and casts it
+
+
 def keyed_draws(original: Any) -> dict[str, Callable[..., Any]]:
     """Returns replacements for the drawing functions of Keras's TensorFlow backend.
 
@@ -48,63 +62,70 @@ def keyed_draws(original: Any) -> dict[str, Callable[..., Any]]:
     """
     cast_seed = keras_internals.seed_caster(original)
     draw_seed = _draw_seed_once(original.draw_seed)
-    # Bound now: by the time they are called, the module's own names are replaced.
-    keras_uniform, keras_normal = original.uniform, original.normal
-    keras_dropout, keras_categorical = original.dropout, original.categorical
-
-    def uniform(
-        shape: Any, minval: Any = 0.0, maxval: Any = 1.0, dtype: Any = None, seed: Any = None
-    ) -> Any:
-        position = _position(shape)
-        if position is None:
-            return keras_uniform(shape, minval, maxval, dtype, seed)
-        dtype = dtype or original.floatx()
-        minval, maxval = tf.cast(minval, dtype), tf.cast(maxval, dtype)
-        raw = uniform_rows(shape, position, dtype=dtype, seed=cast_seed(draw_seed(seed)))
-        return raw * (maxval - minval) + minval
-
-    def normal(
-        shape: Any, mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = None, seed: Any = None
-    ) -> Any:
-        position = _position(shape)
-        if position is None:
-            return keras_normal(shape, mean, stddev, dtype, seed)
-        dtype = dtype or original.floatx()
-        raw = normal_rows(shape, position, dtype=dtype, seed=cast_seed(draw_seed(seed)))
-        return raw * tf.convert_to_tensor(stddev, dtype) + tf.convert_to_tensor(mean, dtype)
-
-    def dropout(inputs: Any, rate: float, noise_shape: Any = None, seed: Any = None) -> Any:
-        if rate in (0.0, 1.0):
-            return keras_dropout(inputs, rate, noise_shape, seed)
-        shape = _noise_shape(inputs, noise_shape)
-        position = _position(shape)
-        if position is None:
-            return keras_dropout(inputs, rate, noise_shape, seed)
-        drawn = uniform_rows(shape, position, dtype=inputs.dtype, seed=cast_seed(draw_seed(seed)))
-        scale = tf.constant(1 / (1 - rate), inputs.dtype)
-        kept = tf.where(drawn >= rate, inputs * scale, tf.zeros((), inputs.dtype))
-        kept.set_shape(inputs.shape)
-        return kept
-
-    def categorical(
-        logits: Any, num_samples: int, dtype: Any = "int64", seed: Any = None
-    ) -> Any:
-        own = logits.shape[0] if logits.shape[0] is not None else tf.shape(logits)[0]
-        position = _position([own])
-        if position is None:
-            return keras_categorical(logits, num_samples, dtype, seed)
-        cut = _Cut(position, own)
-        return cut.of(keras_categorical(cut.padded(logits), num_samples, dtype, seed))
-
+    own = _Keras(
+        original.uniform, original.normal, original.dropout, original.categorical, original.floatx,
+        seed=lambda seed: cast_seed(draw_seed(seed)),
+    )
     cut = {name: _cut_from_global(getattr(original, name)) for name in _SHAPED}
     return {
         "draw_seed": draw_seed,
-        "uniform": uniform,
-        "normal": normal,
-        "dropout": dropout,
-        "categorical": categorical,
+        "uniform": functools.partial(_uniform, own),
+        "normal": functools.partial(_normal, own),
+        "dropout": functools.partial(_dropout, own),
+        "categorical": functools.partial(_categorical, own),
         **cut,
     }
+
+
+def _uniform(
+    own: _Keras, shape: Any, minval: Any = 0.0, maxval: Any = 1.0, dtype: Any = None,
+    seed: Any = None,
+) -> Any:
+    position = _position(shape)
+    if position is None:
+        return own.uniform(shape, minval, maxval, dtype, seed)
+    dtype = dtype or own.floatx()
+    minval, maxval = tf.cast(minval, dtype), tf.cast(maxval, dtype)
+    raw = uniform_rows(shape, position, dtype=dtype, seed=own.seed(seed))
+    return raw * (maxval - minval) + minval
+
+
+def _normal(
+    own: _Keras, shape: Any, mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = None, seed: Any = None
+) -> Any:
+    position = _position(shape)
+    if position is None:
+        return own.normal(shape, mean, stddev, dtype, seed)
+    dtype = dtype or own.floatx()
+    raw = normal_rows(shape, position, dtype=dtype, seed=own.seed(seed))
+    return raw * tf.convert_to_tensor(stddev, dtype) + tf.convert_to_tensor(mean, dtype)
+
+
+def _dropout(
+    own: _Keras, inputs: Any, rate: float, noise_shape: Any = None, seed: Any = None
+) -> Any:
+    if rate in (0.0, 1.0):
+        return own.dropout(inputs, rate, noise_shape, seed)
+    shape = _noise_shape(inputs, noise_shape)
+    position = _position(shape)
+    if position is None:
+        return own.dropout(inputs, rate, noise_shape, seed)
+    drawn = uniform_rows(shape, position, dtype=inputs.dtype, seed=own.seed(seed))
+    scale = tf.constant(1 / (1 - rate), inputs.dtype)
+    kept = tf.where(drawn >= rate, inputs * scale, tf.zeros((), inputs.dtype))
+    kept.set_shape(inputs.shape)
+    return kept
+
+
+def _categorical(
+    own: _Keras, logits: Any, num_samples: int, dtype: Any = "int64", seed: Any = None
+) -> Any:
+    rows = logits.shape[0] if logits.shape[0] is not None else tf.shape(logits)[0]
+    position = _position([rows])
+    if position is None:
+        return own.categorical(logits, num_samples, dtype, seed)
+    cut = _Cut(position, rows)
+    return cut.of(own.categorical(cut.padded(logits), num_samples, dtype, seed))
 
 
 _SHAPED = ("randint", "truncated_normal", "gamma", "binomial", "beta")  # take a shape first

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -41,66 +42,84 @@ _calls = threading.local()
 
 def functions() -> dict[str, Callable[..., Any]]:
     """Returns replacements for the functions of Keras that see such a number, or its origin."""
-    loss_call = replacing.original("Loss.__call__")
-    reduce_weighted = replacing.original("reduce_weighted_values")
-    update_state = replacing.original("MeanMetricWrapper.update_state")
-
-    def called_loss(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        position = position_lib.current()
-        if isinstance(loss, keras.losses.Circle) and position is not None:
-            raise ValueError(
-                "keras.losses.Circle compares the examples of a batch with each other, and they "
-                f"lie on {position.collectives.num_replicas} replicas. Train with it on one device."
-            )
-
-        def compute(*rows: Any) -> Any:
-            def converted(value: Any) -> Any:
-                return ops.convert_to_tensor(value, dtype=loss.dtype)
-
-            return loss.call(*(keras.tree.map_structure(converted, value) for value in rows))
-
-        with _remembered(_Call(compute, y_true, y_pred, f"loss {loss.name!r}")):
-            return loss_call(loss, y_true, y_pred, sample_weight)
-
-    def reduced(
-        values: Any,
-        sample_weight: Any = None,
-        mask: Any = None,
-        reduction: str | None = "sum_over_batch_size",
-        dtype: Any = None,
-    ) -> Any:
-        position, call = position_lib.current(), _latest()
-        if call is not None:
-            padded_timesteps.require_mask(mask, call.y_true, call.name)
-            padded_timesteps.require(values, call.y_true, call.name)
-        if position is None or call is None or len(values.shape) > 0:
-            return reduce_weighted(values, sample_weight, mask, reduction, dtype)
-        if sample_weight is not None or mask is not None:
-            raise ValueError(
-                "The loss function returned one number for the whole batch, so the sample weights "
-                "or the mask cannot be applied to the examples, which lie on "
-                f"{position.collectives.num_replicas} replicas. Return one value for each example."
-            )
-        value = ops.convert_to_tensor(_on_all_rows(call, position), dtype=dtype)
-        # The value is weighted by this replica's fraction like any other. Its gradient counts in
-        # full, since no other replica has the gradient of these rows.
-        fraction = position.fraction(value.dtype)
-        whole = value / tf.where(fraction > 0, fraction, tf.ones_like(fraction))
-        return whole - tf.stop_gradient(whole - value)
-
-    def updated(metric: Any, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        def compute(*rows: Any) -> Any:
-            function, options = keras_internals.function_of(metric)
-            return function(*rows, **options)
-
-        with _remembered(_Call(compute, y_true, y_pred, f"metric {metric.name!r}")):
-            update_state(metric, y_true, y_pred, sample_weight)
-
+    original = replacing.original
+    loss, metric = "Loss.__call__", "MeanMetricWrapper.update_state"
     return {
-        "Loss.__call__": called_loss,
-        "reduce_weighted_values": reduced,
-        "MeanMetricWrapper.update_state": updated,
+        loss: _method(_call_loss, original(loss)),
+        "reduce_weighted_values": functools.partial(_reduce, original("reduce_weighted_values")),
+        metric: _method(_update_metric, original(metric)),
     }
+
+
+def _method(function: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+    # Not a partialmethod: padded_rows.py asks in which module a metric's method was written.
+    def method(owner: Any, *args: Any, **kwargs: Any) -> Any:
+        return function(owner, original, *args, **kwargs)
+
+    return method
+
+
+def _call_loss(
+    loss: Any, original: Callable[..., Any], y_true: Any, y_pred: Any, sample_weight: Any = None
+) -> Any:
+    """Calls a loss, and remembers how to compute it again on the rows of all replicas."""
+    position = position_lib.current()
+    if isinstance(loss, keras.losses.Circle) and position is not None:
+        raise ValueError(
+            "keras.losses.Circle compares the examples of a batch with each other, and they "
+            f"lie on {position.collectives.num_replicas} replicas. Train with it on one device."
+        )
+
+    def converted(value: Any) -> Any:
+        return ops.convert_to_tensor(value, dtype=loss.dtype)
+
+    def compute(*rows: Any) -> Any:
+        return loss.call(*(keras.tree.map_structure(converted, value) for value in rows))
+
+    with _remembered(_Call(compute, y_true, y_pred, f"loss {loss.name!r}")):
+        return original(loss, y_true, y_pred, sample_weight)
+
+
+def _reduce(
+    original: Callable[..., Any],
+    values: Any,
+    sample_weight: Any = None,
+    mask: Any = None,
+    reduction: str | None = "sum_over_batch_size",
+    dtype: Any = None,
+) -> Any:
+    """Reduces a loss's values; a single number is computed again on the rows of all replicas."""
+    position, call = position_lib.current(), _latest()
+    if call is not None:
+        padded_timesteps.require_mask(mask, call.y_true, call.name)
+        padded_timesteps.require(values, call.y_true, call.name)
+    if position is None or call is None or len(values.shape) > 0:
+        return original(values, sample_weight, mask, reduction, dtype)
+    if sample_weight is not None or mask is not None:
+        raise ValueError(
+            "The loss function returned one number for the whole batch, so the sample weights "
+            "or the mask cannot be applied to the examples, which lie on "
+            f"{position.collectives.num_replicas} replicas. Return one value for each example."
+        )
+    value = ops.convert_to_tensor(_on_all_rows(call, position), dtype=dtype)
+    # The value is weighted by this replica's fraction like any other. Its gradient counts in full,
+    # since no other replica has the gradient of these rows.
+    fraction = position.fraction(value.dtype)
+    whole = value / tf.where(fraction > 0, fraction, tf.ones_like(fraction))
+    return whole - tf.stop_gradient(whole - value)
+
+
+def _update_metric(
+    metric: Any, original: Callable[..., Any], y_true: Any, y_pred: Any, sample_weight: Any = None
+) -> None:
+    """Updates a metric, and remembers how to compute it again on the rows of all replicas."""
+
+    def compute(*rows: Any) -> Any:
+        function, options = keras_internals.function_of(metric)
+        return function(*rows, **options)
+
+    with _remembered(_Call(compute, y_true, y_pred, f"metric {metric.name!r}")):
+        original(metric, y_true, y_pred, sample_weight)
 
 
 def value_of_metric(values: Any) -> Any:
