@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from typing import Any
 
+import benchmark_by_hand
 import benchmark_peers
 
 from tfdist import launch
@@ -63,13 +64,7 @@ def raw_loop(
     data = data.prefetch(tf.data.AUTOTUNE)
 
     def step(rows: Any, labels: Any) -> None:
-        with tf.GradientTape() as tape:
-            outputs = model(rows, training=True)
-            loss = loss_of(labels, outputs)
-        gradients = tape.gradient(loss, model.trainable_variables)
-        optimizer.apply(gradients, model.trainable_variables)
-        accuracy.update_state(labels, outputs)
-        mean.update_state(loss)
+        benchmark_by_hand.train_once(model, optimizer, loss_of, (accuracy, mean), rows, labels)
 
     @tf.function
     def run(iterator: Any, count: Any) -> None:

@@ -15,6 +15,8 @@ import os
 import sys
 from typing import Any
 
+from benchmark_by_hand import train_once
+
 _BATCH = 32
 
 
@@ -49,14 +51,7 @@ def small_trainer(steps: int) -> Any:
 
         def train_step(self, iterator: Any) -> None:
             def step(batch: Any) -> None:
-                rows, labels = batch
-                with tf.GradientTape() as tape:
-                    outputs = model(rows, training=True)
-                    loss = loss_of(labels, outputs)
-                gradients = tape.gradient(loss, model.trainable_variables)
-                optimizer.apply(gradients, model.trainable_variables)
-                accuracy.update_state(labels, outputs)
-                mean.update_state(loss)
+                train_once(model, optimizer, loss_of, (accuracy, mean), *batch)
 
             tf.distribute.get_strategy().run(step, args=(next(iterator),))
             self.global_step.assign_add(1)

@@ -179,6 +179,15 @@ def restored_keras_settings() -> Iterator[None]:
     keras.config.set_dtype_policy(policy or floatx)
 
 
+@pytest.fixture
+def float64() -> None:
+    """Computes in float64 during a test; `restored_keras_settings` ends that."""
+    import keras
+
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+
+
 @pytest.fixture(autouse=True)
 def no_process_left() -> Iterator[None]:
     """Fails a test that leaves a process behind, after a moment for those that are ending."""

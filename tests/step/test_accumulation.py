@@ -27,13 +27,7 @@ class Listener(keras.callbacks.Callback):
         pass
 
 
-@pytest.fixture(autouse=True)
-def _float64():
-    for dtype in ("float64", "float32"):
-        keras.config.set_floatx(dtype)
-        keras.config.set_dtype_policy(dtype)
-        if dtype == "float64":
-            yield
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 @pytest.fixture

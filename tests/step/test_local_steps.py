@@ -105,10 +105,7 @@ def assert_close(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-12)
 
 
-@pytest.fixture(autouse=True)
-def _float64(logical_cpus):
-    with float64():
-        yield
+pytestmark = pytest.mark.usefixtures("logical_cpus", "float64")
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import keras
 import pytest
 import tensorflow as tf
 import tpu_standin
+from models import OwnStep
 
 from tfdist.data.shapes import Padding
 from tfdist.step import rules, update
@@ -52,16 +53,6 @@ def _embedding() -> keras.Model:
     tokens = layers.Lambda(lambda x: tf.cast(x, tf.int32))
     parts = [tokens, layers.Embedding(50, 4), layers.Flatten(), layers.Dense(3)]
     return _model(*parts, optimizer=keras.optimizers.Adam(global_clipnorm=0.1))
-
-
-class OwnStep(keras.Sequential):
-    def train_step(self, data: Any) -> Any:
-        x, y = data
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(tf.square(self(x, training=True) - y))
-        gradients = tape.gradient(loss, self.trainable_variables)
-        self.optimizer.apply(gradients, self.trainable_variables)
-        return {"own": loss}
 
 
 def _own_step() -> keras.Model:

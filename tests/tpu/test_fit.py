@@ -16,6 +16,7 @@ import pytest
 import tensorflow as tf
 import tpu_emulation
 import xla_replicas
+from models import OwnStep
 from parity import harness, table, worlds
 
 import tfdist
@@ -161,16 +162,6 @@ def test_a_batch_that_is_no_number(on_nan: str, strategy: tf.distribute.TPUStrat
     history = tfdist.fit(other, x[good], y[good], **options).history
     assert found["loss"] == pytest.approx(history["loss"], rel=1e-6)
     _assert_same(model, other)
-
-
-class OwnStep(keras.Sequential):
-    def train_step(self, data: Any) -> Any:
-        x, y = data
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(tf.square(self(x, training=True) - y))
-        gradients = tape.gradient(loss, self.trainable_variables)
-        self.optimizer.apply(gradients, self.trainable_variables)
-        return {"own": loss}
 
 
 def test_a_step_of_ones_own(strategy: tf.distribute.TPUStrategy) -> None:

@@ -78,10 +78,7 @@ class Api:
         return getattr(tfdist, name)
 
 
-@pytest.fixture(autouse=True)
-def float64():
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def make_model(**options) -> keras.Model:

@@ -79,16 +79,25 @@ def _make(folder: pathlib.Path) -> None:
     (folder / "ready").touch()
 
 
-def _run(command: list[str]) -> None:
-    done = subprocess.run(
+def run_tool(
+    command: list[str], *, timeout_secs: float, cwd: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Runs a program without input; its two output streams become one text."""
+    return subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=_INSTALL_SECS,
+        errors="replace",
+        timeout=timeout_secs,
         check=False,
+        cwd=cwd,
     )
+
+
+def _run(command: list[str]) -> None:
+    done = run_tool(command, timeout_secs=_INSTALL_SECS)
     if done.returncode:
         raise RuntimeError(
             f"The environment of the compiler for TPUs could not be made: `{' '.join(command)}`"

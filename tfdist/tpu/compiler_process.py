@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tfdist.tpu import compiler
+from tfdist.tpu.compiler_environment import run_tool
 
 _DESCRIBE_SECS = 180.0
 
@@ -85,17 +86,7 @@ def ask(
         question.write_text(json.dumps(dict(request)))
         command = [str(python), "-I", compiler.__file__, str(question), str(reply)]
         try:
-            done = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                timeout=timeout_secs,
-                check=False,
-                cwd=folder,  # where it leaves its logs
-            )
+            done = run_tool(command, timeout_secs=timeout_secs, cwd=folder)  # for its logs
         except subprocess.TimeoutExpired:
             raise RuntimeError(
                 f"The compiler for TPUs was not done after timeout_secs={timeout_secs!r}. Give it"
