@@ -80,7 +80,7 @@ def test_a_model_that_does_not_tell_its_configuration():
         ({}, {"a": {"b": 1}}, ["a: 'absent' in the checkpoint, {'b': 1} here"]),
         ([1, 2], [1, 3], ["[1]: 2 in the checkpoint, 3 here"]),
         ([1], [1, 2], ["value: [1] in the checkpoint, [1, 2] here"]),
-        ("x" * 99, "", [f"value: '{'x' * 76}... in the checkpoint, '' here"]),
+        ("x" * 99, "", [f"value: '{'x' * 39}...{'x' * 26}' in the checkpoint, '' here"]),
     ],
 )
 def test_differences(before, now, found):

@@ -18,9 +18,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfdist.cluster.wording import shorten
 from tfdist.communication.share import Share
 
 _ABSENT = "absent"
+_SHOWN = 80  # characters of a value in a message
 # Names of single objects, and code as bytes, which includes its file name.
 _NO_PART = ("name", "shared_object_id", "__lambda__", "code")
 
@@ -62,7 +64,8 @@ def differences(before: Any, now: Any, *, path: str = "") -> list[str]:
     ['a[1].b: 2 in the checkpoint, 3 here']
     """
     return [
-        f"{where or 'value'}: {_short(old)} in the checkpoint, {_short(new)} here"
+        f"{where or 'value'}: {shorten(old, limit=_SHOWN)} in the checkpoint,"
+        f" {shorten(new, limit=_SHOWN)} here"
         for where, old, new in _differing(before, now, path)
     ]
 
@@ -77,11 +80,6 @@ def _differing(before: Any, now: Any, path: str) -> Iterator[tuple[str, Any, Any
             yield from _differing(old, new, f"{path}[{index}]")
     elif before != now:
         yield path, before, now
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _config(get: Any) -> Any:

@@ -123,7 +123,7 @@ def detect_cluster(
     return (chosen, tuple(lines)) if explain else chosen
 
 
-# ------------------------------------------------------------------------------------- detectors
+# ---------------------------------------------------------------------------------------- detectors
 # A detector returns a Cluster, or why it ignores the variables that are set, or "" if none is set.
 
 
@@ -229,7 +229,7 @@ _DETECTORS: tuple[tuple[str, Callable[[Mapping[str, str]], Cluster | str]], ...]
 )
 
 
-# --------------------------------------------------------------------------------------- checks
+# ------------------------------------------------------------------------------------------- checks
 
 
 def _check(cluster: Cluster) -> None:

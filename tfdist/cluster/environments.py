@@ -207,7 +207,7 @@ def from_kubernetes(environ: Environ) -> Ranks | str:
     return make_ranks(environ, rank="JOB_COMPLETION_INDEX", size=NUM_WORKERS)
 
 
-# ------------------------------------------------------------------------------ reading variables
+# -------------------------------------------------------------------------------- reading variables
 
 
 def make_ranks(

@@ -122,7 +122,7 @@ class RollCall:
             self._wake.send(b"x")
         self._thread.join()
 
-    # ------------------------------------------------------------- what the thread does
+    # ------------------------------------------------------------------------- what the thread does
 
     def _serve(self) -> None:
         try:

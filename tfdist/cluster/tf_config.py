@@ -96,7 +96,7 @@ def check_address(address: object) -> str:
     return ""
 
 
-# --------------------------------------------------------------------------- the parts of the text
+# ---------------------------------------------------------------------------- the parts of the text
 
 
 def _load(source: _Source) -> Any:
@@ -189,7 +189,7 @@ def _read_task(source: _Source, task: object) -> tuple[str, int]:
     return task_type, index
 
 
-# ------------------------------------------------------------------- what the parts say together
+# ---------------------------------------------------------------------- what the parts say together
 
 
 def _check_jobs(source: _Source, jobs: dict[str, tuple[str, ...]]) -> None:

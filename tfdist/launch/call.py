@@ -26,7 +26,7 @@ _PLAIN_TYPES = (type(None), bool, int, float, str, bytes)
 _NO_NAME = "<dynamic-code>"  # which cloudpickle 3.1.3 uses instead of a file's name
 
 
-# ------------------------------------------------------------------------------ the caller's side
+# -------------------------------------------------------------------------------- the caller's side
 
 
 def run_function(
@@ -111,7 +111,7 @@ def _read_value(run_dir: str, rank: int) -> Any:
         ) from error
 
 
-# ------------------------------------------------------------------------------ a worker's side
+# ---------------------------------------------------------------------------------- a worker's side
 
 
 def answer(path: str, *, run_dir: str, rank: int) -> None:

@@ -81,7 +81,7 @@ def _join_roll_call(kind: str, target: str, arguments: Sequence[str]) -> None:
         environ["TF_CONFIG"] = json.dumps(cluster.to_tf_config())
 
 
-# --------------------------------------------------------------------------- the user's program
+# ------------------------------------------------------------------------------- the user's program
 
 
 def _run_script(path: str, arguments: Sequence[str]) -> None:
@@ -121,7 +121,7 @@ _RUN: dict[str, Callable[[str, Sequence[str]], None]] = {
 }
 
 
-# ------------------------------------------------------------------------------- how it ends
+# -------------------------------------------------------------------------------------- how it ends
 
 
 def _run_guarded(body: Callable[[], None]) -> None:

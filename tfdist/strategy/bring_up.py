@@ -90,7 +90,7 @@ def grow_gpu_memory(environ: Mapping[str, str]) -> None:
         tf.config.experimental.set_memory_growth(gpu, True)
 
 
-# -------------------------------------------------------------------------------- several replicas
+# --------------------------------------------------------------------------------- several replicas
 
 
 def _make_mirrored(plan: Plan, *, use_collectives: bool) -> tf.distribute.Strategy:
@@ -112,7 +112,7 @@ def _split_cpu(count: int) -> None:
         tf.config.set_logical_device_configuration(cpu, parts)
 
 
-# --------------------------------------------------------------------------------- several workers
+# ---------------------------------------------------------------------------------- several workers
 
 
 def _make_multi_worker(plan: Plan) -> tf.distribute.Strategy:

@@ -22,6 +22,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from tfdist.cluster.wording import shorten
+
 KINDS = ("auto", "cpu", "gpu", "tpu", "multi_worker")
 FORMS = (
     '"auto", "cpu", "4xcpu", "gpu", "2xgpu", "gpu:1", "gpu:0,3", "tpu", "tpu:NAME",'
@@ -105,12 +107,11 @@ def _read_tpu(device: str, target: str) -> str:
 
 
 def _refusal(device: object, problem: str) -> ValueError:
-    shown = repr(device)
-    shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
+    shown = shorten(device, limit=80)
     return ValueError(f"device={shown} {problem}; use one of these forms: {FORMS}.")
 
 
-# ------------------------------------------------------------------------------------- inventory
+# ---------------------------------------------------------------------------------------- inventory
 
 
 @dataclasses.dataclass(frozen=True)

@@ -108,7 +108,7 @@ def _describe(cluster: Cluster | None) -> str:
     return f"worker {cluster.rank} of {cluster.size} (from {cluster.source})"
 
 
-# ------------------------------------------------------------------------------- on which devices
+# --------------------------------------------------------------------------------- on which devices
 
 
 def _auto(spec: DeviceSpec, world: Cluster | None, inventory: Inventory) -> Plan:

@@ -176,7 +176,7 @@ def _forwarded_signals(processes: Processes) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-# ------------------------------------------------------------------------------- what is reported
+# --------------------------------------------------------------------------------- what is reported
 
 
 def _report(
@@ -240,7 +240,7 @@ class Carrier:
                     self._line.send(name, data=data)
 
 
-# ------------------------------------------------------------------------ under mpirun and srun
+# ---------------------------------------------------------------------------- under mpirun and srun
 
 
 def main() -> None:

@@ -91,7 +91,7 @@ class RemoteGang:
             self._listener.close()
             raise
 
-    # ----------------------------------------------------------------------------- the four steps
+    # ------------------------------------------------------------------------------- the four steps
 
     def absent(self) -> list[int]:
         """Ranks whose agents have not come."""
@@ -146,7 +146,7 @@ class RemoteGang:
             if self._run_dir:
                 self._pump.close()
 
-    # --------------------------------------------------------------------- agents come and are led
+    # ---------------------------------------------------------------------- agents come and are led
 
     def _accept(self) -> None:
         while not self._is_over:
