@@ -1,14 +1,14 @@
 """What is an engine?  A module that places workers somewhere; everything else is the same for all.
 
-An attempt of a job goes through four steps on each engine, and attempt.py alone takes them:
+On every engine, attempt.py takes an attempt of a job through four steps:
 
-1. place: the engine's `place` asks for one place for each worker, and returns a Gang at once;
-2. exchange addresses: when no place is missing any more, the Gang's `start` starts the workers, and
-   these meet in the roll call;
-3. wait for the first failure: the Gang tells each worker's end;
+1. place: the engine's `place` asks for a place for each worker, and returns a Gang at once;
+2. exchange addresses: when no place is missing, the Gang's `start` starts the workers, which meet
+   in the roll call;
+3. wait for the first failure: the Gang reports the end of each worker;
 4. end the gang: its `end` leaves no process behind.
 
-Restarts, resuming, time limits and reports are above that, and know no engine.
+Restarts, resuming, time limits and reports do not depend on the engine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ OnEnd = Callable[[int, int], None]  # takes a rank and an exit code, negative fo
 
 
 class EnvironOf(Protocol):
-    """Makes what a worker's environment has to hold, once its engine knows where it is."""
+    """Makes the environment variables of a worker, once its engine knows where it is."""
 
     def __call__(
         self, rank: int, *, local_rank: int, local_size: int, host: str, cores: int
@@ -37,28 +37,28 @@ class Gang(Protocol):
     interface: str  # the address of this host at which the workers can reach the roll call
 
     def absent(self) -> list[int]:
-        """Ranks for which there is no place yet."""
+        """Returns the ranks for which there is no place yet."""
 
     def problem(self) -> str:
-        """Why there will never be one; "" where it may still come."""
+        """Says why a place will never come; "" if all may still come."""
 
     def is_queued(self) -> bool:
-        """Whether a scheduler lets the whole job wait for its turn."""
+        """Tells whether the whole job waits in a scheduler's queue."""
 
     def start(self, *, environ_of: EnvironOf, run_dir: str, on_end: OnEnd) -> None:
         """Starts the worker at each place; each runs child.py with the job's command.
 
         Args:
             environ_of: Makes a worker's environment.
-            run_dir: Private folder of the attempt; what workers write down appears in it.
-            on_end: To be called, in any thread, when a worker has ended.
+            run_dir: Private folder of the attempt, where the records of the workers appear.
+            on_end: Called, in any thread, when a worker has ended.
         """
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal to the workers that still run."""
 
     def end(self, *, grace_secs: float, is_urgent: Callable[[], bool]) -> None:
-        """Ends whatever still runs: asks, waits so many seconds, makes; shows all output."""
+        """Ends whatever still runs: SIGTERM, the grace period, SIGKILL; then shows all output."""
 
 
 class Engine(Protocol):
@@ -68,8 +68,8 @@ class Engine(Protocol):
         """Asks for a place for each worker.
 
         Args:
-            job: What is asked for.
-            is_restart: Whether the log files of an earlier attempt go on.
+            job: The requested job.
+            is_restart: Whether to append to the log files of an earlier attempt.
 
         Raises:
             ImportError: A package is missing.

@@ -1,4 +1,4 @@
-"""What is asked for: how many workers run what, and with which environment?"""
+"""What is a job: how many workers run what, and with which environment?"""
 
 from __future__ import annotations
 

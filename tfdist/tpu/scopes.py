@@ -1,8 +1,8 @@
 """Which layer made an operation?  The name of an operation -> the layer or metric behind it.
 
 TensorFlow names an operation by the scopes that were open when it was made, and makes these names
-unique: the layer `dense` may go by `dense_1`, and `dense_1` by `dense_1_2`. So the scopes are
-written down while the layers are called.
+unique: the layer `dense` may appear as `dense_1`, and `dense_1` as `dense_1_2`. So the scopes are
+recorded while the layers are called.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _OWNERS = (keras.layers.Layer, keras.metrics.Metric)
 
 
 class Origins:
-    """What was called under which name scope."""
+    """Records what was called under which name scope."""
 
     def __init__(self) -> None:
         self._by_scope: dict[str, str] = {}
         self._failed: str | None = None
 
     def note(self, origin: str) -> None:
-        """Takes down that `origin` is being called under the scope of this moment."""
+        """Records that `origin` is being called under the current scope."""
         scope = tf.get_current_name_scope()
         if scope:
             self._by_scope[scope] = origin
