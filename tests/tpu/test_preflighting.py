@@ -182,7 +182,7 @@ def test_what_the_compiler_of_the_tpu_refuses_is_named(cache_dir: pathlib.Path) 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_unknown_topology(cache_dir: pathlib.Path) -> None:
-    with pytest.raises(ValueError, match=r"topology='v9:2x2' is none that the compiler knows"):
+    with pytest.raises(ValueError, match=r"topology='v9:2x2' is not one that the compiler knows"):
         tfdist.tpu.preflight(_dense(), batch_size=8, topology="v9:2x2", cache_dir=cache_dir)
 
 
