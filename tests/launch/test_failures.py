@@ -359,31 +359,43 @@ def test_taken_port_is_tried_again(program, tmp_path, failures, secs, text, code
 
 # ---------------------------------------------------------------------------------------- stalls
 
+# The steps of a real run are made together.  So neither begins before both are there, and the one
+# that gets stuck does so when the other one has made all of its steps: a process that is slow to
+# start would otherwise be the one that held up.
 _STALLS = """
-import os, time
+import os, pathlib, sys, time
 from tfdist.cluster.progress import Progress
 def stuck_here():
     time.sleep(60)
+def waits_for(name):
+    while not (folder / name).exists():
+        time.sleep(0.01)
+folder = pathlib.Path(sys.argv[1]) / os.environ["TFDIST_RESTART_COUNT"]
+folder.mkdir(exist_ok=True)
 is_first = os.environ["TFDIST_RESTART_COUNT"] == "0"
+(folder / os.environ["TFDIST_RANK"]).touch()
+waits_for("0"), waits_for("1")
 with Progress() as progress:
     for step in range(10):
         if os.environ["TFDIST_RANK"] == "1" and step == 3 and is_first:
+            waits_for("all steps")
             stuck_here()
         progress.tick()
     if os.environ["TFDIST_RANK"] == "0" and is_first:
+        (folder / "all steps").touch()
         time.sleep(60)  # it waits for the other one
 print("done")
 """
 
 
-def test_one_that_makes_no_step_is_found_and_all_are_restarted(program):
+def test_one_that_makes_no_step_is_found_and_all_are_restarted(program, tmp_path):
     began = time.monotonic()
-    done = launching.launch("--stall_secs=1", "--max_restarts=1", program(_STALLS))
+    done = launching.launch("--stall_secs=2", "--max_restarts=1", program(_STALLS), tmp_path)
     assert time.monotonic() - began < 30
     assert done.returncode == 0
     assert [launching.lines_of(done, rank) for rank in (0, 1)] == [["done"], ["done"]]
     assert done.stderr.count("in stuck_here") == 1
-    cause = "no step for stall_secs=1.0: worker 1 held up the others"
+    cause = "no step for stall_secs=2.0: worker 1 held up the others"
     assert f"before restart 1, {cause}" in done.stderr
 
 
