@@ -39,9 +39,10 @@ Each folder's docstring says in which order to read its files:
 11. training/: how do epochs, validation and callbacks run, and what is checked meanwhile?
 12. diagnostics/: does it agree with one device, how fast is it, and how large may it be?
 13. tpu/: will it train on a TPU that is not there?
+14. cli/: what can be done from a terminal?
 
-Beside the folders are testing.py (workers for tests), parquet.py (data of an engine) and datasets/
-(data to try tfdist on).
+Beside the folders are testing.py (workers for tests), parquet.py (data of an engine), datasets/
+(data to try tfdist on) and __main__.py (`python -m tfdist`).
 
 Importing tfdist does nothing else: TensorFlow is imported when a name that needs it is first used.
 """
@@ -66,7 +67,15 @@ if TYPE_CHECKING:
         distribute_dataset,
         make_train_step,
     )
-    from tfdist.training.fitting import evaluate, fit, predict
+    from tfdist.training.fitting import (
+        evaluate,
+        fit,
+        predict,
+        predict_on_batch,
+        test_on_batch,
+        train_on_batch,
+    )
+    from tfdist.training.patching import patch_keras, unpatch_keras
     from tfdist.training.trainer import Trainer
 
 __version__ = "0.1.0"
@@ -90,9 +99,14 @@ __all__ = [
     "launch",
     "make_train_step",
     "parquet",
+    "patch_keras",
     "predict",
+    "predict_on_batch",
+    "test_on_batch",
     "testing",
     "tpu",
+    "train_on_batch",
+    "unpatch_keras",
     "verify",
 ]
 
@@ -112,7 +126,12 @@ _MODULE_OF_NAME = {
     "fit": "tfdist.training.fitting",
     "get_strategy": "tfdist.strategy.factory",
     "make_train_step": "tfdist.training.custom_loop",
+    "patch_keras": "tfdist.training.patching",
     "predict": "tfdist.training.fitting",
+    "predict_on_batch": "tfdist.training.fitting",
+    "test_on_batch": "tfdist.training.fitting",
+    "train_on_batch": "tfdist.training.fitting",
+    "unpatch_keras": "tfdist.training.patching",
     "verify": "tfdist.diagnostics.verification",
 }
 

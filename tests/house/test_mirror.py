@@ -14,6 +14,7 @@ _PARITY = "parity/table.py"  # what it does shows in the results of whole traini
 
 # The files without a test file of their name, and which one goes through them instead.
 _TESTED_BY = {
+    "__main__.py": "cli/test_run.py",
     "checkpoint/contents.py": "checkpoint/test_checkpointer.py",
     "checkpoint/rng_state.py": "step/test_variables.py",  # where all that a run holds is compared
     "cluster/roll_call_client.py": "cluster/test_roll_call.py",  # both sides of one conversation
@@ -22,6 +23,7 @@ _TESTED_BY = {
     "compat/keras_internals.py": _PARITY,
     "compat/replacing.py": _PARITY,
     "compat/tf_internals.py": "communication/test_reduction.py",
+    "compat/trainer_methods.py": "training/test_routing.py",
     "compat/untraced.py": "loop/test_waits.py",
     "data/inputs.py": "data/test_feed.py",
     "data/padding_check.py": "data/test_lengths.py",
@@ -50,6 +52,7 @@ _TESTED_BY = {
     "launch/processes.py": "launch/test_failures.py",
     "launch/stop.py": "launch/test_failures.py",
     "launch/supervise.py": "launch/test_failures.py",
+    "loop/loop_options.py": "training/test_trainer.py",  # a record
     "loop/branches.py": "data/test_lengths.py",
     "loop/programs.py": "training/test_trainer.py",
     "step/dependence.py": "step/test_lookups.py",

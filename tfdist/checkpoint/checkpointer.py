@@ -24,7 +24,6 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from tfdist.checkpoint import manifest
@@ -183,7 +182,8 @@ class Checkpointer:
     def bind(self, *objects: Any) -> Workers:
         """Decides, once, on the strategy of these objects; returns its workers."""
         if self._bound is None:
-            models = [owner for owner in objects if isinstance(owner, keras.Model)]
+            kind = keras_internals.trainer_class()
+            models = [owner for owner in objects if isinstance(owner, kind)]
             made_under = keras_internals.made_under(models[0]) if models else None
             strategy = self._strategy or made_under or tf.distribute.get_strategy()
             self._bound = Workers(strategy)

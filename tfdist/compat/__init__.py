@@ -7,8 +7,9 @@ Read in this order; each file imports from those above it only:
 1. notes.py: what tfdist notes on objects that are not its own.
 2. private_names.py: whether this Keras and this TensorFlow have the names; why each is needed.
 3. keras_internals.py: the names of Keras: its trainer, its data adapters, its seeds.
-4. replacing.py: what of Keras a step replaces while it is traced.
-5. tf_internals.py: the names of TensorFlow.
-6. tensor_notes.py: what Keras notes on a tensor besides its values.
-7. untraced.py: what must run outside the step that is being traced.
+4. trainer_methods.py: how calls of Keras's own `fit` and the like come to tfdist.
+5. replacing.py: what of Keras a step replaces while it is traced.
+6. tf_internals.py: the names of TensorFlow.
+7. tensor_notes.py: what Keras notes on a tensor besides its values.
+8. untraced.py: what must run outside the step that is being traced.
 """

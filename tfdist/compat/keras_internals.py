@@ -52,11 +52,21 @@ def loss_tracker(model: keras.Model) -> Any:
     return model._loss_tracker
 
 
+def trainer_class() -> Any:
+    """Returns the class that gives a model `fit`; also to a layer that it is mixed into."""
+    home = module("keras.src.backend.tensorflow.trainer")
+    return getattr(home, "TensorFlowTrainer", None) or home.Trainer  # the name since Keras 3.16
+
+
 def overrides(model: keras.Model, method: str) -> bool:
     """Tells whether a subclass or the instance overrides a `method`."""
-    home = module("keras.src.backend.tensorflow.trainer")
-    trainer = getattr(home, "TensorFlowTrainer", None) or home.Trainer  # the name since Keras 3.16
-    return getattr(type(model), method) is not getattr(trainer, method) or method in vars(model)
+    is_own = getattr(type(model), method) is not getattr(trainer_class(), method)
+    return is_own or method in vars(model)
+
+
+def has_unbuilt_metrics(model: Any) -> bool:
+    """Tells whether the metrics that a model was compiled with have no variables yet."""
+    return model._compile_metrics is not None and not model._compile_metrics.built
 
 
 def accumulators(optimizer: Any, variables: Sequence[Any]) -> list[Any]:
@@ -182,6 +192,12 @@ def validation_split(arrays: Any, fraction: float) -> tuple[Any, Any]:
     """Splits arrays as `fit(validation_split=...)` does: the last rows validate."""
     slicing = module("keras.src.trainers.data_adapters.array_slicing")
     return slicing.train_validation_split(arrays, validation_split=fraction)
+
+
+def sample_weights_of(y: Any, class_weight: Any) -> Any:
+    """Returns the weight of each row of targets, by its class."""
+    adapters = module("keras.src.trainers.data_adapters.data_adapter_utils")
+    return adapters.class_weight_to_sample_weights(y, class_weight)
 
 
 def concat_batches(batches: list[Any]) -> Any:

@@ -135,7 +135,7 @@ TABLE = (
         (
             "Model._compute_loss", "Model._assert_compile_called", "Model._symbolic_build",
             "Model._flatten_metrics_in_order", "Model._should_eval", "Model._flatten_layers",
-            "Model.compile > _loss_tracker",
+            "Model.compile > _loss_tracker", "Model.compile > _compile_metrics",
         ),
         "the loop of fit and evaluate", _PUBLIC,
     ),
@@ -168,6 +168,10 @@ TABLE = (
             "train_validation_split",
         ),
         "each worker's own rows of arrays", _PUBLIC,
+    ),
+    Names(
+        ("keras.src.trainers.data_adapters.data_adapter_utils",),
+        ("class_weight_to_sample_weights",), "class_weight in train_on_batch", _PUBLIC,
     ),
     Names(
         ("keras.src.trainers.data_adapters.py_dataset_adapter",), ("PyDatasetAdapter",),

@@ -23,7 +23,7 @@ import tensorflow as tf
 from tfdist import launch
 from tfdist.diagnostics import batch_search, memory_limit
 from tfdist.strategy import factory
-from tfdist.training.fitting import trainer_of
+from tfdist.training.trainer import trainer_of
 
 _SAMPLED_ROWS = 64  # sent to the processes, which repeat them
 _EPOCHS = 3  # steps of one try: the first creates the optimizer's state, later ones need it all

@@ -18,8 +18,7 @@ from tfdist.compat import replacing
 from tfdist.global_batch import batch_norm
 from tfdist.global_batch import position as position_lib
 from tfdist.strategy import factory
-from tfdist.training.fitting import trainer_of
-from tfdist.training.trainer import Trainer
+from tfdist.training.trainer import Trainer, trainer_of
 
 # What is compared, in the order in which a difference arises within a step.
 GROUPS = ("loss", "gradient", "weight", "state", "metric")

@@ -18,14 +18,17 @@ to stop a second time, the launcher ends them at once.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from typing import Any
 
 from tfdist.launch import failures, supervise
 from tfdist.launch.job import ENGINES, Job
-from tfdist.launch.output import say
+from tfdist.launch.output import say, write
 from tfdist.launch.stop import stop_on_signals
 
 
@@ -42,22 +45,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = parser.parse_args(argv)
     if not flags.m and not os.path.exists(flags.script):
         parser.error(f"script={flags.script!r} is not there; give the path of a Python program")
+    command = ("module" if flags.m else "script", flags.script, *flags.args)
     try:
-        job = Job(
-            workers=flags.workers,
-            command=("module" if flags.m else "script", flags.script, *flags.args),
-            engine=flags.engine,
-            threads=flags.threads,
-            timeout_secs=flags.timeout_secs,
-            roll_call_secs=flags.roll_call_secs,
-            grace_secs=flags.grace_secs,
-            save_secs=flags.save_secs,
-            stall_secs=flags.stall_secs,
-            max_restarts=flags.max_restarts,
-            log_dir=flags.log_dir,
-        )
+        job = job_of(flags, command)
     except ValueError as error:
         parser.error(str(error))
+    return run(job)
+
+
+def job_of(flags: argparse.Namespace, command: Sequence[str], **more: Any) -> Job:
+    """Makes the job that parsed flags ask for.
+
+    Args:
+        flags: Those of `add_flags`.
+        command: What the workers run, as in `Job`.
+        **more: Further fields of the job.
+
+    Raises:
+        ValueError: A flag is invalid.
+    """
+    names = {field.name for field in dataclasses.fields(Job)}
+    given = {name: value for name, value in vars(flags).items() if name in names}
+    return Job(**{**given, **more, "command": tuple(command)})
+
+
+def run(job: Job) -> int:
+    """Runs a job, tells how it failed if it did, and returns the exit code."""
     try:
         with tempfile.TemporaryDirectory(prefix="tfdist-") as run_dir, stop_on_signals() as stop:
             *earlier, last = supervise.supervise(job, run_dir=run_dir, stop=stop)
@@ -65,9 +78,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(str(error))
         return 2
     if not last.is_success or earlier:
+        if not last.is_success and job.output == "chief":
+            _show_log(job, last.failures)
         say(failures.report(last, earlier=earlier))
     _let_go_of_broken_pipes()
     return last.exit_code
+
+
+def _show_log(job: Job, failed: Sequence[failures.Failure]) -> None:
+    """Shows the output of the worker that failed first, if it was kept and not shown."""
+    if not failed or failed[0].rank == 0 or job.log_dir is None:
+        return
+    path = os.path.join(job.log_dir, f"worker_{failed[0].rank}.log")
+    with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
+        say(f"the output of worker {failed[0].rank}, which failed first:")
+        write(file.read().encode(), sys.stderr)
 
 
 def _let_go_of_broken_pipes() -> None:
@@ -87,8 +112,27 @@ def _make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    add_flags(parser, workers=2)
+    parser.add_argument("-m", action="store_true", help="the program is a module, as `python -m`")
+    parser.add_argument("script", help="Python program that each worker runs")
+    parser.add_argument(
+        "args", nargs=argparse.REMAINDER, metavar="ARGS", help="everything after it is its own"
+    )
+    return parser
+
+
+def add_flags(parser: argparse.ArgumentParser, *, workers: int) -> None:
+    """Adds the flags of a job.
+
+    Args:
+        parser: Of a command that starts one.
+        workers: Their number by default.
+    """
     add = parser.add_argument
-    add("--workers", type=int, default=2, metavar="N", help="number of workers (default: 2)")
+    add(
+        "--workers", type=int, default=workers, metavar="N",
+        help="number of workers (default: %(default)s)",
+    )
     add("--engine", default="local", help=f"what starts them, one of {ENGINES} (default: local)")
     add(
         "--threads",
@@ -139,10 +183,6 @@ def _make_parser() -> argparse.ArgumentParser:
         help="time for the workers to save and leave when the launcher is told to stop, in seconds"
         " (default: 25)",
     )
-    add("-m", action="store_true", help="the program is a module, as in `python -m`")
-    add("script", help="Python program that each worker runs")
-    add("args", nargs=argparse.REMAINDER, metavar="ARGS", help="everything after it is its own")
-    return parser
 
 
 if __name__ == "__main__":

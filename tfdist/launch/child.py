@@ -84,7 +84,7 @@ def _join_roll_call(kind: str, target: str, arguments: Sequence[str]) -> None:
 # ------------------------------------------------------------------------------- the user's program
 
 
-def _run_script(path: str, arguments: Sequence[str]) -> None:
+def run_script(path: str, arguments: Sequence[str]) -> None:
     """Runs a file as the real `__main__`, so that its threads and exit functions still find it."""
     sys.argv = [path, *arguments]
     if not os.path.isfile(path):  # a folder or zip file with a __main__.py
@@ -103,7 +103,7 @@ def _run_script(path: str, arguments: Sequence[str]) -> None:
     exec(code, main_module.__dict__)
 
 
-def _run_module(name: str, arguments: Sequence[str]) -> None:
+def run_module(name: str, arguments: Sequence[str]) -> None:
     sys.argv = [name, *arguments]
     runpy.run_module(name, run_name="__main__", alter_sys=True)
 
@@ -115,8 +115,8 @@ def _run_function(path: str, arguments: Sequence[str]) -> None:
 
 
 _RUN: dict[str, Callable[[str, Sequence[str]], None]] = {
-    "script": _run_script,
-    "module": _run_module,
+    "script": run_script,
+    "module": run_module,
     "function": _run_function,
 }
 
@@ -158,9 +158,10 @@ def _format(error: BaseException) -> str:
 
 def _without_our_frames(frames: types.TracebackType | None) -> types.TracebackType | None:
     """Returns the traceback without the frames of tfdist and runpy before the program."""
-    call_path = os.path.join(os.path.dirname(__file__), "call.py")
-    ours = {__file__, call_path, runpy.__file__, "<frozen runpy>"}
-    while frames is not None and frames.tb_frame.f_code.co_filename in ours:
+    root = os.path.dirname(os.path.dirname(__file__))
+    ours = (__file__, os.path.join(root, "launch", "call.py"), os.path.join(root, "__main__.py"),
+            os.path.join(root, "cli", ""), runpy.__file__, "<frozen runpy>")
+    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(ours):
         frames = frames.tb_next
     return frames
 

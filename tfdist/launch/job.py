@@ -12,6 +12,9 @@ from tfdist.cluster import contract, environments
 # Each is a module of this package; engine.py says what is in it.
 ENGINES = ("local", "mpi", "slurm", "ray", "dask", "spark")
 
+# Whose output is shown.
+OUTPUTS = ("all", "chief")
+
 # "0" if workers leave their tracebacks to the launcher, since there is no log of their output.
 TRACEBACKS = "TFDIST_TRACEBACKS"
 
@@ -36,11 +39,14 @@ class Job:
     max_restarts: int = 0
     backoff_secs: float = 1.0  # before the first restart; twice as long before each next one
     log_dir: str | None = None
+    output: str = "all"  # whose output is shown: "all" workers', or the "chief"'s alone
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
             raise ValueError(f"engine={self.engine!r} is unknown; use one of {ENGINES}.")
+        if self.output not in OUTPUTS:
+            raise ValueError(f"output={self.output!r} is unknown; use one of {OUTPUTS}.")
         _check_number("workers", self.workers, at_least=1)
         _check_number("threads", 1 if self.threads is None else self.threads, at_least=1)
         _check_number("max_restarts", self.max_restarts, at_least=0)
@@ -102,7 +108,7 @@ def make_environ(
         contract.HOST: host,
         contract.RUN_DIR: run_dir,
         contract.RESTART_COUNT: str(restart_count),
-        TRACEBACKS: "0" if job.log_dir is None else "1",
+        TRACEBACKS: "0" if job.log_dir is None or job.output == "chief" else "1",
     }
     return environ | dict(job.env)
 

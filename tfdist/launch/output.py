@@ -72,18 +72,21 @@ def _character_end(data: bytes, limit: int) -> int:
 class Pump:
     """Copies the workers' streams to this process's own, in one thread."""
 
-    def __init__(self, *, log_dir: str | None, is_restart: bool) -> None:
+    def __init__(self, *, log_dir: str | None, is_restart: bool, output: str = "all") -> None:
         """Starts the thread.
 
         Args:
             log_dir: Folder for the full, unchanged output of each worker; or None.
             is_restart: Whether to append to the logs of an earlier attempt.
+            output: Whose output is shown: "all" workers', each line with the worker's name before
+                it, or the "chief"'s alone, as it is.
 
         Raises:
             ValueError: The folder cannot be made.
         """
         self._log_dir = log_dir
         self._is_restart = is_restart
+        self._output = output
         self._logs: dict[int, IO[bytes]] = {}
         self._unfinished: dict[int, int] = {}  # the descriptor whose line a log ends with
         self._selector = selectors.DefaultSelector()
@@ -133,12 +136,12 @@ class Pump:
             for key in list(self._selector.get_map().values()):
                 splitter, (rank, shown_at) = self._splitters[key.fd], key.data
                 if key.fd not in ready:
-                    _show(rank, splitter.wait(now=time.monotonic()), shown_at)
+                    self._show(rank, splitter.wait(now=time.monotonic()), shown_at)
                 elif data := os.read(key.fd, 1 << 16):
                     self._log(rank, data, key.fd)
-                    _show(rank, splitter.feed(data, now=time.monotonic()), shown_at)
+                    self._show(rank, splitter.feed(data, now=time.monotonic()), shown_at)
                 else:
-                    _show(rank, splitter.finish(), shown_at)
+                    self._show(rank, splitter.finish(), shown_at)
                     self._selector.unregister(key.fileobj)
                     key.fileobj.close()  # type: ignore[union-attr]
 
@@ -158,11 +161,17 @@ class Pump:
             self._unfinished[rank] = descriptor
 
 
-def _show(rank: int, lines: list[bytes], shown_at: Any) -> None:
+    def _show(self, rank: int, lines: list[bytes], shown_at: Any) -> None:
+        if self._output == "all":
+            _show(lines, shown_at, prefix=b"[worker %d] " % rank)
+        elif rank == 0:
+            _show(lines, shown_at)
+
+
+def _show(lines: list[bytes], shown_at: Any, *, prefix: bytes = b"") -> None:
     """Writes lines in one piece, so that other threads cannot write in between."""
     if not lines:
         return
-    prefix = b"[worker %d] " % rank
     data = b"".join(prefix + line + b"\n" for line in lines)
     with contextlib.suppress(OSError, ValueError):  # a reader that has gone must not stop the job
         write(data, shown_at)

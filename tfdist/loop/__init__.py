@@ -5,12 +5,13 @@ in Python, is training/.
 
 Read in this order; each file imports from those above it only:
 
-1. agreed_end.py: whether the data ends at the same place on all workers.
-2. while_loop.py: how many steps run inside one traced function.
-3. waits.py: how long a traced loop waits for its batches.
-4. outputs.py: how the outputs of all batches come back, in input order.
-5. branches.py: how a step sees full shapes when lengths are padded.
-6. listeners.py: who listens to single batches.
-7. pacing.py: how many steps the next call of the loop runs.
-8. programs.py: which traced functions a model needs, and how long they are kept.
+1. loop_options.py: how a loop runs through its batches.
+2. agreed_end.py: whether the data ends at the same place on all workers.
+3. while_loop.py: how many steps run inside one traced function.
+4. waits.py: how long a traced loop waits for its batches.
+5. outputs.py: how the outputs of all batches come back, in input order.
+6. branches.py: how a step sees full shapes when lengths are padded.
+7. listeners.py: who listens to single batches.
+8. pacing.py: how many steps the next call of the loop runs.
+9. programs.py: which traced functions a model needs, and how long they are kept.
 """

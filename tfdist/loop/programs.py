@@ -7,7 +7,7 @@ compiled again.
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,16 +15,15 @@ import keras
 import tensorflow as tf
 
 from tfdist.communication import collectives
-from tfdist.communication.compression import EXACT, Reduction
 from tfdist.communication.share import share_of
 from tfdist.compat import keras_internals
 from tfdist.data import already_sharded, padding_check, shapes
 from tfdist.data.errors import told_plainly
 from tfdist.data.same_data import Witness
-from tfdist.data.shapes import Padding
 from tfdist.data.source import Source
 from tfdist.global_batch import padded_rows
 from tfdist.loop import agreed_end, branches
+from tfdist.loop.loop_options import PLAIN, LoopOptions
 from tfdist.loop.outputs import OutputLoop, make_output_loop
 from tfdist.loop.waits import Waits
 from tfdist.loop.while_loop import (
@@ -41,30 +40,7 @@ from tfdist.step.logs import LastLogs
 from tfdist.step.replicas import Batch
 from tfdist.step.rounds import Rounds
 
-
-@dataclasses.dataclass(frozen=True)
-class LoopOptions:
-    """How a loop runs through its batches. Each combination of options has its own trace.
-
-    Attributes:
-        is_share: Whether each worker's iterator holds only its own rows.
-        padding: The shape that every batch is padded to; None without static shapes.
-        stops_at_nan: Whether training ends after a step whose loss is not finite.
-        on_nan: What to do if a gradient is not finite; one of options.ON_NAN.
-        reduction: How gradients travel between replicas.
-        local_steps: Steps that each replica trains on its own, see step/local_steps.py; or None.
-        outer_optimizer: The optimizer that updates after each round of them, or None.
-        is_timed: Whether the waits for batches are added up, see `Programs.waits`.
-    """
-
-    is_share: bool = False
-    padding: Padding | None = None
-    stops_at_nan: bool = False
-    on_nan: str = "warn"
-    reduction: Reduction = EXACT
-    local_steps: int | None = None
-    outer_optimizer: Any = None
-    is_timed: bool = False
+_ALWAYS = ("waits", ("watch", True), ("watch", False))  # is not traced itself
 
 
 class Programs:
@@ -89,9 +65,10 @@ class Programs:
         self.witness = Witness(is_needed=self._share.has_others)
         self._made: dict[Any, Any] = {}
         self._compiled: tuple[Any, ...] = ()
+        self._forced: tuple[Any, ...] = ()
         self._returned: dict[str, LastLogs] = {}
 
-    def train(self, options: LoopOptions = LoopOptions()) -> Loop:
+    def train(self, options: LoopOptions = PLAIN) -> Loop:
         """Returns the traced loop over training steps."""
         watch, rounds = self.watch(options.on_nan), self.rounds(options)
 
@@ -139,12 +116,12 @@ class Programs:
         skips = on_nan == "skip"
         return self._kept(("watch", skips), lambda: FiniteWatch(self._strategy, skips=skips))
 
-    def test(self, options: LoopOptions = LoopOptions()) -> Loop:
+    def test(self, options: LoopOptions = PLAIN) -> Loop:
         """Returns the traced loop over test steps."""
         return self._kept(("test", options), lambda: self._loop("test", options, rules.test_rule))
 
     def predict(
-        self, options: LoopOptions = LoopOptions(), followed: shapes.Followed | None = None
+        self, options: LoopOptions = PLAIN, followed: shapes.Followed | None = None
     ) -> OutputLoop:
         """Returns the traced loop over batches that returns the outputs for their rows.
 
@@ -205,8 +182,7 @@ class Programs:
     ) -> Loop:
         if options.padding is not None and options.padding.is_needed:
             padded_rows.refuse_own_rules(self._model, phase, self._replica_step)
-        returned = self._returned.setdefault(phase, LastLogs())
-        one_step = rule(self._model, self._strategy, returned, *args)
+        one_step = self._step(phase, rule, *args)
         if undoing is not None:
             one_step = undoing(self._model, self._strategy, one_step)
         if options.padding is not None:
@@ -226,6 +202,38 @@ class Programs:
             )
         loop = split_where(loop, self._changes_shapes, goes_on=goes_on)
         return told_plainly()(loop)
+
+    def _step(self, phase: str, rule: Callable[..., rules.Rule], *args: Any) -> rules.Rule:
+        returned = self._returned.setdefault(phase, LastLogs())
+        return rule(self._model, self._strategy, returned, *args)
+
+    def on_batch(self, phase: str, spec: Any) -> Callable[[Any, Any], Any]:
+        """Returns `step(global_size, parts)`, which returns the outputs if it predicts.
+
+        Args:
+            phase: "train", "test" or "predict".
+            spec: Of a replica's part of the batch, with an open number of rows.
+        """
+        def make() -> Callable[[Any, Any], Any]:
+            step: Any = functools.partial(update.predict_step, self._model, self._strategy)
+            if phase == "train":
+                step = self._step(phase, rules.train_rule, self._replica_step)
+            elif phase == "test":
+                step = self._step(phase, rules.test_rule)
+
+            def on_batch(global_size: Any, parts: Any) -> Any:
+                return step(Batch(global_size, parts))
+
+            if self._is_eager:
+                return on_batch
+            traced: Any = tf.function(on_batch, autograph=False, reduce_retracing=True)
+            is_own = keras_internals.overrides(self._model, f"{phase}_step")
+            if is_own or update.asks_for_sizes(self._model):
+                return traced
+            parts = (spec,) * self._share.local_replicas  # one trace, whatever the size
+            return traced.get_concrete_function(tf.TensorSpec([], tf.int32), parts)
+
+        return self._kept((phase, "on_batch", repr(spec)), make)
 
     def _changes_shapes(self) -> bool:
         return collectives.changes_shapes(self._strategy)
@@ -278,10 +286,15 @@ class Programs:
 
     def _kept(self, name: Any, make: Callable[[], Any]) -> Any:
         model = self._model
-        # `compile` makes a new loss tracker, even if it gets the same optimizer again.
+        # `compile` makes a new loss tracker, even if it gets the same optimizer again, and
+        # `make_train_function(force=True)`, which layers that are unfrozen need, a new function.
+        forced = (model.train_function, model.test_function)
         compiled = (model.optimizer, keras_internals.loss_tracker(model)) if model.compiled else ()
         if [id(part) for part in compiled] != [id(part) for part in self._compiled]:
             self._compiled, self._made, self._returned = compiled, {}, {}
+        if [id(part) for part in forced] != [id(part) for part in self._forced]:
+            self._made = {key: made for key, made in self._made.items() if key in _ALWAYS}
+            self._forced = forced
         if name not in self._made:
             self._made[name] = make()
         return self._made[name]

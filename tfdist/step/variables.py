@@ -26,7 +26,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdist.communication.workers import Workers
-from tfdist.compat import tf_internals
+from tfdist.compat import keras_internals, tf_internals
 from tfdist.compat.notes import note_of, set_note
 
 # After the name of a variable: the values of all replicas, along a new first axis.
@@ -145,7 +145,7 @@ def _kind(shape: Any, dtype: Any) -> str:
 
 
 def _groups(owner: Any) -> dict[str, Sequence[Any]]:
-    if not isinstance(owner, keras.Model):
+    if not isinstance(owner, keras_internals.trainer_class()):
         return {"variables": owner.variables if hasattr(owner, "variables") else [owner]}
     optimizer = getattr(owner, "optimizer", None)
     attached = {name: _variables_of(other) for name, other in _attached(owner).items()}

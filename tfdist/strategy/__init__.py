@@ -10,4 +10,5 @@ Read in this order; each file imports from those above it only:
 3. tpu.py: how a TPU is brought up.
 4. bring_up.py: how a plan is carried out.
 5. factory.py: `get_strategy` and `describe`.
+6. process_scope.py: which strategy is in scope for the whole process.
 """

@@ -21,9 +21,10 @@ from tfdist.communication.workers import Workers
 from tfdist.compat import keras_internals, tf_internals
 from tfdist.data.feed import Feed
 from tfdist.data.same_data import refuse_other_batches
+from tfdist.loop.loop_options import LoopOptions
 from tfdist.loop.outputs import OutputLoop
 from tfdist.loop.pacing import Stopwatch, batches_between_events, stops_at_nan_of
-from tfdist.loop.programs import LoopOptions, Programs
+from tfdist.loop.programs import Programs
 from tfdist.loop.while_loop import Loop
 from tfdist.step.rounds import Rounds
 from tfdist.training.guard import Guard
@@ -86,15 +87,20 @@ class Epochs:
         self._begin(training)
         stops_at_nan = self._workers.any(stops_at_nan_of(model, events))
         options = dataclasses.replace(training.options, stops_at_nan=stops_at_nan)
-        loop, rounds = self._programs.train(options), self._programs.rounds(options)
-        loop = profiler.timed(loop) if profiler else loop
+
+        def loop(iterator: Any, num_steps: int) -> int:
+            # A callback may have asked for a new trace, by `make_train_function(force=True)`.
+            return self._programs.train(options)(iterator, num_steps)
+
+        timed = profiler.timed(loop) if profiler else loop
         for epoch in run.point.epochs(training.epochs):
             run.leave_if_told(self._workers)
             if not run.point.done:  # otherwise an earlier process has begun the epoch
                 model.reset_metrics()
                 events.on_epoch_begin(epoch)
             self._steps(
-                training.feed, loop, events, phase="train", training=training, rounds=rounds
+                training.feed, timed, events, phase="train", training=training,
+                rounds=self._programs.rounds(options),
             )
             logs = dict(self._programs.logs("train"))
             with profiler.left_out() if profiler else contextlib.nullcontext():

@@ -23,8 +23,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import keras
 
-from tfdist.compat.notes import note_of, set_note
-from tfdist.training.trainer import Trainer
+from tfdist.training.trainer import Trainer, trainer_of
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -63,26 +62,9 @@ def refuse_unknown(method: Callable[..., Any], kwargs: dict[str, Any]) -> None:
             raise TypeError(f"tfdist.{method.__name__} has no argument {name!r}; {hint}")
 
 
-def trainer_of(model: keras.Model) -> Trainer:
-    """Returns the model's trainer, which keeps its traces from one call to the next."""
-    if any(kind.__module__.startswith("tf_keras.") for kind in type(model).__mro__):
-        raise ValueError(
-            f"The model {model!r} is one of tf_keras (Keras 2), which tf.keras stands for while "
-            "TF_USE_LEGACY_KERAS=1 is set. Unset it before TensorFlow is imported, or build the "
-            "model with `import keras`."
-        )
-    if not isinstance(model, keras.Model):
-        raise ValueError(
-            f"A keras.Model is needed, but model={model!r} was given. Pass the compiled model "
-            "first, then the data: tfdist.fit(model, x, y)."
-        )
-    trainer = note_of(model, "trainer")
-    if trainer is None:
-        trainer = Trainer(model)
-        set_note(model, "trainer", trainer)
-    return trainer
-
-
 fit = _of_model(Trainer.fit)
 evaluate = _of_model(Trainer.evaluate)
 predict = _of_model(Trainer.predict)
+train_on_batch = _of_model(Trainer.train_on_batch)
+test_on_batch = _of_model(Trainer.test_on_batch)
+predict_on_batch = _of_model(Trainer.predict_on_batch)

@@ -31,15 +31,25 @@ from tfdist.communication.presence import Presence
 from tfdist.communication.share import is_tpu
 from tfdist.communication.workers import Workers
 from tfdist.compat import keras_internals, private_names
+from tfdist.compat.notes import note_of, set_note
 from tfdist.data.feed import Feed, limited
 from tfdist.data.inputs import Inputs
 from tfdist.data.shapes import Shapes, parse_shapes
 from tfdist.global_batch import batch_norm
-from tfdist.loop.programs import LoopOptions, Programs
+from tfdist.loop.loop_options import LoopOptions
+from tfdist.loop.programs import Programs
 from tfdist.step import error_feedback
 from tfdist.step import local_steps as local_steps_lib
-from tfdist.strategy import factory
-from tfdist.training import bucket_tuning, callback_files, profiling, shared_events
+from tfdist.strategy import factory, process_scope
+from tfdist.training import (
+    bucket_tuning,
+    building,
+    callback_files,
+    on_batch,
+    profiling,
+    routing,
+    shared_events,
+)
 from tfdist.training.epochs import Epochs, Training, predicted
 from tfdist.training.fingerprints import Comparison
 from tfdist.training.guard import Guard
@@ -53,13 +63,21 @@ _T = TypeVar("_T")
 def _as_a_run(
     method: Callable[Concatenate[Trainer, _P], _T],
 ) -> Callable[Concatenate[Trainer, _P], _T]:
-    """Shows the launcher and the other workers that a method of a trainer is running."""
+    """Runs a method of a trainer for all to see: the launcher, the other workers, and Keras.
+
+    Where the model overrides the method, its own is called, which calls `super()`.
+    """
+    name = method.__name__
 
     @functools.wraps(method)
     def run(self: Trainer, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        is_alone = method.__name__ == "predict" and kwargs.get("already_sharded")
-        with self._presence.run(is_shared=not is_alone):
-            return method(self, *args, **kwargs)
+        with ROUTES.on(), process_scope.left_for(self.strategy):
+            if self._replica_step is None and routing.is_overridden(self.model, name):
+                own: _T = routing.call_own(self, name, args, kwargs)
+                return own
+            is_alone = name == "predict" and kwargs.get("already_sharded")
+            with self._presence.run(is_shared=not is_alone):
+                return method(self, *args, **kwargs)
 
     return run
 
@@ -244,9 +262,11 @@ class Trainer:
     ) -> LoopOptions:
         """Creates all variables that training needs; returns how the loop runs through batches."""
         model = self.model
-        self._build(feed.source.spec)
+        self._build(feed, "train_step")
         for data in filter(None, (feed, validation)):
             self._programs.followed(data.source)
+        if validation is not None:
+            self._build(validation, "test_step")
         local_steps_lib.adopt(model, self.strategy, options.outer_optimizer)
         error_feedback.adopt(
             model, self.strategy, options.reduction, is_own_rule=options.is_own_rule,
@@ -308,7 +328,7 @@ class Trainer:
             x, y, sample_weight=sample_weight, batch_size=batch_size, steps=steps,
             already_sharded=already_sharded, shapes=self._shapes(static_shapes, length_buckets),
         )
-        self._build(feed.source.spec)
+        self._build(feed, "test_step")
         self._programs.followed(feed.source)
         with callback_files.files_of_chief_alone(callbacks, is_chief=self.is_chief):
             events = self._events(callbacks, verbose=verbose, epochs=1, steps=feed.num_batches)
@@ -351,6 +371,7 @@ class Trainer:
             x, batch_size=batch_size, steps=steps, already_sharded=already_sharded, is_alone=True,
             shapes=self._shapes(static_shapes, length_buckets),
         )
+        self._build(feed, "predict_step")
         options = LoopOptions(is_share=already_sharded, padding=feed.source.padding)
         followed = self._programs.followed(feed.source, predicts=True)
         loop = self._presence.ticking(self._programs.predict(options, followed))
@@ -360,6 +381,82 @@ class Trainer:
             )
             workers = None if already_sharded else self._workers
             return predicted(self.model, feed, events, loop, workers=workers)
+
+    @_as_a_run
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: dict[int, float] | None = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """Updates the model once, by one *global* batch, the same on every worker.
+
+        The arguments are those of `keras.Model.train_on_batch`.
+
+        Args:
+            x: The inputs of the batch: arrays, or a structure of them.
+            y: The targets.
+            sample_weight: The weight of each example.
+            class_weight: As in Keras.
+            return_dict: As in Keras.
+
+        Returns:
+            What `keras.Model.train_on_batch` returns: a scalar, a list, or with `return_dict` a
+            dict; the same on every worker.
+
+        Raises:
+            ValueError: The model was not compiled, or the batch is empty or not the same on all
+                workers.
+        """
+        keras_internals.assert_compiled(self.model, "train_on_batch")
+        sample_weight = on_batch.with_class_weight(y, sample_weight, class_weight)
+        return self._observe_batch("train", (x, y, sample_weight), return_dict)
+
+    @_as_a_run
+    def test_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
+    ) -> Any:
+        """Returns the loss and metrics of one *global* batch, the same on every worker.
+
+        Args:
+            x: As in `train_on_batch`.
+            y: As in `train_on_batch`.
+            sample_weight: As in `train_on_batch`.
+            return_dict: As in Keras.
+
+        Returns:
+            As `train_on_batch`.
+        """
+        keras_internals.assert_compiled(self.model, "test_on_batch")
+        return self._observe_batch("test", (x, y, sample_weight), return_dict)
+
+    @_as_a_run
+    def predict_on_batch(self, x: Any) -> Any:
+        """Returns the model's outputs for one *global* batch, in its order, on every worker.
+
+        Args:
+            x: As in `train_on_batch`.
+
+        Returns:
+            NumPy arrays of the model's output structure, with one row per example.
+        """
+        data = on_batch.as_tensors((x,))
+        building.build(
+            self.model, self.strategy, on_batch.spec_of(data), method="predict_step"
+        )
+        return on_batch.run(self._programs, self._workers, "predict", data)
+
+    def _observe_batch(self, phase: str, data: Any, return_dict: bool) -> Any:
+        data = on_batch.as_tensors(data)
+        building.build(
+            self.model, self.strategy, on_batch.spec_of(data), method=f"{phase}_step"
+        )
+        self.model.reset_metrics()
+        on_batch.run(self._programs, self._workers, phase, data)
+        logs = keras_internals.python_logs(self._programs.logs(phase))
+        return logs if return_dict else keras_internals.flat_results(self.model, logs)
 
     def _profiler(self, profile: Any) -> Profiler | None:
         folder = profiling.folder_of(profile)
@@ -384,19 +481,45 @@ class Trainer:
     def _shapes(self, static_shapes: bool | None, length_buckets: Any) -> Shapes:
         return parse_shapes(static_shapes, length_buckets, is_tpu=is_tpu(self.strategy))
 
-    def _build(self, spec: Any) -> None:
-        if not self.model.compiled:
+    def _build(self, feed: Feed, method: str) -> None:
+        if method == "train_step" and not self.model.compiled:
             return  # a custom rule creates what it needs
-        states = getattr(self.model.optimizer, "variables", [])
-        factory.refuse_variables_outside(self.strategy, states)
-        with self.strategy.scope():
-            keras_internals.symbolic_build(self.model, spec)
+        spec = building.spec_of(feed.source, self.model, method=method)
+        building.build(self.model, self.strategy, spec, method=method)
 
     def _events(self, callbacks: Any, **params: Any) -> Any:
         return shared_events.events_of(
             callbacks, model=self.model, workers=self._workers,
             comparison=self._comparison, **params,
         )
+
+
+def trainer_of(model: keras.Model) -> Trainer:
+    """Returns the model's trainer, which keeps its traces from one call to the next.
+
+    Raises:
+        ValueError: It is no model of Keras 3.
+    """
+    if any(kind.__module__.startswith("tf_keras.") for kind in type(model).__mro__):
+        raise ValueError(
+            f"The model {model!r} is one of tf_keras (Keras 2), which tf.keras stands for while "
+            "TF_USE_LEGACY_KERAS=1 is set. Unset it before TensorFlow is imported, or build the "
+            "model with `import keras`."
+        )
+    if not isinstance(model, keras_internals.trainer_class()):
+        raise ValueError(
+            f"A keras.Model is needed, but model={model!r} was given. Pass the compiled model "
+            "first, then the data: tfdist.fit(model, x, y)."
+        )
+    trainer: Trainer | None = note_of(model, "trainer")
+    if trainer is None:
+        trainer = Trainer(model)
+        set_note(model, "trainer", trainer)
+    return trainer
+
+
+#: Where calls of Keras's own methods are sent.
+ROUTES = routing.Routes(trainer_of)
 
 
 def _refuse_ignored_distribution() -> None:

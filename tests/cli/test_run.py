@@ -1,0 +1,86 @@
+"""Does an unchanged program run distributed, from outside?"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+_PROGRAM = """
+import sys
+import keras, numpy as np
+keras.utils.set_random_seed(1)
+x = np.arange(30.0).reshape(10, 3)
+model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+model.compile("sgd", "mse")
+model.fit(x / 30, x[:, :2] / 30, batch_size=3, shuffle=False, verbose=0)
+print(sys.argv[1:], __name__, model.distribute_strategy.num_replicas_in_sync)
+print("weights", *np.concatenate([w.ravel() for w in model.get_weights()]))
+if "fail" in sys.argv and __import__("os").environ.get("TFDIST_RANK") == "1":
+    print("words of the other worker")
+    raise KeyError("planted")
+"""
+_NOTHING = "import keras; print(keras.Variable([1.0]).shape)"
+
+
+@pytest.fixture
+def program(tmp_path):
+    path = tmp_path / "program.py"
+    path.write_text(_PROGRAM)
+    return str(path)
+
+
+def _run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=200,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def _weights(done: subprocess.CompletedProcess[str]) -> list[float]:
+    lines = [line for line in done.stdout.splitlines() if line.startswith("weights")]
+    assert len(lines) == 1
+    return [float(text) for text in lines[0].split()[1:]]
+
+
+def test_replicas_train_as_one_device(program):
+    expected = _weights(_run(program, "a"))
+    done = _run("-m", "tfdist", "run", "--device=2xcpu", program, "a", "--b=1")
+    assert "['a', '--b=1'] __main__ 2" in done.stdout
+    assert "nothing was distributed" not in done.stderr
+    assert _weights(done) == pytest.approx(expected, abs=1e-5)
+
+
+def test_workers_train_as_one_device(program):
+    run = ("-m", "tfdist", "run", "--workers=2", "--device=cpu")
+    done = _run(*run, program, "fail", code=1)
+    assert "['fail'] __main__ 2" in done.stdout
+    assert "[worker" not in done.stdout
+    assert _weights(done) == pytest.approx(_weights(_run(program, "a")), abs=1e-5)
+    assert "the output of worker 1, which failed first:" in done.stderr
+    assert "words of the other worker" in done.stderr
+    first, *_ = done.stderr.rpartition("Traceback (most recent call last):")[2].splitlines()[1:]
+    assert first.strip().removeprefix("tfdist.launch:").strip().startswith(f'File "{program}"')
+
+
+def test_a_program_that_distributes_nothing_is_told_so(tmp_path):
+    path = tmp_path / "nothing.py"
+    path.write_text(_NOTHING)
+    done = _run("-m", "tfdist", "run", "--device=2xcpu", str(path))
+    assert "nothing was distributed over the 2 replicas" in done.stderr
+    assert done.stdout.strip() == "(1,)"
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (("no_such.py",), "program='no_such.py' is not there"),
+        (("--workers=0", __file__), "workers=0 must be a whole number from 1"),
+    ],
+)
+def test_wrong_flags_are_told(flags, text):
+    assert text in _run("-m", "tfdist", "run", *flags, code=2).stderr

@@ -1,0 +1,57 @@
+"""Does an unchanged program's file come from the chief, and is it there when it is read?"""
+
+from __future__ import annotations
+
+import functools
+import os
+import pathlib
+from typing import Any
+
+import pytest
+
+from tfdist import testing
+
+
+def _on_worker(folder: str) -> dict[str, Any]:
+    import keras
+    import numpy as np
+
+    import tfdist
+
+    strategy = tfdist.patch_keras("cpu")
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    os.chdir(folder)
+    model.save("model.keras")
+    read = keras.models.load_model("model.keras")
+    model.save_weights("model.weights.h5")
+    keras.saving.save_model(model, pathlib.Path("other.keras"))
+    found = {"replicas": strategy.num_replicas_in_sync, "files": sorted(os.listdir())}
+    found["same"] = all(map(np.array_equal, read.get_weights(), model.get_weights()))
+    try:
+        model.save("no_such_folder/model.keras")
+    except Exception as error:
+        found["error"] = f"{type(error).__name__}: {error}"
+    return found
+
+
+def test_files_are_the_chiefs(tmp_path):
+    chief, other = testing.run_workers(functools.partial(_on_worker, str(tmp_path)), workers=2)
+    assert chief["replicas"] == 2
+    for found in (chief, other):
+        assert found["files"] == ["model.keras", "model.weights.h5", "other.keras"]
+        assert found["same"]
+    assert not chief["error"].startswith("RuntimeError: Worker")  # what Keras says
+    assert other["error"].startswith("RuntimeError: Worker 0 could not save the model")
+
+
+@pytest.mark.parametrize("name", ["save", "save_weights", "export"])
+def test_keras_own_are_back_afterwards(name):
+    import keras
+
+    from tfdist.training import saving
+
+    own = getattr(keras.Model, name)
+    with saving.on_chief_alone():
+        assert getattr(keras.Model, name) is not own
+    assert getattr(keras.Model, name) is own

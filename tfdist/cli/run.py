@@ -1,0 +1,111 @@
+"""How does an unchanged Keras program run distributed?
+
+    tfdist run program.py ARGS                       on all that this machine has
+    tfdist run --device=2xcpu program.py ARGS        on two replicas
+    tfdist run --workers=4 program.py ARGS           on four workers, each with its part of it
+    tfdist run --workers=4 --engine=slurm program.py ARGS
+
+`tfdist.patch_keras` is called before the program runs: its models are made under the strategy, and
+its calls of Keras's fit, evaluate, predict and *_on_batch are distributed. Everything after the
+program's name belongs to the program. The terminal shows the chief's output. The whole output of
+the others is kept, and shown where one of them fails; --output=all shows all of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+
+from tfdist.launch import __main__ as launching
+from tfdist.launch import child
+from tfdist.launch.job import OUTPUTS
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        argv: Its arguments; those of this process by default.
+
+    Returns:
+        The exit code: that of the program, or of the worker that failed first; 2 for wrong flags.
+    """
+    parser = _make_parser()
+    flags = parser.parse_args(argv)
+    if not flags.m and not os.path.exists(flags.program):
+        parser.error(f"program={flags.program!r} is not there; give the path of a Python program")
+    if flags.workers == 1 and flags.engine == "local":
+        run_program(flags.program, flags.args, device=flags.device, is_module=flags.m)
+        return 0
+    itself = ["run", f"--device={flags.device}", *(["-m"] if flags.m else []), flags.program]
+    with tempfile.TemporaryDirectory(prefix="tfdist-") as logs:
+        try:
+            job = launching.job_of(
+                flags, ["module", "tfdist", *itself, *flags.args], output=flags.output,
+                log_dir=flags.log_dir or (logs if flags.output == "chief" else None),
+            )
+        except ValueError as error:
+            parser.error(str(error))
+        return launching.run(job)
+
+
+def run_program(
+    program: str, arguments: Sequence[str], *, device: str, is_module: bool = False
+) -> None:
+    """Runs a program in this process, as the main one, after `patch_keras`.
+
+    Args:
+        program: The path of a Python program, or the name of a module.
+        arguments: What the program finds in `sys.argv`.
+        device: As in `patch_keras`.
+        is_module: Whether it is a module.
+
+    Raises:
+        ValueError: Another backend of Keras is asked for.
+    """
+    backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    if backend != "tensorflow":
+        raise ValueError(
+            f"KERAS_BACKEND={backend!r} is set, and tfdist distributes Keras on TensorFlow. Unset "
+            "it, or set KERAS_BACKEND=tensorflow."
+        )
+    from tfdist.training import patching
+    from tfdist.training.trainer import ROUTES
+
+    strategy = patching.patch_keras(device)
+    try:
+        (child.run_module if is_module else child.run_script)(program, arguments)
+    finally:
+        if not ROUTES.calls and strategy.num_replicas_in_sync > 1:
+            print(
+                f"tfdist: nothing was distributed over the {strategy.num_replicas_in_sync} "
+                f"replicas, since {program} called none of Keras's fit, evaluate, predict and "
+                "*_on_batch. A loop of its own uses tfdist.make_train_step.",
+                file=sys.stderr,
+            )
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tfdist run",
+        usage="%(prog)s [--device=DEVICE] [--workers=N] [flags] program.py ARGS",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--device", default="auto", help="what each worker trains on, as in tfdist.get_strategy"
+    )
+    parser.add_argument(
+        "--output", choices=OUTPUTS, default="chief", help="whose output is shown (default: chief)"
+    )
+    launching.add_flags(parser, workers=1)
+    parser.add_argument("-m", action="store_true", help="the program is a module")
+    parser.add_argument("program", help="Python program that each worker runs")
+    parser.add_argument(
+        "args", nargs=argparse.REMAINDER, metavar="ARGS", help="everything after it is its own"
+    )
+    return parser

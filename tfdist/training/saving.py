@@ -1,0 +1,76 @@
+"""Which worker writes, where an unchanged program saves its model?
+
+Every worker runs the program, so every worker saves. Reading a model may be a collective, in which
+all have to take part. So all of them save: the chief to where the program says, the others to a
+temporary folder, and then they wait for the chief, so that what follows finds the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+
+from tfdist.communication.workers import Workers
+from tfdist.compat import keras_internals
+
+_METHODS = ("save", "save_weights", "export")
+# The functions of Keras that save a model which is their first argument.
+_FUNCTIONS = ((keras.saving, "save_model"), (keras.models, "save_model"),
+              (keras.saving, "save_weights"))
+
+
+@contextlib.contextmanager
+def on_chief_alone() -> Iterator[None]:
+    """Lets only the chief keep what models save, within a `with` block."""
+    homes = [(keras.Model, name) for name in _METHODS]
+    homes += [(home, name) for home, name in _FUNCTIONS if hasattr(home, name)]
+    with contextlib.ExitStack() as stack:
+        for home, name in homes:
+            original = getattr(home, name)
+            stack.callback(setattr, home, name, original)
+            setattr(home, name, _saving(original))
+        yield
+
+
+def _saving(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def save(model: Any, filepath: Any, *args: Any, **kwargs: Any) -> Any:
+        strategy = keras_internals.made_under(model)
+        workers = Workers(strategy) if strategy is not None else None
+        if workers is None or not workers.has_others:
+            return original(model, filepath, *args, **kwargs)
+        return _together(
+            lambda path: original(model, path, *args, **kwargs), os.fspath(filepath), workers
+        )
+
+    return save
+
+
+def _together(write: Callable[[str], Any], path: str, workers: Workers) -> Any:
+    """Writes on all workers, and keeps the chief's files.
+
+    Raises:
+        RuntimeError: The chief could not write; it raises its own error.
+    """
+    result, error = None, None
+    with tempfile.TemporaryDirectory(prefix="tfdist-") as folder:
+        try:
+            name = os.path.basename(os.path.normpath(path))
+            result = write(path if workers.is_chief else os.path.join(folder, name))
+        except Exception as caught:
+            error = caught
+        has_failed = workers.gather(error is not None)[:, 0]
+    if error is not None:
+        raise error
+    if has_failed.any():
+        raise RuntimeError(
+            f"Worker {int(has_failed.argmax())} could not save the model to {path!r}. Look for the "
+            "error in its output."
+        )
+    return result
