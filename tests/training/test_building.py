@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 import tfdist
+from tfdist.step import variables
 
 layers = keras.layers
 
@@ -113,3 +114,39 @@ def test_what_is_built_is_not_traced_on_trial():
         model.compile("sgd")
     tfdist.fit(model, tf.data.Dataset.from_tensors(_X), verbose=0)
     assert len(calls) == 1
+
+
+class OfTwoOptimizers(WithoutCall):
+    """Has an optimizer for each part, and a variable of TensorFlow's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_decoder = keras.optimizers.Adam(0.1)
+        self.steps = tf.Variable(0, trainable=False, dtype=tf.int64)
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        with tf.GradientTape(persistent=True) as tape:
+            error = tf.reduce_mean(tf.square(self.decoder(self.encoder(data)) - data))
+        for optimizer, part in ((self.optimizer, self.encoder), (self.of_decoder, self.decoder)):
+            variables = part.trainable_variables
+            optimizer.apply(tape.gradient(error, variables), variables)
+        self.error.update_state(error)
+        return {"error": self.error.result()}
+
+
+def test_all_optimizers_are_resumed(tmp_path):
+    def trained(epochs: int, folder: Any = None) -> list[np.ndarray]:
+        keras.utils.set_random_seed(4)
+        with tfdist.get_strategy("2xcpu").scope():
+            model = OfTwoOptimizers()
+            model.compile(keras.optimizers.Adam(0.1))
+        tfdist.fit(model, _X, batch_size=4, epochs=epochs, verbose=0, checkpoint_dir=folder)
+        names = [entry.name for entry in variables.entries_of(model)]
+        assert any("of_decoder" in name and "velocity" in name for name in names)
+        assert sum(name.startswith("TensorFlow/") for name in names) == 1
+        return model.get_weights()
+
+    expected = trained(2)
+    trained(1, tmp_path)
+    for one, two in zip(expected, trained(2, tmp_path), strict=True):
+        np.testing.assert_array_equal(two, one)

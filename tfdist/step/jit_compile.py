@@ -57,12 +57,16 @@ def _summands(replica_fn: Callable[[Any], Any], data: Any, position: Position) -
         found.append(tf.convert_to_tensor(value))
         return value
 
-    def trace(*flat: tf.Tensor) -> list[tf.Tensor]:
+    leaves = tf.nest.flatten(data, expand_composites=True)
+    flat = [leaf for leaf in leaves if leaf is not None]  # no targets, or no weights
+
+    def trace(*given: tf.Tensor) -> list[tf.Tensor]:
+        left = iter(given)
+        values = [None if leaf is None else next(left) for leaf in leaves]
         with position_lib.at(_asking(position, note)):
-            replica_fn(tf.nest.pack_sequence_as(data, flat, expand_composites=True))
+            replica_fn(tf.nest.pack_sequence_as(data, values, expand_composites=True))
         return found
 
-    flat = tf.nest.flatten(data, expand_composites=True)
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in flat]
     whole = tf.compat.v1.wrap_function(trace, specs)
     if not found:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -147,14 +147,42 @@ def _kind(shape: Any, dtype: Any) -> str:
 def _groups(owner: Any) -> dict[str, Sequence[Any]]:
     if not isinstance(owner, keras_internals.trainer_class()):
         return {"variables": owner.variables if hasattr(owner, "variables") else [owner]}
-    optimizer = getattr(owner, "optimizer", None)
+    optimizers = optimizers_of(owner)
+    plain = {id(v): v for _, v in _attributes(owner) if isinstance(v, tf.Variable)}
     attached = {name: _variables_of(other) for name, other in _attached(owner).items()}
     return {
         "model": owner.variables,
-        "optimizer": optimizer.variables if optimizer is not None else (),
+        "optimizer": optimizers.pop("optimizer").variables if "optimizer" in optimizers else (),
         "metrics": owner.metrics_variables if owner.compiled else (),
+        **{name: other.variables for name, other in optimizers.items()},
+        "TensorFlow": list(plain.values()),
         **attached,
     }
+
+
+def optimizers_of(model: Any) -> dict[str, Any]:
+    """Returns the optimizers that a model and its parts have as attributes, by a name for each.
+
+    That of `compile` is "optimizer". A model with a `train_step` of its own may have others.
+    """
+    found = {"optimizer": model.optimizer} if getattr(model, "optimizer", None) is not None else {}
+    for name, value in _attributes(model):
+        is_new = not any(value is other for other in found.values())
+        if isinstance(value, keras.optimizers.Optimizer) and is_new:
+            found[f"optimizer {len(found)} {name.lstrip('_')}"] = value
+    return found
+
+
+def _attributes(model: Any) -> Iterator[tuple[str, Any]]:
+    """Yields what a model and its parts have as attributes, and in lists and dicts there."""
+    for layer in keras_internals.flat_layers(model):
+        for name, value in vars(layer).items():
+            if isinstance(value, (list, tuple)):
+                yield from ((f"{name}{i}", one) for i, one in enumerate(value))
+            elif isinstance(value, dict):
+                yield from ((f"{name} {key}", one) for key, one in value.items())
+            else:
+                yield name, value
 
 
 def _variables_of(owner: Any) -> Sequence[Any]:

@@ -20,6 +20,7 @@ from tfdist.compat import keras_internals, replacing, tf_internals
 from tfdist.compat.untraced import outside_of_steps
 from tfdist.data.source import Source
 from tfdist.step import update
+from tfdist.step.variables import optimizers_of
 from tfdist.strategy import factory
 
 
@@ -68,6 +69,9 @@ def _unbuilt(model: Any, method: str) -> Iterator[bool]:
     for layer in keras_internals.flat_layers(model):
         yield not layer.built and (layer is not model or _has_call(model))
     yield method != "predict_step" and keras_internals.has_unbuilt_metrics(model)
+    if method == "train_step":  # further optimizers, which a checkpoint may restore
+        others = (o for name, o in optimizers_of(model).items() if name != "optimizer")
+        yield any(not optimizer.built for optimizer in others)
 
 
 def _is_dense(spec: Any) -> bool:
