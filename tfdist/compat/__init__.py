@@ -8,8 +8,9 @@ Read in this order; each file imports from those above it only:
 2. private_names.py: whether this Keras and this TensorFlow have the names; why each is needed.
 3. keras_internals.py: the names of Keras: its trainer, its data adapters, its seeds.
 4. trainer_methods.py: how calls of Keras's own `fit` and the like come to tfdist.
-5. replacing.py: what of Keras a step replaces while it is traced.
-6. tf_internals.py: the names of TensorFlow.
-7. tensor_notes.py: what Keras notes on a tensor besides its values.
-8. untraced.py: what must run outside the step that is being traced.
+5. distributed_variables.py: what a variable of several replicas cannot do.
+6. replacing.py: what of Keras a step replaces while it is traced.
+7. tf_internals.py: the names of TensorFlow.
+8. tensor_notes.py: what Keras notes on a tensor besides its values.
+9. untraced.py: what must run outside the step that is being traced.
 """

@@ -228,6 +228,11 @@ TABLE = (
         "sums on one device without collectives", _PUBLIC, _TENSORFLOW, is_needed=False,
     ),
     Names(
+        ("tensorflow.python.distribute.values",), ("DistributedVariable",),
+        "numbers of Python made of variables", "conversions of distributed variables in TensorFlow",
+        _TENSORFLOW,
+    ),
+    Names(
         ("tensorflow.python.eager.context",), ("context", "Context.enable_collective_ops"),
         "the server of a worker", _PUBLIC, _TENSORFLOW,
     ),

@@ -17,7 +17,7 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from tfdist.compat import keras_internals, trainer_methods
+from tfdist.compat import distributed_variables, keras_internals, trainer_methods
 
 # The methods that are running, by model and name, each with its trainer and tfdist's own options.
 _entered: contextvars.ContextVar[Mapping[tuple[int, str], tuple[Any, dict[str, Any]]]]
@@ -51,6 +51,7 @@ class Routes:
             if self._users == 0:
                 methods = {name: self._method(name) for name in trainer_methods.METHODS}
                 self._stack.enter_context(trainer_methods.replaced(methods))
+                self._stack.enter_context(distributed_variables.convertible())
             self._users += 1
         try:
             yield
