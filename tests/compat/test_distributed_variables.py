@@ -21,6 +21,7 @@ def test_conversions(aggregation):
         for one in (variable, variable.value):
             assert (int(one), float(one)) == (2, 2.0)
         np.testing.assert_array_equal(np.asarray(vector), [1.0, 2.0])
+        np.testing.assert_array_equal(np.array([variable, 3.0]), [2.0, 3.0])
         assert np.asarray(vector.value, "float64").dtype == np.float64
         with pytest.raises(TypeError):
             float(vector.value)

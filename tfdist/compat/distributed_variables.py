@@ -11,25 +11,29 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tfdist.compat.keras_internals import module
+import numpy as np
 
-_CONVERSIONS = ("__int__", "__float__", "__array__")
+from tfdist.compat.keras_internals import module
 
 
 @contextlib.contextmanager
 def convertible() -> Iterator[None]:
     """Gives distributed variables the conversions of other variables, within a `with` block."""
     kind = module("tensorflow.python.distribute.values").DistributedVariable
-    missing = [name for name in _CONVERSIONS if name not in vars(kind)]
     with contextlib.ExitStack() as stack:
-        for name in missing:
-            setattr(kind, name, _conversion(name))
-            stack.callback(delattr, kind, name)
+        for name, conversion in _CONVERSIONS.items():
+            if name not in vars(kind):
+                setattr(kind, name, conversion)
+                stack.callback(delattr, kind, name)
         yield
 
 
-def _conversion(name: str) -> Callable[..., Any]:
-    def convert(variable: Any, *args: Any, **kwargs: Any) -> Any:
-        return getattr(variable.numpy(), name)(*args, **kwargs)
+def _array(variable: Any, dtype: Any = None, **kwargs: Any) -> np.ndarray:
+    return np.array(variable.numpy(), dtype, **kwargs)
 
-    return convert
+
+_CONVERSIONS: dict[str, Callable[..., Any]] = {
+    "__int__": lambda variable: int(variable.numpy()),
+    "__float__": lambda variable: float(variable.numpy()),
+    "__array__": _array,
+}
