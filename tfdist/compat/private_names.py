@@ -223,6 +223,10 @@ TABLE = (
         _TENSORFLOW,
     ),
     Names(
+        ("tensorflow.python.eager.record",), ("could_possibly_record",),
+        "whether somebody takes the gradient of a gradient", _PUBLIC, _TENSORFLOW,
+    ),
+    Names(
         ("tensorflow.python.distribute.mirrored_strategy",),
         ("MirroredExtended.__init__ > _cross_device_ops",),
         "sums on one device without collectives", _PUBLIC, _TENSORFLOW, is_needed=False,

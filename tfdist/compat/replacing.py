@@ -97,18 +97,31 @@ def replaced_apply(apply: Callable[..., Any]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replaced_gradient(gradient: Callable[..., Any]) -> Iterator[None]:
-    """Routes every `tape.gradient` through `gradient(original, tape, target, sources, ...)`."""
-    original_gradient = tf.GradientTape.gradient
+    """Routes every `tape.gradient` through `gradient(original, tape, target, sources, ...)`.
+
+    `tape.jacobian` calls TensorFlow's own: it takes a gradient for each number of its target.
+    """
+    original_gradient, jacobian = tf.GradientTape.gradient, tf.GradientTape.jacobian
+    own = threading.local()
 
     def method(tape: Any, target: Any, sources: Any, *args: Any, **kwargs: Any) -> Any:
+        if getattr(own, "is_jacobian", False):
+            return original_gradient(tape, target, sources, *args, **kwargs)
         return gradient(original_gradient, tape, target, sources, *args, **kwargs)
 
+    def of_each(tape: Any, *args: Any, **kwargs: Any) -> Any:
+        own.is_jacobian = True
+        try:
+            return jacobian(tape, *args, **kwargs)
+        finally:
+            own.is_jacobian = False
+
     with _replacing:
-        tf.GradientTape.gradient = method
+        tf.GradientTape.gradient, tf.GradientTape.jacobian = method, of_each
         try:
             yield
         finally:
-            tf.GradientTape.gradient = original_gradient
+            tf.GradientTape.gradient, tf.GradientTape.jacobian = original_gradient, jacobian
 
 
 @contextlib.contextmanager

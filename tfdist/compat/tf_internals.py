@@ -31,6 +31,11 @@ def default_replica_mode() -> Iterator[None]:
         lib._pop_per_thread_mode()
 
 
+def is_recording() -> bool:
+    """Tells whether a gradient tape of this thread may record what is done now."""
+    return bool(module("tensorflow.python.eager.record").could_possibly_record())
+
+
 def reduces_on_one_device(strategy: tf.distribute.Strategy) -> bool:
     """Tells whether a strategy sums by copies to one device, without collective operations."""
     operations = getattr(strategy.extended, "_cross_device_ops", None)

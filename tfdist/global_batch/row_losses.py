@@ -8,7 +8,7 @@ that `tape.gradient` is given, whose gradient is that of the sum.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -56,7 +56,7 @@ def gradient(
     targets = keras.tree.flatten(target)
     has_rows = any(is_of_rows(one) for one in targets)
     is_given = bool(args) or kwargs.get("output_gradients") is not None
-    if not has_rows or is_given or not all(_are_variables(sources)):
+    if not has_rows or is_given or not are_variables(sources):
         return original(tape, target, sources, *args, **kwargs)
     weights = [_whole(tf.ones_like(one)) if is_of_rows(one) else tf.ones_like(one)
                for one in targets]
@@ -64,6 +64,48 @@ def gradient(
     return original(tape, target, sources, **{**kwargs, "output_gradients": weights})
 
 
-def _are_variables(sources: Any) -> Iterator[bool]:
-    for source in keras.tree.flatten(sources):
-        yield isinstance(source, (tf.Variable, keras.Variable))
+def share_of_gradient(
+    original: Callable[..., Any],
+    tape: Any,
+    target: Any,
+    sources: Any,
+    output_gradients: Any = None,
+    **kwargs: Any,
+) -> Any:
+    """Returns this replica's share of the gradient of the global batch.
+
+    A loss of rows counts whole, any other one with the replica's fraction. The weight is given to
+    the loss, not to its gradient: on its way back through the other replicas (a synchronized
+    BatchNormalization, `tfdist.all_rows`) a gradient is added to theirs.
+
+    Args:
+        original: TensorFlow's `tape.gradient`.
+        tape: The tape.
+        target: As there.
+        sources: As there: variables.
+        output_gradients: As there.
+        **kwargs: As there.
+    """
+    targets = tf.nest.flatten(target)
+    given = [None] * len(targets)
+    given = given if output_gradients is None else tf.nest.flatten(output_gradients)
+    weights = [_weight(one, of_one) for one, of_one in zip(targets, given, strict=True)]
+    weights = tf.nest.pack_sequence_as(target, weights)
+    return original(tape, target, sources, output_gradients=weights, **kwargs)
+
+
+def _weight(target: Any, given: Any) -> Any:
+    position = position_lib.current()
+    if position is None or not isinstance(target, tf.Tensor) or not target.dtype.is_floating:
+        return given
+    if given is None and is_of_rows(target):
+        counts = tf.cast(position.local_size > 0, target.dtype)
+        return tf.fill(tf.shape(target), counts)
+    given = tf.ones_like(target) if given is None else tf.convert_to_tensor(given)
+    return given * position.fraction(given.dtype)
+
+
+def are_variables(sources: Any) -> bool:
+    """Tells whether gradients are asked for variables alone."""
+    flat = keras.tree.flatten(sources)
+    return all(isinstance(source, (tf.Variable, keras.Variable)) for source in flat)

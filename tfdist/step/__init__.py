@@ -14,9 +14,12 @@ Read in this order; each file imports from those above it only:
 7. logs.py: what a step reports besides the metrics.
 8. lookups.py: which rows of a table's gradient come from the rows of the batch.
 9. update.py: one update.
-10. finite.py: whether every gradient is finite, and what happens if one is not.
-11. rounds.py: which sums are taken once per several steps.
-12. accumulation.py: accumulated gradients: one reduction per update.
-13. local_steps.py: replicas that train on their own for some steps, and then average their weights.
-14. rules.py: which rule trains this model.
+10. from_replica.py: the same, asked for by a replica.
+11. uses.py: whether a gradient is used for something before it is applied.
+12. own_gradients.py: the gradients that a step of the model's own sees.
+13. finite.py: whether every gradient is finite, and what happens if one is not.
+14. rounds.py: which sums are taken once per several steps.
+15. accumulation.py: accumulated gradients: one reduction per update.
+16. local_steps.py: replicas that train on their own for some steps, and then average their weights.
+17. rules.py: which rule trains this model.
 """

@@ -6,6 +6,8 @@ can know.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
@@ -22,25 +24,48 @@ def leaves(structure: Any) -> set[int]:
     return {id(leaf) for leaf in tf.nest.flatten(structure, expand_composites=True)}
 
 
+@dataclasses.dataclass(frozen=True)
+class Origins:
+    """What a tensor is made of.
+
+    Attributes:
+        has_rows: Whether of the values, or of the number, of a replica's rows.
+        is_drawn: Whether of what TensorFlow itself draws, which is not the same on all replicas.
+        has_known: Whether of a tensor that is known to be the same on all replicas.
+    """
+
+    has_rows: bool
+    is_drawn: bool
+    has_known: bool
+
+
 def depends(tensor: Any, sources: set[int]) -> tuple[bool, bool]:
+    """Tells whether a tensor of a graph depends on rows, and whether on draws; see `origins`."""
+    found = origins(tensor, sources)
+    return found.has_rows, found.is_drawn
+
+
+def origins(tensor: Any, sources: set[int], known: Container[int] = ()) -> Origins:
     """Tells what a tensor of a graph depends on.
 
     Args:
         tensor: The tensor.
         sources: Ids of the tensors that hold a replica's rows, see `leaves`.
+        known: Ids of tensors that are the same on all replicas, whatever they are made of.
 
     Returns:
-        Whether it depends on the values, or on the number, of these rows; and whether on what
-        TensorFlow itself draws, which is not the same on all replicas.
+        What it depends on, besides what the known tensors are made of.
     """
     seen, found = set(), [tensor]
-    reaches = is_own = False
+    reaches = is_own = has_known = False
     while found:
         tensor = found.pop()
         if id(tensor) in seen:
             continue
         seen.add(id(tensor))
-        if id(tensor) in sources:
+        if id(tensor) in known:
+            has_known = True
+        elif id(tensor) in sources:
             reaches = True
         elif isinstance(tensor, tf.Tensor) and not hasattr(tensor, "numpy"):
             found += _origins(tensor)
@@ -49,7 +74,7 @@ def depends(tensor: Any, sources: set[int]) -> tuple[bool, bool]:
                 # An argument of a function that people have traced themselves.
                 reaches |= tensor.dtype not in (tf.resource, tf.variant)
             is_own |= tensor.op.op_def.is_stateful and any(word in kind for word in _DRAWING)
-    return reaches, is_own
+    return Origins(reaches, is_own, has_known)
 
 
 def _origins(tensor: Any) -> list[Any]:

@@ -1,9 +1,10 @@
 """Which rule trains this model: Keras's compiled step, a step of the model's own, or a function?
 
 A model that overrides `train_step` runs it unchanged on every replica: its losses and metrics take
-on the meaning of the global batch, and each `optimizer.apply` in it becomes the one reduction and
-update of update.py, whatever the number of optimizers. A `replica_step(batch) -> logs` is given to
-`Trainer`; each value of its logs is the replica's share, and the shares are summed.
+on the meaning of the global batch, each `tape.gradient` in it becomes the one reduction, and each
+`optimizer.apply` the one update, whatever the number of optimizers: see own_gradients.py. A
+`replica_step(batch) -> logs` is given to `Trainer`; each value of its logs is the replica's share,
+and the shares are summed.
 
 There is one limit, which cannot be detected from outside: a scalar that such a step computes counts
 as a mean over its local batch. A sum over the batch has to be divided by the global batch size
@@ -22,11 +23,11 @@ import tensorflow as tf
 from tfdist.communication import share
 from tfdist.communication.compression import EXACT, Reduction
 from tfdist.compat import keras_internals, replacing
-from tfdist.global_batch import position as position_lib
-from tfdist.global_batch import row_losses, tracing
+from tfdist.global_batch import tracing
 from tfdist.step import update
 from tfdist.step.finite import FiniteWatch
 from tfdist.step.logs import LastLogs, extra_logs, flat
+from tfdist.step.own_gradients import OwnGradients
 from tfdist.step.replicas import Batch
 from tfdist.step.rounds import Rounds
 
@@ -160,17 +161,8 @@ def _own_on_replica(
 
 @contextlib.contextmanager
 def _reducing_optimizers(reduction: Reduction) -> Iterator[None]:
-    """Makes `optimizer.apply`, called by a replica, the one reduction and update of a step."""
+    """Makes `tape.gradient` the one reduction, and `optimizer.apply` the one update, of a step."""
 
-    def apply(
-        original: Any, optimizer: Any, grads: Any, trainable_variables: Any = None
-    ) -> Any:
-        position = position_lib.current()
-        if position is None:  # the update itself, or a replica that is the only one
-            return original(optimizer, grads, trainable_variables)
-        variables = list(trainable_variables or keras_internals.trainable_variables_of(optimizer))
-        grads = [g if g is None else update.scaled(g, position.fraction(g.dtype)) for g in grads]
-        return update.apply_on_replica(optimizer, grads, variables, reduction=reduction)
-
-    with replacing.replaced_apply(apply), replacing.replaced_gradient(row_losses.gradient):
+    own = OwnGradients(reduction)
+    with replacing.replaced_apply(own.apply), replacing.replaced_gradient(own.gradient):
         yield

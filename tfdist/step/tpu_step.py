@@ -71,7 +71,22 @@ def update(
         apply: Applies gradients with an optimizer, instead of `optimizer.apply`.
         reduction: How gradients travel between replicas.
     """
-    summed = sum_gradients(gradients, _collectives(), reduction)
+    apply_sums(optimizer, sum_on_replica(gradients, reduction), variables, apply=apply)
+
+
+def sum_on_replica(gradients: Sequence[Any], reduction: Reduction = EXACT) -> list[Any]:
+    """Sums the gradients of the traced replica over all of them; see `sum_gradients`."""
+    return sum_gradients(gradients, _collectives(), reduction)
+
+
+def apply_sums(
+    optimizer: keras.optimizers.Optimizer,
+    summed: Sequence[Any],
+    variables: Sequence[Any],
+    *,
+    apply: Apply | None = None,
+) -> None:
+    """Applies gradients that are the same on all replicas, here or in cross-replica context."""
     # In this mode Keras does not sum again, and TensorFlow assigns each replica's own variable
     # without communication: all replicas write the same.
     with tf_internals.default_replica_mode(), position_lib.at(None):

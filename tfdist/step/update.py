@@ -22,7 +22,7 @@ import tensorflow as tf
 from tfdist.communication import reduction as reduction_lib
 from tfdist.communication import share
 from tfdist.communication.compression import EXACT, Reduction
-from tfdist.compat import keras_internals, tf_internals
+from tfdist.compat import keras_internals
 from tfdist.compat.untraced import outside_of_steps
 from tfdist.global_batch import losses_metrics, padded_timesteps, tracing
 from tfdist.global_batch import position as position_lib
@@ -150,11 +150,7 @@ def update(
         return
     build(strategy, optimizer, variables)
     summed = reduction_lib.sum_gradients(strategy, gradients, reduction, residuals=residuals)
-    with tf_internals.default_replica_mode(), position_lib.at(None):
-        if apply is None:
-            optimizer.apply(summed, variables)
-        else:
-            apply(optimizer, summed, variables)
+    tpu_step.apply_sums(optimizer, summed, variables, apply=apply)
 
 
 def build(strategy: tf.distribute.Strategy, optimizer: Any, variables: Sequence[Any]) -> None:
@@ -176,32 +172,6 @@ def scaled(gradient: Any, factor: Any) -> Any:
         values = gradient.values * factor
         return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
     return gradient * factor
-
-
-def apply_on_replica(
-    optimizer: keras.optimizers.Optimizer,
-    gradients: Sequence[Any],
-    variables: Sequence[Any],
-    *,
-    reduction: Reduction = EXACT,
-) -> None:
-    """Calls `update` for all replicas, from inside the function that each of them runs."""
-    gradients = lookups.separated(gradients)
-    if tpu_step.is_here():
-        if variables:
-            build(tf.distribute.get_strategy(), optimizer, variables)
-            tpu_step.update(optimizer, gradients, variables, reduction=reduction)
-        return
-
-    def in_cross_replica(strategy: tf.distribute.Strategy, *per_replica: Any) -> None:
-        present = iter(per_replica)
-        whole = [None if gradient is None else next(present) for gradient in gradients]
-        update(strategy, optimizer, whole, variables, reduction=reduction)
-
-    present = tuple(gradient for gradient in gradients if gradient is not None)
-    tf.distribute.get_replica_context().merge_call(
-        tf.autograph.experimental.do_not_convert(in_cross_replica), args=present
-    )
 
 
 def _observe(model: keras.Model, data: Any, *, training: bool) -> tuple[Any, Logs]:

@@ -42,7 +42,7 @@ from tfdist.data import rows, tf_data
 from tfdist.global_batch import position as position_lib
 from tfdist.global_batch import randomness, tracing
 from tfdist.global_batch.position import Position
-from tfdist.step import update
+from tfdist.step import from_replica
 
 _plain = tf.autograph.experimental.do_not_convert
 
@@ -131,7 +131,7 @@ def apply_gradients(
         optimizer.apply(gradients, variables)
         return
 
-    update.apply_on_replica(optimizer, gradients, variables, reduction=reduction)
+    from_replica.apply_gradients(optimizer, gradients, variables, reduction=reduction)
 
 
 def make_train_step(
