@@ -56,10 +56,12 @@ _TESTED_BY = {
     "loop/branches.py": "data/test_lengths.py",
     "loop/programs.py": "training/test_trainer.py",
     "step/dependence.py": "step/test_lookups.py",
+    "step/from_replica.py": "training/test_custom_loop.py",
     "step/jit_compile.py": "step/test_update.py",
     "step/replicas.py": "step/test_update.py",
     "step/rounds.py": "step/test_local_steps.py",  # a protocol, and how it is kept
     "step/rules.py": _PARITY,
+    "step/uses.py": "step/test_own_gradients.py",
     "tpu/compiler_process.py": "tpu/test_preflighting.py",
     "tpu/limits.py": "tpu/test_linting.py",
     "training/epochs.py": "training/test_trainer.py",

@@ -165,10 +165,23 @@ MUTATIONS = {
         "jit_compile, masked mean",
     ),
     "an own step's gradients are summed as they are": Mutation(
-        "step/rules.py",
-        "grads = [g if g is None else update.scaled(g, position.fraction(g.dtype)) for g in grads]",
-        "grads = list(grads)",
+        "global_batch/row_losses.py",
+        "return given * position.fraction(given.dtype)",
+        "return given",
         "train_step of its own",
+    ),
+    "an own step's gradients are weighted after they went through the other replicas": Mutation(
+        "step/own_gradients.py",
+        "shares = row_losses.share_of_gradient(original, tape, target, sources, *args, **kwargs)",
+        "shares = [update.scaled(g, position.fraction(g.dtype))"
+        " for g in original(tape, target, sources)]",
+        "train_step of SAM, synchronized BatchNormalization",
+    ),
+    "an own step sees the gradients of one replica": Mutation(
+        "step/own_gradients.py",
+        "if not row_losses.are_variables(sources):",
+        "if True:",
+        "train_step clips by the norm of all gradients",
     ),
     "what was accumulated before counts once a replica": Mutation(
         "step/accumulation.py",

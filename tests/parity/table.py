@@ -14,6 +14,7 @@ from parity import (
     models_by_shape,
     optimizers,
     options,
+    own_gradients,
     precision,
     randomness,
     recomputation,
@@ -36,6 +37,6 @@ TOPICS = {
     "options of the loop": loop_options.ROWS,
     "static shapes": static_shapes.ROWS + static_lengths.ROWS,
     "metrics": metrics.ROWS,
-    "training steps of one's own": custom_steps.ROWS,
+    "training steps of one's own": custom_steps.ROWS + own_gradients.ROWS,
 }
 ROWS = tuple(row for rows in TOPICS.values() for row in rows)
