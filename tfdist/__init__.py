@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from tfdist.diagnostics.batch_size import find_batch_size
     from tfdist.diagnostics.memory_estimate import estimate_memory
     from tfdist.diagnostics.verification import verify
+    from tfdist.global_batch.all_rows import all_rows
     from tfdist.strategy.factory import describe, get_strategy
     from tfdist.training.custom_loop import (
         apply_gradients,
@@ -85,6 +86,7 @@ __all__ = [
     "Cluster",
     "Reduction",
     "Trainer",
+    "all_rows",
     "apply_gradients",
     "average_loss",
     "datasets",
@@ -115,6 +117,7 @@ _MODULE_OF_NAME = {
     "Cluster": "tfdist.cluster.detection",
     "Reduction": "tfdist.communication.compression",
     "Trainer": "tfdist.training.trainer",
+    "all_rows": "tfdist.global_batch.all_rows",
     "apply_gradients": "tfdist.training.custom_loop",
     "average_loss": "tfdist.training.custom_loop",
     "describe": "tfdist.strategy.factory",

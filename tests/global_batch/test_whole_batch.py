@@ -88,13 +88,15 @@ def test_circle_is_refused() -> None:
         on_replicas(lambda r: loss(labels[:2], r["p"]), _rows(4), 2)
 
 
+def _of_all(rows: Any) -> Any:
+    return whole_batch.with_own_gradient(rows, position.current())
+
+
 @pytest.mark.parametrize("size", _SIZES)
 def test_rows_of_all_replicas(size: int) -> None:
     for dtype in ("float32", "int64", "bool"):
         rows = (np.arange(size * 6).reshape(size, 2, 3) % 5 - 1).astype(dtype)
-        results = on_replicas(
-            lambda x: whole_batch.all_rows(x, position.current()), rows, 4, fill_empty=True
-        )
+        results = on_replicas(_of_all, rows, 4, fill_empty=True)
         for result in results:
             np.testing.assert_array_equal(result, rows)
             assert result.dtype == rows.dtype
@@ -102,5 +104,5 @@ def test_rows_of_all_replicas(size: int) -> None:
 
 def test_infinities_stay_where_they_are() -> None:
     rows = np.array([1.0, np.inf, np.nan, 4.0])
-    for result in on_replicas(lambda x: whole_batch.all_rows(x, position.current()), rows, 2):
+    for result in on_replicas(_of_all, rows, 2):
         np.testing.assert_array_equal(result, rows)

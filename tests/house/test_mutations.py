@@ -221,8 +221,8 @@ MUTATIONS = {
     ),
     "logits are not gathered with the rows of a whole batch": Mutation(
         "global_batch/whole_batch.py",
-        "return tensor_notes.with_notes(lambda rows: all_rows(rows, position), value)",
-        "return all_rows(value, position)",
+        "return tensor_notes.with_notes(lambda rows: with_own_gradient(rows, position), value)",
+        "return with_own_gradient(value, position)",
         "outputs that saturate",
     ),
     "a draw of fixed size is taken for one of rows": Mutation(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from parity import (
     batches,
+    comparisons,
     custom_steps,
     layers,
     lookups,
@@ -32,6 +33,7 @@ TOPICS = {
     "layers": layers.ROWS,
     "tables looked up once for a batch": lookups.ROWS,
     "rematerialization": recomputation.ROWS,
+    "comparisons of examples": comparisons.ROWS,
     "kinds of models": models_by_shape.ROWS,
     "randomness": randomness.ROWS,
     "options of the loop": loop_options.ROWS,

@@ -8,11 +8,12 @@ Read in this order; each file imports from those above it only:
 1. position.py: which rows of the global batch a replica holds.
 2. padded_timesteps.py: which timesteps of a sequence count, where lengths are padded.
 3. padded_rows.py: which rows count, where batches are padded to one shape.
-4. whole_batch.py: losses and metrics that reduce a whole batch to one number.
-5. losses_metrics.py: losses and metrics that are means and sums.
-6. row_losses.py: losses with one value a row, which Keras or a tape sums.
-7. activity_losses.py: what activity regularizers add.
-8. batch_norm.py: how a BatchNormalization sees the rows of all replicas.
-9. randomness.py: what a replica draws.
-10. tracing.py: how a replica's function means the global batch while it is traced.
+4. all_rows.py: the rows of all replicas, for whoever compares examples.
+5. whole_batch.py: losses and metrics that reduce a whole batch to one number.
+6. losses_metrics.py: losses and metrics that are means and sums.
+7. row_losses.py: losses with one value a row, which Keras or a tape sums.
+8. activity_losses.py: what activity regularizers add.
+9. batch_norm.py: how a BatchNormalization sees the rows of all replicas.
+10. randomness.py: what a replica draws.
+11. tracing.py: how a replica's function means the global batch while it is traced.
 """

@@ -22,7 +22,7 @@ from keras import ops
 
 from tfdist.communication import collectives
 from tfdist.compat import keras_internals, replacing, tensor_notes
-from tfdist.global_batch import padded_rows, padded_timesteps
+from tfdist.global_batch import all_rows, padded_rows, padded_timesteps
 from tfdist.global_batch import position as position_lib
 from tfdist.global_batch.position import Position
 
@@ -159,7 +159,7 @@ def _on_all_rows(call: _Call, position: Position) -> Any:
     whole = Position(position.global_size, position.global_size, 0, collectives.alone())
 
     def gathered(value: Any) -> Any:
-        return tensor_notes.with_notes(lambda rows: all_rows(rows, position), value)
+        return tensor_notes.with_notes(lambda rows: with_own_gradient(rows, position), value)
 
     y_true, y_pred = (
         keras.tree.map_structure(gathered, rows)
@@ -169,7 +169,7 @@ def _on_all_rows(call: _Call, position: Position) -> Any:
         return call.compute(y_true, y_pred)
 
 
-def all_rows(rows: Any, position: Position) -> tf.Tensor:
+def with_own_gradient(rows: Any, position: Position) -> tf.Tensor:
     """Gathers the rows of all replicas, in the order of the global batch.
 
     Args:
@@ -180,11 +180,8 @@ def all_rows(rows: Any, position: Position) -> tf.Tensor:
         `position.global_size` rows. Gradients flow back only to this replica's own rows.
     """
     rows = tf.convert_to_tensor(rows)[: position.local_size]
-    dtype = rows.dtype
-    rows = tf.cast(rows, tf.int32) if dtype == tf.bool else rows
     numbers = tf.range(position.global_size)
     is_own = (numbers >= position.offset) & (numbers < position.offset + position.local_size)
     is_own = tf.reshape(is_own, [-1, *[1] * (rows.shape.rank - 1)])
     own = collectives.padded(rows, position.offset, position.global_size)
-    of_all = position.collectives.gather(rows, position.offset, position.global_size)
-    return tf.cast(tf.where(is_own, own, of_all), dtype)
+    return tf.where(is_own, own, all_rows.gathered(rows, position))

@@ -39,8 +39,8 @@ from tfdist.communication.reduction import per_replica
 from tfdist.communication.workers import Workers
 from tfdist.compat import keras_internals, private_names, replacing, tf_internals
 from tfdist.data import rows, tf_data
+from tfdist.global_batch import all_rows, randomness, tracing
 from tfdist.global_batch import position as position_lib
-from tfdist.global_batch import randomness, tracing
 from tfdist.global_batch.position import Position
 from tfdist.step import from_replica
 
@@ -207,17 +207,4 @@ def _position(batch: Any) -> Position:
     position = position_lib.current()
     if position is not None:
         return position
-    collectives = for_replica()
-    local = tracing.num_rows(batch)
-    if collectives.num_replicas == 1:
-        return Position(global_size=local, local_size=local, offset=0, collectives=collectives)
-    numbers = tf.range(collectives.num_replicas)
-    own = tf.where(tf.equal(numbers, collectives.replica_id), local, 0)
-    counts = collectives.sum(own)
-    return Position(
-        global_size=tf.reduce_sum(counts),
-        local_size=local,
-        # Not a slice: a TPU program would have to know its size at compile time.
-        offset=tf.reduce_sum(tf.where(numbers < collectives.replica_id, counts, 0)),
-        collectives=collectives,
-    )
+    return all_rows.position_of(tracing.num_rows(batch))
