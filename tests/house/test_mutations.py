@@ -207,6 +207,24 @@ MUTATIONS = {
         "return original_gradient(tape, target, sources, *args, **kwargs)",
         "train_step with a loss for each row",
     ),
+    "a gathered row has the gradient of one replica alone": Mutation(
+        "global_batch/all_rows.py",
+        "total = position.collectives.linked_sum(tf.convert_to_tensor(of_all))",
+        "total = tf.convert_to_tensor(of_all)",
+        "train_step of Barlow twins",
+    ),
+    "the gradient of a gathered row is another row's": Mutation(
+        "global_batch/all_rows.py",
+        "begin = tf.one_hot(0, total.shape.rank, position.offset, 0)",
+        "begin = tf.zeros(total.shape.rank, tf.int32)",
+        "in-batch negatives in call",
+    ),
+    "the row of an empty replica is gathered": Mutation(
+        "global_batch/all_rows.py",
+        "return rows[: position.local_size]",
+        "return rows[:]",
+        "compute_loss of SimCLR",
+    ),
     "logits are lost where rows are cut": Mutation(
         "compat/tensor_notes.py",
         "made._keras_logits = of_rows(logits)",

@@ -136,7 +136,8 @@ def _own(rows: tf.Tensor, position: Position) -> tf.Tensor:
     """Returns the rows that count; those of an empty replica are none, or one that does not."""
     wanted = (
         f"tfdist.all_rows takes one entry for each row of a replica, but got the shape {rows.shape}"
-        f" where there are more or fewer. Give parts that were joined, such as two views of an example, one by one."
+        " where the replica has another number of rows. Give parts that were joined, such as two"
+        " views of an example, one by one."
     )
     if None not in (rows.shape[0], position.fixed_rows) and rows.shape[0] != position.fixed_rows:
         raise ValueError(wanted)
