@@ -2,6 +2,7 @@
 
 Read in this order:
 
-1. commands.py: which commands there are.
-2. run.py: an unchanged Keras program, distributed.
+1. run.py: an unchanged Keras program, distributed.
+2. verify.py: whether it trains the same as on one device.
+3. commands.py: which commands there are.
 """

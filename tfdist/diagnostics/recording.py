@@ -44,31 +44,49 @@ def record(build_fn: Callable[[], Any], data: Any, options: dict[str, Any]) -> d
         built = build_fn()
     trainer = built if isinstance(built, Trainer) else trainer_of(built)
     x, y, sample_weight = data
-    steps: list[Record] = []
+    return recorded(
+        trainer, options["steps"], x=x, y=y, sample_weight=sample_weight,
+        batch_size=options["batch_size"], shuffle=False, epochs=options["steps"], verbose=0,
+    )
+
+
+def recorded(
+    trainer: Trainer, steps: int, *, callbacks: Any = None, **arguments: Any
+) -> dict[str, Any]:
+    """Trains for some steps, and records each of them.
+
+    Args:
+        trainer: Of the model.
+        steps: Their number, at most.
+        callbacks: As in `fit`.
+        **arguments: Others of `fit`.
+
+    Returns:
+        As `record`.
+    """
+    found: list[Record] = []
     with _tapped_gradients() as gradients:
         recorder = keras.callbacks.LambdaCallback(
-            on_train_begin=lambda logs: steps.append(_states(trainer)),
-            on_train_batch_end=lambda batch, logs: steps.append(
-                _step(trainer, gradients, logs, number=len(steps))
+            on_train_begin=lambda logs: found.append(_states(trainer)),
+            on_train_batch_end=lambda batch, logs: found.append(
+                _step(trainer, gradients, logs, number=len(found))
             ),
         )
-        trainer.fit(
-            x, y, sample_weight=sample_weight, batch_size=options["batch_size"], shuffle=False,
-            epochs=options["steps"], verbose=0, callbacks=[recorder, _stop_after(options)],
-        )
+        own = keras.tree.flatten(callbacks) if callbacks else []
+        trainer.fit(**arguments, callbacks=[*own, recorder, _stop_after(steps)])
     return {
-        "steps": steps[: options["steps"] + 1],
+        "steps": found[: steps + 1],
         "plain_batch_norm": batch_norm.plain_batch_normalizations(trainer.model),
-        "replicas": made.num_replicas_in_sync,
+        "replicas": trainer.strategy.num_replicas_in_sync,
     }
 
 
-def _stop_after(options: dict[str, Any]) -> keras.callbacks.Callback:
-    seen = iter(range(1, options["steps"] + 1))
+def _stop_after(steps: int) -> keras.callbacks.Callback:
+    seen = iter(range(1, steps + 1))
     stopper = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: stop())
 
     def stop() -> None:
-        if next(seen, options["steps"]) >= options["steps"]:
+        if next(seen, steps) >= steps:
             stopper.model.stop_training = True
 
     return stopper

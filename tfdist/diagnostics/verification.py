@@ -132,26 +132,62 @@ def verify(
         RuntimeError: A run failed; the message holds its traceback.
     """
     options = {
-        "device": "cpu", "seed": seed, "steps": steps, "batch_size": batch_size,
+        "seed": seed, "steps": steps, "batch_size": batch_size,
         "floatx": keras.config.floatx(),
     }
     data = (x, y, sample_weight)
 
-    def run(**changed: Any) -> list[dict[str, Any]]:
-        count = changed.pop("workers", 1)
+    def run(device: str, workers: int) -> list[dict[str, Any]]:
         return launch.run(
-            record, workers=count, args=(build_fn, data, options | changed),
+            record, workers=workers, args=(build_fn, data, options | {"device": device}),
             timeout_secs=timeout_secs,
         )
 
-    (expected,) = run()
-    found = run(device=device, workers=workers)
+    uneven = UnevenBatches(rows=_rows(x), batch_size=batch_size)
+    return compare(run, device=device, workers=workers, batches=uneven)
+
+
+@dataclasses.dataclass(frozen=True)
+class UnevenBatches:
+    """How the batches of the data differ in size.
+
+    Attributes:
+        rows: Of one pass over the data.
+        batch_size: Of all batches but the last one.
+    """
+
+    rows: int
+    batch_size: int
+
+    def is_uneven(self, step: int, *, replicas: int) -> bool:
+        """Tells whether the replicas held unequal shares of the batch of a step, from 1."""
+        start = (step - 1) * self.batch_size
+        start %= -(-self.rows // self.batch_size) * self.batch_size
+        return min(self.batch_size, self.rows - start) % replicas > 0
+
+
+def compare(
+    run: Callable[[str, int], list[dict[str, Any]]],
+    *,
+    device: str,
+    workers: int,
+    batches: UnevenBatches | None = None,
+) -> Report:
+    """Runs something on one device and distributed, and compares what was recorded.
+
+    Args:
+        run: Takes a device and a number of workers; returns each worker's record.
+        device: As in `verify`.
+        workers: As in `verify`.
+        batches: Of the data; None if unknown.
+    """
+    (expected,) = run("cpu", 1)
+    found = run(device, workers)
     largest, where = _compare(expected["steps"], [worker["steps"] for worker in found])
     if where is not None:
-        again = None if where["step"] == 0 else run()[0]
+        again = None if where["step"] == 0 else run("cpu", 1)[0]
         is_random = again is not None and _compare(expected["steps"], [again["steps"]])[1]
-        where["cause"] = _cause(where, found[0], is_random=bool(is_random), data_rows=_rows(x),
-                                batch_size=batch_size)
+        where["cause"] = _cause(where, found[0], is_random=bool(is_random), batches=batches)
     return Report(
         device=device, workers=workers, replicas=found[0]["replicas"],
         steps=len(expected["steps"]) - 1, largest=largest,
@@ -221,8 +257,7 @@ def _cause(
     world: dict[str, Any],
     *,
     is_random: bool,
-    data_rows: int,
-    batch_size: int,
+    batches: UnevenBatches | None,
 ) -> str:
     replicas, step = world["replicas"], where["step"]
     if step == 0:
@@ -246,8 +281,8 @@ def _cause(
             f"gradients were summed twice: this one is {replicas} times too large. Leave the "
             "reduction to apply_gradients or optimizer.apply, which sum over the replicas."
         )
-    start = (step - 1) * batch_size % (-(-data_rows // batch_size) * batch_size)
-    if min(batch_size, data_rows - start) % replicas and where["group"] in ("loss", "metric"):
+    is_uneven = batches is None or batches.is_uneven(step, replicas=replicas)
+    if is_uneven and where["group"] in ("loss", "metric"):
         return (
             "a loss or metric that averages over the local batch: the replicas hold unequal shares "
             "of this batch, so a mean of their means is no mean. Divide sums by the global batch, "
