@@ -19,6 +19,7 @@ from keras.src.trainers.data_adapters import get_data_adapter
 from tfdist.communication.share import Share, bounds
 from tfdist.data import already_sharded
 from tfdist.data.adapters import make_source
+from tfdist.data.errors import told_plainly
 from tfdist.data.order import epoch_order, worker_examples
 from tfdist.data.tf_data import dataset_source
 
@@ -375,3 +376,50 @@ def test_a_share_of_arrays_is_shuffled_anew_each_pass():
         taken = itertools.islice(already_sharded.padded(source, epoch, 0), 3)
         seen = np.concatenate([element[1][0] for element in taken])
         assert seen.tolist() == epoch_order(ROWS, seed=3, epoch=epoch).tolist()
+
+
+def unlike(labelled, unlabelled, **options):
+    """Returns a dataset of batches whose two tensors have such numbers of rows."""
+    first = tf.data.Dataset.from_tensor_slices(X).batch(labelled, **options)
+    return tf.data.Dataset.zip(first, tf.data.Dataset.from_tensor_slices(Y).batch(unlabelled))
+
+
+SEVERAL = "different numbers of rows, 2 5, so that replicas cannot take their rows"
+
+
+def test_tensors_of_different_numbers_of_rows_are_refused_before_training():
+    batches = unlike(2, 5, drop_remainder=True).map(lambda x, y: (x, tf.ensure_shape(y, [5])))
+    with pytest.raises(ValueError, match=SEVERAL):
+        make_source(batches.take(2), share=Share(0, 2, 2))
+    source = make_source(batches.take(2), share=Share(0, 1, 1))
+    with pytest.raises(ValueError, match=SEVERAL):
+        already_sharded.agreed(source, Alone())
+    assert [len(part[1]) for _, (part,) in source.stream(0, 0)] == [5, 5]
+
+
+class Alone:
+    """The only worker."""
+
+    def gather(self, *numbers):
+        return np.array([numbers])
+
+
+@pytest.mark.parametrize("share", [Share(0, 2, 2), Share(1, 1, 2)])
+def test_tensors_of_different_numbers_of_rows_are_refused_when_they_are_read(share):
+    kinds = {
+        "dataset": unlike(2, 5),
+        "ragged": dataset((ragged(), X)).map(lambda x, y: (x, y[1:])),
+        "sparse": dataset((sparse(), X)).map(lambda x, y: (x, y[1:])),
+        "generator": generator(lambda rows: (X[rows], Y[rows][:-1])),
+        "generator, no weights": generator(lambda rows: (X[rows], Y[rows][:-1], None)),
+    }
+    for data in kinds.values():
+        stream = make_source(data, share=share).stream(0, 0)
+        with pytest.raises(ValueError, match="different numbers of rows, "), told_plainly():
+            next(iter(stream))
+
+
+def test_a_worker_with_one_replica_and_its_own_share_is_refused_them_too():
+    source = already_sharded.agreed(make_source(unlike(2, 5), share=Share(0, 1, 1)), Alone())
+    with pytest.raises(ValueError, match=SEVERAL), told_plainly():
+        next(iter(source.stream(0, 0)))

@@ -72,6 +72,13 @@ _EAGER = "{{function_node __wrapped__Op_device_/job:localhost/device:CPU:0}} {} 
             ".  ] [Condition x > 0 did not hold element-wise:]",
             "A batch of the dataset holds no examples. Filter before .batch().",
         ),
+        (
+            "assertion failed: [The tensors of a batch have different numbers of rows:] [4 12 12]",
+            "The tensors of a batch have different numbers of rows, 4 12 12, so that replicas "
+            "cannot take their rows of it. Give every tensor one row for each example (batch all "
+            "datasets alike, and pad what belongs to one example into its row), or train on one "
+            "device.",
+        ),
     ],
 )
 def test_sentence(form, text, sentence):

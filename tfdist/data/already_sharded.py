@@ -58,8 +58,11 @@ def agreed(source: Source, workers: Workers) -> Source:
         workers: All workers; each has to call it.
 
     Raises:
-        ValueError: The data of one worker never ends, and the data of another does.
+        ValueError: The data of one worker never ends, and the data of another does; or the tensors
+            of a batch have different numbers of rows.
     """
+    for part in source.stream(0, 0).element_spec[1]:
+        rows.refuse_unlike(part)
     own = _INFINITE if source.is_infinite else source.num_batches
     lengths = workers.gather(_UNKNOWN if own is None else own)[:, 0]
     if _INFINITE in lengths and (lengths >= 0).any():
@@ -93,6 +96,8 @@ def padded(source: Source, first_pass: int, start: int) -> tf.data.Dataset:
 
     def fill(last: Any, element: Any) -> tuple[Any, Any]:
         size, parts = element
+        with tf.control_dependencies([rows.count_alike(part) for part in parts]):
+            size = tf.identity(size)
         filled = tf.cond(size > 0, lambda: parts, lambda: _unpacked(last, parts_spec))
         return _packed(_first_rows(filled)), (size, filled)
 

@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
+from tfdist.data import rows
+
 _NAN_AS_INT = str(-(2**63))  # what a NaN becomes when it is cast to an integer
 
 
@@ -67,6 +69,10 @@ def _of_generator(match: re.Match[str]) -> str:
     )
 
 
+def _of_unlike_rows(match: re.Match[str]) -> str:
+    return rows.unlike_rows(match[1])
+
+
 def _as_it_is(match: re.Match[str]) -> str:
     return f"{match[0]}."
 
@@ -83,6 +89,7 @@ _KNOWN: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
      r"(\[[\d,]*\]) and element \d+ had shape (\[[\d,]*\])", _of_batching),
     (r"`generator` yielded (an element of .+?) where (an element of .+?) was expected",
      _of_generator),
+    (r"The tensors of a batch have different numbers of rows:\] \[([\d ]+)\]", _of_unlike_rows),
     (r"A batch has \d+ timesteps, but the largest of length_buckets is [^\]]*(?=\.)", _as_it_is),
     (r"The targets of a batch are not as long as its inputs: .*timestep of an input", _as_it_is),
     (r"A batch of the dataset holds no examples\. Filter before \.batch\(\)", _as_it_is),

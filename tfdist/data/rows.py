@@ -13,11 +13,62 @@ unconverted = tf.autograph.experimental.do_not_convert
 
 def count(data: Any) -> tf.Tensor:
     """Returns the rows of the first tensor in a structure, as an int32 scalar."""
-    first = next(leaf for leaf in keras.tree.flatten(data) if leaf is not None)
-    if isinstance(first, tf.RaggedTensor):
-        return tf.cast(first.nrows(), tf.int32)
-    shape = first.dense_shape if isinstance(first, tf.SparseTensor) else tf.shape(first)
+    return _count_one(next(leaf for leaf in keras.tree.flatten(data) if leaf is not None))
+
+
+def _count_one(value: Any) -> tf.Tensor:
+    if isinstance(value, tf.RaggedTensor):
+        return tf.cast(value.nrows(), tf.int32)
+    shape = value.dense_shape if isinstance(value, tf.SparseTensor) else tf.shape(value)
     return tf.cast(shape[0], tf.int32)
+
+
+def count_alike(data: Any) -> tf.Tensor:
+    """Returns the rows of a batch that will be split, which every tensor of it must have.
+
+    Args:
+        data: A structure of tensors, in a dataset's `map`; None is no tensor.
+
+    Returns:
+        Int32 scalar.
+
+    Raises:
+        tf.errors.InvalidArgumentError: When the dataset is read, where the tensors of a batch have
+            different numbers of rows.
+    """
+    leaves = [leaf for leaf in keras.tree.flatten(data) if leaf is not None]
+    known = {leaf.shape[0] for leaf in leaves}
+    first = _count_one(leaves[0])
+    if len(known) == 1 and (len(leaves) == 1 or None not in known):
+        return first
+    counts = tf.stack([_count_one(leaf) for leaf in leaves])
+    check = tf.debugging.Assert(
+        tf.reduce_all(counts == first), [f"{_UNLIKE_ROWS}:", counts], summarize=len(leaves)
+    )
+    with tf.control_dependencies([check]):
+        return tf.identity(first)
+
+
+def refuse_unlike(spec: Any) -> None:
+    """Raises a ValueError where the specs of a batch show different numbers of rows."""
+    kinds = (tf.TensorSpec, tf.RaggedTensorSpec, tf.SparseTensorSpec)
+    leaves = [leaf for leaf in keras.tree.flatten(spec) if isinstance(leaf, kinds)]
+    counts = [leaf.shape[0] for leaf in leaves if leaf.shape.rank]
+    if len({number for number in counts if number is not None}) > 1:
+        shown = " ".join("?" if number is None else str(number) for number in counts)
+        raise ValueError(unlike_rows(shown))
+
+
+_UNLIKE_ROWS = "The tensors of a batch have different numbers of rows"
+
+
+def unlike_rows(counts: str) -> str:
+    """Returns the sentence about a batch whose tensors have these numbers of rows."""
+    return (
+        f"{_UNLIKE_ROWS}, {counts}, so that replicas cannot take their rows of it. Give every "
+        "tensor one row for each example (batch all datasets alike, and pad what belongs to one "
+        "example into its row), or train on one device."
+    )
 
 
 def cut(data: Any, start: Any, stop: Any) -> Any:

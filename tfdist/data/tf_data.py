@@ -32,21 +32,25 @@ def dataset_source(
         is_sampled: Whether the stream's elements carry a sample of what was read.
 
     Raises:
-        ValueError: The dataset is not batched.
+        ValueError: The dataset is not batched, or has tensors of different numbers of rows for
+            several replicas.
     """
     spec = dataset.element_spec
     rows.refuse_unbatched(spec)
+    is_split = share.num_replicas > 1
+    if is_split:
+        rows.refuse_unlike(spec)
     is_of_unknown_length = int(dataset.cardinality()) == tf.data.UNKNOWN_CARDINALITY
     if share.has_others:
         dataset = same_data.in_one_order(dataset)
 
     def parts_of(*batch: Any) -> tuple[Any, ...]:
         data = rows.without_optionals(batch if isinstance(spec, tuple) else batch[0])
-        global_size = rows.count(data)
+        global_size = rows.count_alike(data) if is_split else rows.count(data)
         tf.debugging.assert_positive(
             global_size, "A batch of the dataset holds no examples. Filter before .batch()."
         )
-        if share.num_replicas == 1:
+        if not is_split:
             return global_size, (data,)
 
         def rows_of(replica: int) -> Any:
