@@ -63,22 +63,58 @@ def test_loss_and_gradient(name: str) -> None:
         np.testing.assert_allclose(added(run(_rows(size))), expected, rtol=1e-10, err_msg=str(size))
 
 
-def test_sample_weights_are_refused() -> None:
-    loss = _loss(_LOSSES["a sum"])
-    with pytest.raises(ValueError, match="Return one value for each example"):
+_WEIGHTED = {
+    "weights": ("mean_with_sample_weight", True, False),
+    "weights, sum_over_batch_size": ("sum_over_batch_size", True, False),
+    "weights, sum": ("sum", True, False),
+    "mask": ("sum_over_batch_size", False, True),
+    "mask, sum": ("sum", False, True),
+    "mask, weighted": ("mean_with_sample_weight", False, True),
+    "both": ("sum_over_batch_size", True, True),
+    "both, sum": ("sum", True, True),
+}
+
+
+@pytest.mark.parametrize("name", _WEIGHTED)
+def test_weights_and_masks_of_one_number(name: str) -> None:
+    reduction, has_weights, has_mask = _WEIGHTED[name]
+    loss = keras.losses.Dice(reduction=reduction, dtype="float64")
+
+    def both(rows: Any) -> Any:
+        factor = tf.constant(0.7, tf.float64)
+        with tf.GradientTape() as tape:
+            tape.watch(factor)
+            p = rows["p"] * factor
+            if has_mask:
+                p._keras_mask = rows["y"] > 0
+            weights = rows["p"][:, :1] if has_weights else None
+            value = losses_metrics.mean_of_rows(loss(rows["y"], p, sample_weight=weights))
+        return value, tape.gradient(value, factor)
+
+    run = traced(both, _rows(1), 4)
+    for size in _SIZES:
+        expected = both(keras.tree.map_structure(tf.constant, _rows(size)))
+        np.testing.assert_allclose(added(run(_rows(size))), expected, rtol=1e-10, err_msg=str(size))
+
+
+def test_weights_are_refused_where_they_make_a_value_for_each_example() -> None:
+    loss = keras.losses.Dice(reduction=None, dtype="float64")
+    with pytest.raises(ValueError, match="on 2 replicas. Return one value for each example"):
         on_replicas(lambda r: loss(r["y"], r["p"], sample_weight=r["y"][:, 0]), _rows(4), 2)
 
 
-def test_mask_is_refused() -> None:
-    loss = _loss(_LOSSES["a ratio"])
+@pytest.mark.parametrize("number", [0.1, 3, np.float64(0.1)])
+def test_numbers_of_python(number: Any) -> None:
+    """A loss or metric function may return what is not a tensor, as in Keras."""
+    loss = _loss(lambda: lambda y, p: number)
 
-    def masked(rows: Any) -> Any:
-        p = tf.identity(rows["p"])
-        p._keras_mask = rows["y"] > 0
-        return loss(rows["y"], p)
+    def both(rows: Any) -> Any:
+        metrics = keras.src.metrics.reduction_metrics  # its function is replaced on a replica
+        value, _ = metrics.reduce_to_samplewise_values(number, None, ops.mean, "float64")
+        return losses_metrics.mean_of_rows(loss(rows["y"], rows["p"])), value
 
-    with pytest.raises(ValueError, match="on 2 replicas"):
-        on_replicas(masked, _rows(4), 2)
+    expected = both(keras.tree.map_structure(tf.constant, _rows(4)))
+    np.testing.assert_allclose(added(on_replicas(both, _rows(4), 2)), expected, rtol=1e-12)
 
 
 def test_circle_is_refused() -> None:

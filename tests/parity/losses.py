@@ -140,9 +140,9 @@ _functions = [
         data=lambda: data.regression(sample_weight=data.weights()),
     ),
     Case(
-        name="loss function that returns a scalar",
+        name="loss function that returns a scalar, sample weights",
         build=models.regressor(loss=_scalar_loss),
-        data=data.regression,
+        data=lambda: data.regression(sample_weight=data.weights()),
         worlds=NO_THIRD_WORKER,
     ),
     Case(

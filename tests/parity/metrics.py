@@ -197,6 +197,11 @@ def _scalar_metric(y_true: Any, y_pred: Any) -> Any:
     return ops.mean(ops.abs(y_true - y_pred))
 
 
+def _number(y_true: Any, y_pred: Any) -> float:
+    """A metric that is a number of Python, which Keras makes a tensor of."""
+    return 0.75
+
+
 _VALIDATED = {"validation_freq": 2, "validation_batch_size": 5}
 
 
@@ -220,7 +225,7 @@ ROWS = (
     ),
     Case(
         name="metric of one's own whose states are sums",
-        build=models.regressor(made=lambda: {"metrics": [SumOfSquares(), _scalar_metric]}),
+        build=models.regressor(made=lambda: {"metrics": [SumOfSquares(), _scalar_metric, _number]}),
         data=data.regression,
         worlds=NO_THIRD_WORKER,
     ),

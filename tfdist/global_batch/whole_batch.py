@@ -88,20 +88,32 @@ def _reduce(
     reduction: str | None = "sum_over_batch_size",
     dtype: Any = None,
 ) -> Any:
-    """Reduces a loss's values; a single number is computed again on the rows of all replicas."""
+    """Reduces a loss's values; a single number is computed again on the rows of all replicas.
+
+    Keras gives such a number the weights and the mask of the batch all the same: it becomes one
+    value for each weight, and these are reduced.
+    """
     position, call = position_lib.current(), _latest()
+    if position is not None:
+        values = ops.convert_to_tensor(values, dtype=dtype)  # it may be a number of Python
     if call is not None:
         padded_timesteps.require_mask(mask, call.y_true, call.name)
         padded_timesteps.require(values, call.y_true, call.name)
     if position is None or call is None or len(values.shape) > 0:
         return original(values, sample_weight, mask, reduction, dtype)
-    if sample_weight is not None or mask is not None:
+    is_weighted = sample_weight is not None or mask is not None
+    if is_weighted and reduction in (None, "none"):
         raise ValueError(
-            "The loss function returned one number for the whole batch, so the sample weights "
-            "or the mask cannot be applied to the examples, which lie on "
-            f"{position.collectives.num_replicas} replicas. Return one value for each example."
+            f"The {call.name} returned one number for the whole batch, which reduction="
+            f"{reduction!r} makes one value for each weight or entry of the mask, of examples that "
+            f"lie on {position.collectives.num_replicas} replicas. Return one value for each "
+            "example, or use another reduction."
         )
     value = ops.convert_to_tensor(_on_all_rows(call, position), dtype=dtype)
+    if is_weighted:
+        weights, mask = (_weights_of_all(w, position) for w in (sample_weight, mask))
+        with position_lib.at(_one_device(position)):
+            value = original(value, weights, mask, reduction, dtype)
     # The value is weighted by this replica's fraction like any other. Its gradient counts in full,
     # since no other replica has the gradient of these rows.
     fraction = position.fraction(value.dtype)
@@ -126,17 +138,24 @@ def value_of_metric(values: Any) -> Any:
     """Returns a metric's value for all rows, if it gave one number for a replica's rows.
 
     Args:
-        values: What the metric function returned: one value per row, or a scalar.
+        values: What the metric function returned: one value per row, or a scalar, or a number.
 
     Returns:
         `values`, unless they are a scalar that a metric function made of targets and outputs.
     """
     position, call = position_lib.current(), _latest()
+    if position is not None:
+        values = _tensor(values)
     if call is not None:
         padded_timesteps.require(values, call.y_true, call.name)
     if position is None or call is None or len(values.shape) > 0:
         return values
-    return _on_all_rows(call, position)
+    return _tensor(_on_all_rows(call, position))
+
+
+def _tensor(values: Any) -> Any:
+    # A metric function may return a number of Python, which Keras casts as here.
+    return values if hasattr(values, "shape") else tf.convert_to_tensor(values)
 
 
 @contextlib.contextmanager
@@ -156,7 +175,6 @@ def _latest() -> _Call | None:
 def _on_all_rows(call: _Call, position: Position) -> Any:
     if position.padded_rows is not None:
         padded_rows.refuse(f"The {call.name} makes one number of a whole batch")
-    whole = Position(position.global_size, position.global_size, 0, collectives.alone())
 
     def gathered(value: Any) -> Any:
         return tensor_notes.with_notes(lambda rows: with_own_gradient(rows, position), value)
@@ -165,8 +183,20 @@ def _on_all_rows(call: _Call, position: Position) -> Any:
         keras.tree.map_structure(gathered, rows)
         for rows in (call.y_true, call.y_pred)
     )
-    with position_lib.at(whole), _remembered(None):
+    with position_lib.at(_one_device(position)), _remembered(None):
         return call.compute(y_true, y_pred)
+
+
+def _one_device(position: Position) -> Position:
+    """Returns the position of a replica that has the whole global batch."""
+    return Position(position.global_size, position.global_size, 0, collectives.alone())
+
+
+def _weights_of_all(rows: Any, position: Position) -> Any:
+    """Gathers the weights or the mask of all replicas' rows; one number stays what it is."""
+    if rows is None or tf.convert_to_tensor(rows).shape.rank == 0:
+        return rows
+    return with_own_gradient(rows, position)
 
 
 def with_own_gradient(rows: Any, position: Position) -> tf.Tensor:
