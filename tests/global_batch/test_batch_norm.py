@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 from parity import data, models, worlds
 from parity.one_step import added, traced
+from tensorflow.python.ops import op_selector
 
 import tfdist
 from tfdist.global_batch import batch_norm
@@ -96,3 +97,24 @@ def test_fit_warns(caplog: pytest.LogCaptureFixture) -> None:
             tfdist.fit(model, data.features(4), data.labels(4), verbose=0)
     assert len([m for m in caplog.messages if "synchronized=True" in m]) == 1
     assert len(batch_norm.plain_batch_normalizations(model)) == 1
+
+
+def test_tracing_goes_through_no_other_replica(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorFlow's own sum with a gradient does, for each sum, through all that was traced."""
+    walk, found = op_selector.get_backward_walk_ops, []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        found.append(walk(*args, **kwargs))
+        return found[-1]
+
+    monkeypatch.setattr(op_selector, "get_backward_walk_ops", counted)
+    moments = batch_norm.global_moments()["_compute_moments_sync"]
+
+    def many(x: Any) -> Any:
+        for _ in range(40):
+            x = tf.sin(x)
+        return moments(x, [0], False)
+
+    traced(many, np.zeros((1, 2)), 2)
+    assert len(found) > 2 * 3  # on each of two replicas
+    assert max(map(len, found)) < 20

@@ -122,14 +122,23 @@ def for_replica() -> Collectives:
     if is_tpu(context.strategy):
         return xla_collectives(context.num_replicas_in_sync, context.replica_id_in_sync_group)
 
+    def plain_sum(value: Any) -> Any:
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.stop_gradient(value))
+
     def linked_sum(value: Any) -> Any:
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+        # The gradient of an all-reduce is another one, which TensorFlow's has as well. But where it
+        # is traced it looks for variables behind the values of all other replicas, which takes
+        # longer the more operations there are already. Behind a sum without a gradient are none.
+        return linked(value, plain_sum(value))
+
+    @tf.custom_gradient
+    def linked(_: Any, total: Any) -> Any:
+        return tf.identity(total), lambda upstream: (linked_sum(upstream), None)
 
     return Collectives(
         num_replicas=context.num_replicas_in_sync,
         replica_id=context.replica_id_in_sync_group,
-        # The gradient of an all-reduce is another one; a count needs none.
-        sum=lambda value: linked_sum(tf.stop_gradient(value)),
+        sum=plain_sum,
         linked_sum=linked_sum,
         gather=lambda rows, offset, total: _all_rows(context, tf.stop_gradient(rows)),
     )

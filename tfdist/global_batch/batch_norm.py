@@ -56,12 +56,12 @@ def _synchronized_moments(x: Any, axes: Any, keepdims: bool, position: Position)
     Keras's own function only knows the collectives of a strategy.
     """
 
-    def total(values: Any) -> Any:
-        values = padded_rows.zeroed(values)
-        return position.collectives.linked_sum(tf.reduce_sum(values, axis=axes, keepdims=True))
+    def own(values: Any) -> Any:
+        return tf.reduce_sum(padded_rows.zeroed(values), axis=axes, keepdims=True)
 
-    total_sum, total_of_squares = total(x), total(tf.square(x))
-    count = total(tf.ones_like(x))
+    linked_sum = position.collectives.linked_sum
+    total_sum, total_of_squares = linked_sum(own(x)), linked_sum(own(tf.square(x)))
+    count = position.collectives.sum(own(tf.ones_like(x)))  # which has no gradient
     mean = tf.math.divide_no_nan(total_sum, count)
     mean_of_squares = tf.math.divide_no_nan(total_of_squares, count)
     variance = tf.maximum(mean_of_squares - tf.square(mean), 0.0)
