@@ -5,6 +5,7 @@ The oracle is Keras's own `TFEpochIterator`, gone through as `keras.Model.fit` d
 
 from __future__ import annotations
 
+import time
 import warnings
 
 import keras
@@ -16,6 +17,7 @@ from keras.src.backend.tensorflow.trainer import TFEpochIterator
 from tfdist.communication.share import Share
 from tfdist.data.adapters import make_source
 from tfdist.data.feed import Feed
+from tfdist.data.padding import pad
 
 ONE = Share(0, 1, 1)
 NUMBERS = np.arange(7.0)
@@ -208,3 +210,31 @@ def test_position_counts_passes_and_batches():
         of_feed(feed, epochs=1)
         positions.append(feed.position)
     assert positions == [(0, 3), (1, 0), (1, 3)]
+
+
+class _Endless(keras.utils.PyDataset):
+    """Batches that never end, read by two threads of Keras."""
+
+    def __init__(self):
+        super().__init__(workers=2)
+
+    @property
+    def num_batches(self):
+        return None
+
+    def __getitem__(self, index):
+        time.sleep(0.05)  # so that whoever reads ahead waits when the epoch ends
+        return (np.full([4], index),)
+
+
+def test_threads_that_rest_between_epochs_are_not_asked_for_a_batch():
+    source = make_source(_Endless(), share=Share(0, 2, 2), steps=3)
+    feed = Feed(source, steps_per_epoch=3)
+    seen = []
+    for _ in range(3):
+        feed.begin_epoch()
+        seen += [int(next(feed.iterator)[1][0][0][0]) for _ in range(3)]
+        feed.end_epoch(3, ended=False)
+    assert seen == list(range(9))
+    for made in (source, pad(source, Share(0, 2, 2))):  # the error is a matter of luck
+        assert "Prefetch" not in type(made.stream(0, 0)).__name__

@@ -67,7 +67,12 @@ def make_source(
     if isinstance(adapter, keras_internals.array_adapter_class()):
         return _array_source(adapter, share=share, shuffle=shuffle, seed=seed)
     dataset = adapter.get_tf_dataset()
-    source = dataset_source(dataset, share=share, is_sampled=share.has_others)
+    # Threads or processes of Keras read a PyDataset ahead, and rest between two epochs: whoever
+    # asks them then for a batch of the next one gets an error.
+    reads_itself = is_py_dataset and x.workers > (0 if x.use_multiprocessing else 1)
+    source = dataset_source(
+        dataset, share=share, is_sampled=share.has_others, reads_ahead=not reads_itself
+    )
     return dataclasses.replace(
         source,
         num_batches=adapter.num_batches,

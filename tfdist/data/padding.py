@@ -65,7 +65,7 @@ def pad(source: Source, share: Share, buckets: tuple[int, ...] = ()) -> Source:
 
     def stream(first_pass: int, start: int) -> tf.data.Dataset:
         batches = source.stream(first_pass, start).map(unconverted(padded))
-        return batches.prefetch(tf.data.AUTOTUNE)
+        return batches.prefetch(tf.data.AUTOTUNE) if source.reads_ahead else batches
 
     is_needed = not is_full or lengths is not None
     padding = Padding(rows=rows, is_needed=is_needed, lengths=lengths)

@@ -38,6 +38,7 @@ class Source:
         batch_size: Returns the rows of the largest batch; None if unknown in advance.
         is_even: Whether every batch has that many rows.
         padding: The shape that every batch is padded to; None without static shapes.
+        reads_ahead: Whether batches may be read before they are asked for.
         arrays: The arrays behind `stream`, if a loop can gather the rows itself; else None.
         on_pass_begin: Called before a pass; on_pass_end after it (`PyDataset`'s hooks).
     """
@@ -56,6 +57,7 @@ class Source:
     batch_size: Callable[[], int | None] = lambda: None
     is_even: bool = False
     padding: Padding | None = None
+    reads_ahead: bool = True
     arrays: Arrays | None = None
     on_pass_begin: Callable[[], None] = lambda: None
     on_pass_end: Callable[[], None] = lambda: None

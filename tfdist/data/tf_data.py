@@ -21,7 +21,12 @@ from tfdist.data.source import Source
 
 
 def dataset_source(
-    dataset: tf.data.Dataset, *, share: Share, fill_empty: bool = True, is_sampled: bool = False
+    dataset: tf.data.Dataset,
+    *,
+    share: Share,
+    fill_empty: bool = True,
+    is_sampled: bool = False,
+    reads_ahead: bool = True,
 ) -> Source:
     """Makes the source of a dataset of global batches, which every worker reads as a whole.
 
@@ -30,6 +35,7 @@ def dataset_source(
         share: Which replicas this worker feeds.
         fill_empty: Whether a replica that a batch leaves empty gets one row, which will not count.
         is_sampled: Whether the stream's elements carry a sample of what was read.
+        reads_ahead: Whether batches may be read before they are asked for.
 
     Raises:
         ValueError: The dataset is not batched, or has tensors of different numbers of rows for
@@ -71,13 +77,14 @@ def dataset_source(
         batches = rest.map(unconverted(parts_of))
         if is_sampled and is_of_unknown_length:
             batches = batches.enumerate(start + 1).map(unconverted(with_number))
-        return batches.prefetch(tf.data.AUTOTUNE)
+        return batches.prefetch(tf.data.AUTOTUNE) if reads_ahead else batches
 
     return Source(
         None, None, rows.open_spec(stream(0, 0).element_spec[1][0]), stream,
         is_infinite=int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY,
         identity=lambda: same_data.of_dataset(dataset),
         batch_size=lambda: largest_batch(dataset), is_even=rows.fixed(spec) is not None,
+        reads_ahead=reads_ahead,
     )
 
 
