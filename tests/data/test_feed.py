@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 from keras.src.backend.tensorflow.trainer import TFEpochIterator
 
+import tfdist
 from tfdist.communication.share import Share
 from tfdist.data.adapters import make_source
 from tfdist.data.feed import Feed
@@ -238,3 +239,17 @@ def test_threads_that_rest_between_epochs_are_not_asked_for_a_batch():
     assert seen == list(range(9))
     for made in (source, pad(source, Share(0, 2, 2))):  # the error is a matter of luck
         assert "Prefetch" not in type(made.stream(0, 0)).__name__
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_states_of_rows_are_refused(is_nested):
+    layer = keras.layers.LSTM(3, stateful=True, name="remembers")
+    with tfdist.get_strategy("2xcpu").scope():
+        inputs = keras.Input(batch_shape=(8, 5, 2))
+        inner = keras.Sequential([layer]) if is_nested else layer
+        model = keras.Model(inputs, keras.layers.Dense(1)(inner(inputs)))
+        model.compile("sgd", "mse")
+    x, y = np.zeros([8, 5, 2]), np.zeros([8, 1])
+    for use in (lambda: tfdist.fit(model, x, y, batch_size=8), lambda: tfdist.predict(model, x)):
+        with pytest.raises(ValueError, match="'remembers'.* keep a state .* 2 replicas .*stateful"):
+            use()

@@ -56,10 +56,12 @@ class Inputs:
             **kwargs: As in `make_source`.
 
         Raises:
-            ValueError: The workers were given different data, no data, or unusable data.
+            ValueError: The workers were given different data, no data, or unusable data; or the
+                model keeps states of rows.
         """
         if x is None:
             raise ValueError("There is no data: x=None. Give arrays, or a dataset, as x.")
+        _refuse_states_of_rows(self.model, self.workers.share.num_replicas)
         steps = limited(steps, "steps_per_epoch")
         if shapes.are_static and already_sharded:
             refuse_own_share()
@@ -94,6 +96,19 @@ class Inputs:
                 batch_size = already_sharded_lib.batch_size_of(self.workers.share, batch_size)
         with tf.init_scope(), tf_internals.default_replica_mode():
             return make_source(x, y, share=share, batch_size=batch_size, **kwargs)
+
+
+def _refuse_states_of_rows(model: keras.Model, num_replicas: int) -> None:
+    """Refuses layers that carry a state of each row from one batch to the next."""
+    layers = keras_internals.flat_layers(model) if num_replicas > 1 else []
+    names = [layer.name for layer in layers if getattr(layer, "stateful", False) is True]
+    if names:
+        raise ValueError(
+            f"stateful=True makes {', '.join(map(repr, names))} keep a state of each row of a "
+            f"global batch, but each of the {num_replicas} replicas computes on its share of the "
+            "rows only. Use stateful=False and give each example its whole sequence, or train on "
+            "one device."
+        )
 
 
 def _refuse_no_end(source: Source, steps: int | None) -> None:
