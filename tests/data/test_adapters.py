@@ -423,3 +423,9 @@ def test_a_worker_with_one_replica_and_its_own_share_is_refused_them_too():
     source = already_sharded.agreed(make_source(unlike(2, 5), share=Share(0, 1, 1)), Alone())
     with pytest.raises(ValueError, match=SEVERAL), told_plainly():
         next(iter(source.stream(0, 0)))
+
+
+@pytest.mark.parametrize("kind", ["tf sparse", "scipy sparse", "dataset, sparse"])
+def test_rows_of_sparse_tensors_keep_their_length(kind):
+    source = make_source(**KINDS[kind](), share=Share(0, 2, 2))
+    assert source.spec[0].shape.as_list()[1:] == [X.shape[1]]  # a layer is built by it

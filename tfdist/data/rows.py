@@ -79,9 +79,10 @@ def cut(data: Any, start: Any, stop: Any) -> Any:
             return value[start:stop]
         rest = value.dense_shape[1:]
         begin = tf.concat([[tf.cast(start, tf.int64)], tf.zeros_like(rest)], 0)
-        return tf.sparse.slice(
-            value, begin, tf.concat([[tf.cast(stop - start, tf.int64)], rest], 0)
-        )
+        size = tf.concat([[tf.cast(stop - start, tf.int64)], rest], 0)
+        part = tf.sparse.slice(value, begin, size)
+        part.set_shape([None, *value.shape[1:]])  # a layer may be built by it
+        return part
 
     return keras.tree.map_structure(cut_one, data, none_is_leaf=False)
 
