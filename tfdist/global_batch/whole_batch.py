@@ -177,6 +177,12 @@ def _on_all_rows(call: _Call, position: Position) -> Any:
         padded_rows.refuse(f"The {call.name} makes one number of a whole batch")
 
     def gathered(value: Any) -> Any:
+        if isinstance(value, (tf.RaggedTensor, tf.SparseTensor)):
+            raise ValueError(
+                f"The {call.name} makes one number of a whole batch, and the rows of "
+                f"{position.collectives.num_replicas} replicas cannot be joined, since they are a "
+                f"{type(value).__name__}. Return one value for each example, or train on one device."
+            )
         return tensor_notes.with_notes(lambda rows: with_own_gradient(rows, position), value)
 
     y_true, y_pred = (
