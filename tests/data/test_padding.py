@@ -205,9 +205,11 @@ _MIXING = [
 @pytest.mark.parametrize(("build", "message"), _MIXING)
 def test_what_mixes_examples_needs_full_batches(build: Callable[[], Any], message: str) -> None:
     model, x = build(), np.ones((7, 2), "float32")
+    # The check of the first step pads nothing, and refuses the last of them for what it is.
+    options = {"batch_size": 4, "static_shapes": True, "verbose": 0, "check": False}
     with pytest.raises(ValueError, match=message):
-        tfdist.fit(model, x, x[:, :1], batch_size=4, static_shapes=True, verbose=0)
-    history = tfdist.fit(model, x[:4], x[:4, :1], batch_size=4, static_shapes=True, verbose=0)
+        tfdist.fit(model, x, x[:, :1], **options)
+    history = tfdist.fit(model, x[:4], x[:4, :1], **options)
     assert np.isfinite(history.history["loss"]).all()
 
 

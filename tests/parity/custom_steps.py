@@ -59,6 +59,19 @@ class RawLogs(keras.Sequential):
         }
 
 
+class Costly(keras.Sequential):
+    """Returns its loss by a name of its own."""
+
+    def train_step(self, batch: Any) -> dict[str, Any]:
+        x, y = batch
+        with tf.GradientTape() as tape:
+            y_pred = self(x, training=True)
+            loss = ops.mean(keras.losses.sparse_categorical_crossentropy(y, y_pred))
+        gradients = tape.gradient(loss, self.trainable_variables)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        return {"cost": loss}
+
+
 class OwnNames(keras.Sequential):
     """Returns a metric and a loss that no metric tracks; the model's own loss stays unused."""
 
@@ -184,6 +197,17 @@ def _own_alone(kind: type, optimizer: Any = models.momentum) -> models.Build:
     return build
 
 
+def _normalized() -> keras.Model:
+    """Its gradients cross from replica to replica, which hold unequal numbers of rows."""
+    outputs = layers.Dense(data.CLASSES, activation="softmax")
+    model = Costly([
+        keras.Input((data.FEATURES,)), layers.Dense(4, activation="tanh"),
+        layers.BatchNormalization(synchronized=True), outputs,
+    ])
+    model.compile(models.momentum(), "sparse_categorical_crossentropy")
+    return model
+
+
 def _gan() -> keras.Model:
     model = Gan()
     model.compile(keras.optimizers.Adam(0.02), keras.optimizers.Adam(0.03, clipnorm=0.1))
@@ -209,6 +233,7 @@ ROWS = (
     Case("train_step that returns a value by a metric's name", _own_alone(OwnNames), data.plain,
          then=(), fit=_EVEN),
     Case("train_step with a loss for each row", _own_alone(SummedRows), data.plain, then=()),
+    Case("train_step with synchronized BatchNormalization", _normalized, data.plain, then=()),
     Case("train_step with schedule that returns values", _own_alone(RawLogs, _scheduled),
          data.plain, then=(), fit=_EVEN, worlds=("2",)),
     Case(

@@ -66,6 +66,27 @@ def test_every_replica_holds_the_same_variables() -> None:
         np.testing.assert_array_equal(first, second)
 
 
+class _OwnMean(keras.metrics.Mean):
+    """A mean of no rows is NaN, and so is 0 times NaN."""
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        rows = keras.ops.cast(keras.ops.shape(y_pred)[0], y_pred.dtype)
+        self.total.assign_add(rows * keras.ops.mean(y_pred))
+        self.count.assign_add(rows)
+
+
+def test_an_empty_replica_leaves_a_metric_of_ones_own_alone() -> None:
+    strategy = worlds.local_strategy(_NUM_REPLICAS)
+    assert strategy.num_replicas_in_sync == 2
+    with strategy.scope():
+        model = models.mlp(metrics=[_OwnMean("own")])()
+        model.optimizer.build(model.trainable_variables)
+    _traced(update_lib.test_step, model, strategy, _batch(1))
+    with strategy.scope():
+        found = model.get_metrics_result()["own"]
+    np.testing.assert_allclose(found, 1 / data.CLASSES, rtol=1e-5)
+
+
 def test_test_step_changes_no_weight() -> None:
     model, strategy = _model()
     before = model.get_weights()

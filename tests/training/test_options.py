@@ -18,7 +18,8 @@ from tfdist.training.options import options_of
 _GIVEN: dict[str, Any] = {
     "replica_step": None, "already_sharded": False, "static_shapes": None, "length_buckets": None,
     "checkpoint_dir": None, "save_every": None, "fingerprint_every": None, "on_nan": "warn",
-    "reduction": None, "local_steps": None, "outer_optimizer": None, "profile": False,
+    "check": "auto", "reduction": None, "local_steps": None, "outer_optimizer": None,
+    "profile": False,
 }
 
 
@@ -59,6 +60,7 @@ def test_what_is_the_same_passes():
     [
         ({"on_nan": "skip"}, "on_nan='skip'"),
         ({"fingerprint_every": 4}, "fingerprint_every=4"),
+        ({"check": "warn"}, "check='warn'"),
         ({"reduction": "bfloat16"}, "reduction='bfloat16'"),
         ({"local_steps": 2}, "local_steps=2"),
         ({"checkpoint_dir": "here"}, "whether there is a checkpoint_dir"),
@@ -77,6 +79,8 @@ def test_what_is_not_the_same_is_named(changed, told):
     ("changed", "told"),
     [
         ({"on_nan": "explode"}, "on_nan='explode' must be one of 'warn', 'raise'"),
+        ({"check": True}, "check=True must be one of 'auto', 'raise', 'warn', False"),
+        ({"check": "never"}, "check='never' must be one of"),
         ({"fingerprint_every": 0}, "fingerprint_every=0 must be a whole number"),
         ({"replica_step": print, "on_nan": "raise"}, "trains by a rule of its own"),
         ({"replica_step": print, "reduction": "bfloat16"}, "gradients are summed by replica_step"),

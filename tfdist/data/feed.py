@@ -152,6 +152,11 @@ class Feed:
             self._planned = left
         return self._planned
 
+    def reading_again(self, element: Any) -> Any:
+        """Returns an iterator over one element that the epoch's iterator gave, of the same spec."""
+        rest = self._dataset.take(0)  # which opens no iterator, as some data counts them
+        return iter(tf.data.Dataset.from_tensors(element).concatenate(rest))
+
     def end_epoch(self, steps: int, *, ended: bool) -> None:
         """Closes an epoch of `steps` steps; `ended` says that the data ran out in it."""
         self._seen += steps

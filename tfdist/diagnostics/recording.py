@@ -73,7 +73,7 @@ def recorded(
             ),
         )
         own = keras.tree.flatten(callbacks) if callbacks else []
-        trainer.fit(**arguments, callbacks=[*own, recorder, _stop_after(steps)])
+        trainer.fit(**{**arguments, "check": False}, callbacks=[*own, recorder, _stop_after(steps)])
     return {
         "steps": found[: steps + 1],
         "plain_batch_norm": batch_norm.plain_batch_normalizations(trainer.model),

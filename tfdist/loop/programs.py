@@ -164,7 +164,7 @@ class Programs:
         """Returns the current loss, metrics and other logs; every worker has to call it.
 
         Args:
-            phase: "train" or "test", whose steps keep their own logs.
+            phase: "train" or "test", whose steps keep their own logs; "check", which keeps none.
         """
         returned = self._returned.get(phase, LastLogs())
         if phase == "train" and self._replica_step is not None:

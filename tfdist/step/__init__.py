@@ -6,20 +6,23 @@ other variables is here as well, since a step needs it first; checkpoint/ saves 
 Read in this order; each file imports from those above it only:
 
 1. variables.py: which variables training touches.
-2. replicas.py: how a function runs on every replica's rows of a global batch.
-3. jit_compile.py: how XLA compiles a replica's part of a step that needs sums over the replicas.
-4. tpu_step.py: a step that every replica runs as one program.
-5. error_feedback.py: what happens to the rounding error of a gradient.
-6. dependence.py: whether a tensor depends on the rows of the batch.
-7. logs.py: what a step reports besides the metrics.
-8. lookups.py: which rows of a table's gradient come from the rows of the batch.
-9. update.py: one update.
-10. from_replica.py: the same, asked for by a replica.
-11. uses.py: whether a gradient is used for something before it is applied.
-12. own_gradients.py: the gradients that a step of the model's own sees.
-13. finite.py: whether every gradient is finite, and what happens if one is not.
-14. rounds.py: which sums are taken once per several steps.
-15. accumulation.py: accumulated gradients: one reduction per update.
-16. local_steps.py: replicas that train on their own for some steps, and then average their weights.
-17. rules.py: which rule trains this model.
+2. own_code.py: which code of a model is not Keras's.
+3. replicas.py: how a function runs on every replica's rows of a global batch.
+4. jit_compile.py: how XLA compiles a replica's part of a step that needs sums over the replicas.
+5. tpu_step.py: a step that every replica runs as one program.
+6. error_feedback.py: what happens to the rounding error of a gradient.
+7. dependence.py: whether a tensor depends on the rows of the batch.
+8. logs.py: what a step reports besides the metrics.
+9. lookups.py: which rows of a table's gradient come from the rows of the batch.
+10. update.py: one update.
+11. from_replica.py: the same, asked for by a replica.
+12. uses.py: whether a gradient is used for something before it is applied.
+13. own_gradients.py: the gradients that a step of the model's own sees.
+14. finite.py: whether every gradient is finite, and what happens if one is not.
+15. rounds.py: which sums are taken once per several steps.
+16. accumulation.py: accumulated gradients: one reduction per update.
+17. local_steps.py: replicas that train on their own for some steps, and then average their weights.
+18. rules.py: which rule trains this model.
+19. first_rows.py: which rows the first step gets when it is checked.
+20. recorded.py: which gradients a step applied.
 """

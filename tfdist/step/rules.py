@@ -6,9 +6,9 @@ on the meaning of the global batch, each `tape.gradient` in it becomes the one r
 `replica_step(batch) -> logs` is given to `Trainer`; each value of its logs is the replica's share,
 and the shares are summed.
 
-There is one limit, which cannot be detected from outside: a scalar that such a step computes counts
-as a mean over its local batch. A sum over the batch has to be divided by the global batch size
-(`tfdist.average_loss` in a `replica_step`).
+A scalar that such a step computes counts as a mean over its local batch. That it is one, and not a
+sum, cannot be read off, but it can be tried: training/first_step.py does. In a `replica_step`, a
+sum over the batch has to be divided by the global batch size (`tfdist.average_loss`).
 """
 
 from __future__ import annotations

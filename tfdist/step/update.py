@@ -29,6 +29,7 @@ from tfdist.global_batch import position as position_lib
 from tfdist.step import error_feedback, lookups, replicas, tpu_step
 from tfdist.step.jit_compile import compiled
 from tfdist.step.logs import Logs, extra_logs, sum_shares
+from tfdist.step.own_code import own_reductions
 from tfdist.step.replicas import Batch
 from tfdist.step.tpu_step import Apply
 
@@ -181,7 +182,7 @@ def _observe(model: keras.Model, data: Any, *, training: bool) -> tuple[Any, Log
         return _loss_and_metrics(model, data, training=training)
 
     observe: Callable[[Any], tuple[Any, Logs]] = once
-    if any(keras_internals.overrides(model, name) for name in ("compute_loss", "compute_metrics")):
+    if own_reductions(model):
         # For zero rows, the user's code may give NaN, in its value or its gradient.
         observe = tracing.undoing_filler(model, once)
     return observe(data)

@@ -27,6 +27,7 @@ from tfdist.loop.pacing import Stopwatch, batches_between_events, stops_at_nan_o
 from tfdist.loop.programs import Programs
 from tfdist.loop.while_loop import Loop
 from tfdist.step.rounds import Rounds
+from tfdist.training.first_step import first_step_of
 from tfdist.training.guard import Guard
 from tfdist.training.profiling import Profiler
 
@@ -93,6 +94,11 @@ class Epochs:
             return self._programs.train(options)(iterator, num_steps)
 
         timed = profiler.timed(loop) if profiler else loop
+        if not run.point.step:  # otherwise another process has checked the first one
+            first = first_step_of(
+                model, self._programs, training.feed, self._workers, training.guard.options
+            )
+            timed = first.before(timed) if first else timed
         for epoch in run.point.epochs(training.epochs):
             run.leave_if_told(self._workers)
             if not run.point.done:  # otherwise an earlier process has begun the epoch

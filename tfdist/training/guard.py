@@ -37,6 +37,7 @@ class Guard:
         watch: FiniteWatch | None,
     ) -> None:
         self._model, self._strategy, self._watch = model, strategy, watch
+        self.options = options
         self.on_nan, self._every = options.on_nan, parse_every(options.fingerprint_every)
         self._fingerprint: Fingerprint | None = None
         self._finite_at, self._has_warned = 0, False

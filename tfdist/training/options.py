@@ -21,6 +21,7 @@ from tfdist.data.shapes import Shapes, parse_shapes
 from tfdist.step import local_steps as local_steps_lib
 
 ON_NAN = ("warn", "raise", "skip", "ignore")
+CHECK = ("auto", "raise", "warn", False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Options:
         save_every: As in `fit`.
         fingerprint_every: As in `fit`.
         on_nan: One of ON_NAN.
+        check: "raise", "warn" or False, which it is for a `replica_step` and on a TPU.
         reduction: How gradients travel between replicas.
         local_steps: As in `fit`.
         outer_optimizer: As in `fit`.
@@ -48,6 +50,7 @@ class Options:
     save_every: Any
     fingerprint_every: int | None
     on_nan: str
+    check: str | bool
     reduction: Reduction
     local_steps: int | None
     outer_optimizer: Any
@@ -66,6 +69,7 @@ def options_of(
     save_every: Any,
     fingerprint_every: int | None,
     on_nan: str,
+    check: str | bool,
     reduction: Any,
     local_steps: int | None,
     outer_optimizer: Any,
@@ -91,6 +95,7 @@ def options_of(
         save_every=save_every,
         fingerprint_every=fingerprint_every,
         on_nan=on_nan,
+        check=_parse_check(check, is_tpu=is_tpu(strategy)) if replica_step is None else False,
         reduction=parse_reduction(reduction),
         local_steps=local_steps,
         outer_optimizer=outer_optimizer,
@@ -126,12 +131,25 @@ def _refuse(options: Options) -> None:
         raise ValueError(f"fingerprint_every={every!r} must be a whole number of steps from 1.")
 
 
+def _parse_check(check: Any, *, is_tpu: bool) -> str | bool:
+    if check not in CHECK or (check is not False and not isinstance(check, str)):
+        raise ValueError(f"check={check!r} must be one of {', '.join(map(repr, CHECK))}.")
+    if is_tpu and check in ("raise", "warn"):
+        raise ValueError(
+            f"check={check!r} computes the first step on other numbers of rows, for each of which "
+            "a TPU would compile another program. Check it on the CPU, with get_strategy('2xcpu'), "
+            "and leave check out here."
+        )
+    return "raise" if check == "auto" and not is_tpu else check if check != "auto" else False
+
+
 def _numbers(options: Options, *, given_reduction: Any) -> dict[str, tuple[int, ...]]:
     """Returns the numbers that stand for each option, by its name in messages."""
     local_steps, every = options.local_steps, parse_every(options.save_every)
     is_number = type(local_steps) is int and 0 < local_steps < 2**62
     return {
         f"on_nan={options.on_nan!r}": (ON_NAN.index(options.on_nan),),
+        f"check={options.check!r}": (CHECK.index(options.check),),
         f"fingerprint_every={options.fingerprint_every!r}": (options.fingerprint_every or 0,),
         f"reduction={given_reduction!r}": options.reduction.numbers,
         f"local_steps={local_steps!r}": (int(local_steps) if is_number and local_steps else 0,),

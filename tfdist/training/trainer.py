@@ -146,6 +146,7 @@ class Trainer:
         save_every: Any = None,
         fingerprint_every: int | None = None,
         on_nan: str = "warn",
+        check: str | bool = "auto",
         # What travels between the replicas, and where the time goes.
         reduction: Reduction | str | None = None,
         local_steps: int | None = None,
@@ -192,6 +193,14 @@ class Trainer:
                 Keras does, and says once where it began; "raise" ends at that step, and names the
                 gradient; "skip" leaves out the step, and its batch from the metrics; "ignore" does
                 not check.
+            check: What to do if code that is not Keras's (a training step, loss, metric, layer or
+                function) means something else for a part of a batch: a sum, statistics of a batch,
+                draws that bypass Keras, a state that is assigned. The first step is computed with
+                some of its rows split and with all of them on one replica, and all variables are
+                put back. "raise" names the first tensor that differs, and the likely cause; "warn"
+                trains on; False does not compute it. "auto" is "raise", and False on a TPU. Without
+                such code, or with one replica, a `replica_step`, `local_steps`, `length_buckets` or
+                a plain `BatchNormalization`, there is no check, and it costs nothing.
             reduction: How gradients travel between replicas: a `tfdist.Reduction`, or its type,
                 "bfloat16" or "float16", which halves the bytes and rounds. Exact by default.
             local_steps: Replicas train on their own for this many steps, and continue from the mean
@@ -216,7 +225,7 @@ class Trainer:
             model, self._workers, replica_step=self._replica_step, already_sharded=already_sharded,
             static_shapes=static_shapes, length_buckets=length_buckets,
             checkpoint_dir=checkpoint_dir, save_every=save_every,
-            fingerprint_every=fingerprint_every, on_nan=on_nan, reduction=reduction,
+            fingerprint_every=fingerprint_every, on_nan=on_nan, check=check, reduction=reduction,
             local_steps=local_steps, outer_optimizer=outer_optimizer, profile=profile,
         )
         epochs = limited(epochs, "epochs") or epochs

@@ -1,0 +1,225 @@
+"""Does the first step's check find what other people's code does wrong, and nothing else?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from training import planted
+
+import tfdist
+from tfdist.training import first_step
+from tfdist.training.fitting import trainer_of
+
+_QUICK = ("a sum in a step", "a running maximum", "statistics in a layer")
+
+
+@pytest.fixture(autouse=True)
+def _double():
+    before = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_floatx(before[0])
+    keras.config.set_dtype_policy(before[1])
+
+
+def _check(build: Any, device: str = "2xcpu", **kwargs: Any) -> keras.Model:
+    """Checks a first step, and trains no step: what is traced is the check alone."""
+    strategy = tfdist.get_strategy(device)
+    assert strategy.num_replicas_in_sync > 1
+    keras.utils.set_random_seed(1)
+    with strategy.scope():
+        model = build()
+    x, y = planted.data()
+    trainer = trainer_of(model)
+
+    class Loop:
+        """Stands for the traced training loop."""
+
+        def __call__(self, options: Any) -> Any:
+            return lambda iterator, steps: 0
+
+    trainer._programs.train = Loop()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer._epochs, "_steps", _only_first)
+        trainer.fit(x, y, batch_size=5, shuffle=False, verbose=0, **kwargs)
+    return model
+
+
+def _only_first(feed: Any, loop: Any, events: Any, **kwargs: Any) -> None:
+    feed.begin_epoch()
+    loop(feed.iterator, 1)
+
+
+def _marked(names: Any) -> list[Any]:
+    return [
+        pytest.param(name, marks=() if name in _QUICK else pytest.mark.slow) for name in names
+    ]
+
+
+@pytest.mark.parametrize("name", _marked(planted.PLANTED))
+def test_what_is_wrong_is_named(name):
+    build, told, _ = planted.PLANTED[name]
+    with pytest.raises(ValueError, match="The first step is not one device's") as caught:
+        _check(build)
+    assert told in str(caught.value)
+    assert "check=False" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", _marked(n for n, (*_, right) in planted.PLANTED.items() if right))
+def test_what_is_right_passes(name, caplog):
+    _, _, build = planted.PLANTED[name]
+    _check(build)
+    assert not [record for record in caplog.records if record.name == "tfdist"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["3xcpu", "4xcpu"])
+@pytest.mark.parametrize("name", ["a sum in a step", "statistics in a layer", "a codebook"])
+def test_other_numbers_of_replicas(name, device):
+    wrong, _, right = planted.PLANTED[name]
+    _check(right, device)
+    with pytest.raises(ValueError, match="The first step is not one device's"):
+        _check(wrong, device)
+
+
+def _noisy() -> keras.Model:
+    """A right model, whose step draws, and drops units."""
+    draws = keras.random.SeedGenerator(4)  # of no model: its state is none of the model's either
+
+    class Noisy(keras.Sequential):
+        def train_step(self, batch: Any) -> dict[str, Any]:
+            x, y = batch
+            return dict(super().train_step((x + keras.random.normal(tf.shape(x), seed=draws), y)))
+
+    model = Noisy([keras.Input((3,)), keras.layers.Dropout(0.4), keras.layers.Dense(1)])
+    model.compile("adam", "mse", metrics=["mae"])
+    model.draws = draws.state
+    return model
+
+
+def _values(model: keras.Model) -> list[np.ndarray]:
+    state = [*model.variables, *model.optimizer.variables, *model.metrics_variables, model.draws]
+    return [np.asarray(variable) for variable in state]
+
+
+def _data(kind: str) -> dict[str, Any]:
+    x, y = planted.data()
+    batches = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(20, seed=2)
+    if kind == "arrays":
+        return {"x": x, "y": y, "batch_size": 5}
+    if kind == "generator":
+        return {"x": ((x[i : i + 5], y[i : i + 5]) for i in (0, 5, 1, 4)), "steps_per_epoch": 2}
+    return {"x": batches.batch(5, drop_remainder=kind == "fixed")}
+
+
+@pytest.mark.parametrize("kind", ["arrays", "dataset", "generator", "fixed"])
+def test_training_is_as_if_nothing_had_been_checked(kind):
+    x, y = planted.data()
+    found = []
+    for check in ("raise", False):
+        strategy = tfdist.get_strategy("2xcpu")
+        assert strategy.num_replicas_in_sync == 2
+        keras.utils.set_random_seed(1)
+        with strategy.scope():
+            model = _noisy()
+        history = tfdist.fit(model, **_data(kind), epochs=2, verbose=0, check=check)
+        found.append([*_values(model), history.history["loss"], np.random.random()])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_all_is_put_back_where_it_raises():
+    build, _, _ = planted.PLANTED["a running maximum"]
+    kept: list[Any] = []
+
+    def built() -> keras.Model:
+        kept.append(build())
+        return kept[0]
+
+    with pytest.raises(ValueError, match="'own'"):
+        _check(built)
+    (model,) = kept
+    assert int(np.asarray(model.optimizer.iterations)) == 0
+    for value in (np.asarray(v) for v in model.metrics_variables):
+        assert not value.any()
+    keras.utils.set_random_seed(1)
+    with tfdist.get_strategy("2xcpu").scope():
+        again = build()
+    for one, other in zip(again.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_warning_instead(caplog):
+    build, _, _ = planted.PLANTED["a sum in a step"]
+    model = _check(build, check="warn")
+    told = [record.getMessage() for record in caplog.records if record.name == "tfdist"]
+    assert len(told) == 1
+    assert "a sum over the batch in Own.train_step" in told[0]
+    caplog.clear()
+    _check(lambda: model, check="warn")  # it has been told
+    _check(build, check=False)
+    assert not [record for record in caplog.records if record.name == "tfdist"]
+
+
+def _keras_alone() -> keras.Model:
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", metrics=["mae"])
+    return model
+
+
+def _plain_normalization() -> keras.Model:
+    model = _noisy()
+    own = type(model)([keras.Input((3,)), keras.layers.BatchNormalization(), *model.layers])
+    own.compile("sgd", "mse")
+    return own
+
+
+@pytest.mark.parametrize("build", [_keras_alone, _plain_normalization])
+def test_what_cannot_differ_or_has_to_is_not_computed(build):
+    def refuse(*args: Any) -> None:
+        raise AssertionError("computed")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(first_step, "_Twice", refuse)
+        _check(build)
+        with pytest.raises(AssertionError, match="computed"):
+            _check(_noisy)
+
+
+def test_once_for_a_compiled_model():
+    build = planted.PLANTED["statistics in a layer"][2]
+    model = _check(build)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(first_step, "_Twice", lambda *args: pytest.fail("computed again"))
+        _check(lambda: model)
+
+
+def _on_worker() -> list[str]:
+    """Checks programs on this worker's replica; returns what was said."""
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    said = []
+    for name in ("a sum in a step", "a codebook", "TensorFlow's draws in a step"):
+        wrong, _, right = planted.PLANTED[name]
+        _check(right, "cpu")
+        try:
+            _check(wrong, "cpu")
+            said.append("nothing")
+        except ValueError as error:
+            said.append(str(error))
+    return said
+
+
+@pytest.mark.slow
+def test_on_two_workers():
+    of_workers = tfdist.testing.run_workers(_on_worker, timeout_secs=200)
+    assert len(of_workers) == 2
+    for said in of_workers:
+        assert "a sum over the batch in Own.train_step" in said[0]
+        assert "assigns this state" in said[1]
+        assert "RandomStandardNormal" in said[2]
