@@ -8,6 +8,7 @@
 #   make test-next                  the TensorFlow and the Keras that are not released yet
 #   make test-all                   all four
 #   make parity                     the whole parity table, into README.md and PARITY.md
+#   make keras-own                  all of Keras's own tests of its trainer, on two replicas
 #   make oracles                    what stock Keras gives for its rows, where that is out of date
 #   make check                      lint and types
 #   make clean                      removes builds and caches; the environment stays
@@ -40,7 +41,7 @@ NEXT_VENV := $(VENV)-next
 NEXT_PINS := tensorflow-cpu>=2.22.dev0
 
 .PHONY: train test test-slow test-colab test-next test-all environment environments engines \
-	tpu-compiler parity oracles check clean
+	tpu-compiler parity oracles keras-own check clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := train
 
@@ -83,6 +84,9 @@ parity: $(READY),$(WITH)
 
 oracles: $(READY),$(WITH)
 	PYTHONPATH=tests $(RUN) -m parity.remake $(ARGS)
+
+keras-own: $(READY),$(WITH)
+	KERAS_OWN_PART=0/1 $(RUN) -m pytest -s -m slow tests/house/test_keras_own.py $(ARGS)
 
 check: $(READY),$(WITH)
 	$(RUN) -m ruff check .

@@ -181,7 +181,7 @@ def _on_all_rows(call: _Call, position: Position) -> Any:
             raise ValueError(
                 f"The {call.name} makes one number of a whole batch, and the rows of "
                 f"{position.collectives.num_replicas} replicas cannot be joined, since they are a "
-                f"{type(value).__name__}. Return one value for each example, or train on one device."
+                f"{type(value).__name__}. Return one value for each example, or use one device."
             )
         return tensor_notes.with_notes(lambda rows: with_own_gradient(rows, position), value)
 
