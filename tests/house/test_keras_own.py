@@ -30,6 +30,7 @@ def _files() -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)
 def test_keras_own_tests_pass(tmp_path):
     part = os.environ.get("KERAS_OWN_PART", f"{rotation.turn(PARTS)}/{PARTS}")
     (tmp_path / "pytest.ini").write_text("[pytest]\n")

@@ -223,3 +223,15 @@ def test_on_two_workers():
         assert "a sum over the batch in Own.train_step" in said[0]
         assert "assigns this state" in said[1]
         assert "RandomStandardNormal" in said[2]
+
+
+def test_an_error_of_the_data_is_told_plainly():
+    with tfdist.get_strategy("2xcpu").scope():
+        model = _noisy()
+    pairs = [tf.data.Dataset.range(n).map(_row).batch(size) for n, size in ((8, 4), (16, 8))]
+    with pytest.raises(ValueError, match="different numbers of rows, 4 8"):
+        tfdist.fit(model, tf.data.Dataset.zip(tuple(pairs)), verbose=0)
+
+
+def _row(number: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.stack([number, number, number]), tf.float64)

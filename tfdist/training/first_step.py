@@ -24,6 +24,7 @@ from tfdist.compat import keras_internals
 from tfdist.compat.notes import note_of, set_note
 from tfdist.data import rows as rows_lib
 from tfdist.data.arrays import Cursor
+from tfdist.data.errors import told_plainly
 from tfdist.data.feed import Feed
 from tfdist.global_batch import batch_norm
 from tfdist.loop.programs import Programs
@@ -112,7 +113,7 @@ class FirstStep:
             ran = loop(self._feed.reading_again(batch.get_value()), 1)
             return ran + loop(iterator, wanted - 1) if ran and wanted > 1 else ran
 
-        return run
+        return told_plainly()(run)
 
     def _check(self, element: Any, spec: Any) -> None:
         twice = _Twice(self._model, self._programs, self._workers)
