@@ -36,10 +36,11 @@ Each folder's docstring says in which order to read its files:
 8. step/: what is one update of the weights?
 9. loop/: how are many steps run inside one traced function, and how many at a time?
 10. checkpoint/: what is a run, and how does it go on after a stop?
-11. training/: how do epochs, validation and callbacks run, and what is checked meanwhile?
-12. diagnostics/: does it agree with one device, how fast is it, and how large may it be?
-13. tpu/: will it train on a TPU that is not there?
-14. cli/: what can be done from a terminal?
+11. first_step/: does a step mean the same split over the replicas as whole on one?
+12. training/: how do epochs, validation and callbacks run, and what is checked meanwhile?
+13. diagnostics/: does it agree with one device, how fast is it, and how large may it be?
+14. tpu/: will it train on a TPU that is not there?
+15. cli/: what can be done from a terminal?
 
 Beside the folders are testing.py (workers for tests), parquet.py (data of an engine), datasets/
 (data to try tfdist on) and __main__.py (`python -m tfdist`).

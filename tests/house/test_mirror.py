@@ -56,20 +56,21 @@ _TESTED_BY = {
     "loop/branches.py": "data/test_lengths.py",
     "loop/programs.py": "training/test_trainer.py",
     "step/dependence.py": "step/test_lookups.py",
-    "step/first_rows.py": "training/test_first_step.py",
+    "step/first_rows.py": "first_step/test_checking.py",
     "step/from_replica.py": "training/test_custom_loop.py",
     "step/jit_compile.py": "step/test_update.py",
-    "step/recorded.py": "training/test_first_step.py",
+    "step/recorded.py": "first_step/test_checking.py",
     "step/replicas.py": "step/test_update.py",
     "step/rounds.py": "step/test_local_steps.py",  # a protocol, and how it is kept
     "step/rules.py": _PARITY,
     "step/uses.py": "step/test_own_gradients.py",
     "tpu/compiler_process.py": "tpu/test_preflighting.py",
     "tpu/limits.py": "tpu/test_linting.py",
+    "first_step/both_ways.py": "first_step/test_checking.py",
     "training/epochs.py": "training/test_trainer.py",
-    "training/first_differences.py": "training/test_first_step.py",
+    "first_step/differences.py": "first_step/test_checking.py",
     "training/guard.py": "training/test_fingerprints.py",
-    "training/likely_cause.py": "training/test_first_step.py",
+    "first_step/likely_cause.py": "first_step/test_checking.py",
 }
 # Test files in mirrored folders that are of no one file.
 _OF_SEVERAL = {

@@ -19,7 +19,7 @@ NOTES = {
     "residuals": "rounding errors, one variable per gradient: see step/error_feedback.py",
     "outer_optimizer": "the outer optimizer that was given, and its copy made in the scope",
     "warned_of_statistics": "whether a warning said that normalizations see one replica's rows",
-    "checked": "the optimizer and loss tracker of the first step that was checked",
+    "checked": "by step: the optimizer and loss tracker of the first one that was checked",
     "shared_lookups": "which gradients are of lookups that happen once: see step/lookups.py",
     "heart": "the heartbeat between the workers, or None where they are not connected",
     "has_checked_links": "whether the links between the replicas were checked",

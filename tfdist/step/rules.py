@@ -7,7 +7,7 @@ on the meaning of the global batch, each `tape.gradient` in it becomes the one r
 and the shares are summed.
 
 A scalar that such a step computes counts as a mean over its local batch. That it is one, and not a
-sum, cannot be read off, but it can be tried: training/first_step.py does. In a `replica_step`, a
+sum, cannot be read off, but it can be tried: first_step/checking.py does. In a `replica_step`, a
 sum over the batch has to be divided by the global batch size (`tfdist.average_loss`).
 """
 

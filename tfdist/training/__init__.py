@@ -6,22 +6,19 @@ Read in this order; each file imports from those above it only:
 
 1. options.py: what `fit` takes besides Keras's own arguments.
 2. fingerprints.py: whether all replicas still hold the same weights.
-3. likely_cause.py: why a step means something else where its rows are split.
-4. first_differences.py: where two computations of one step differ, beyond rounding.
-5. first_step.py: whether the first step means the same split over the replicas as whole on one.
-6. guard.py: what is checked while training runs.
-7. time_split.py: the parts of a step's time, and what could be done about them.
-8. profiling.py: where the time of a run went.
-9. bucket_tuning.py: which sizes of pieces and buckets are fastest here.
-10. callback_files.py: which worker's callbacks write files.
-11. shared_events.py: what callbacks need when several workers run them.
-12. building.py: when a model's variables are created, and by what.
-13. epochs.py: how an epoch runs.
-14. on_batch.py: how a single batch is trained on.
-15. routing.py: how a model's own `fit`, and Keras's, come to tfdist.
-16. trainer.py: arguments in, results out.
-17. fitting.py: `fit`, `evaluate` and `predict` as functions.
-18. saving.py: which worker writes, where an unchanged program saves its model.
-19. patching.py: how a program of plain Keras becomes distributed.
-20. custom_loop.py: the parts of a step for a custom training loop.
+3. guard.py: what is checked while training runs.
+4. time_split.py: the parts of a step's time, and what could be done about them.
+5. profiling.py: where the time of a run went.
+6. bucket_tuning.py: which sizes of pieces and buckets are fastest here.
+7. callback_files.py: which worker's callbacks write files.
+8. shared_events.py: what callbacks need when several workers run them.
+9. building.py: when a model's variables are created, and by what.
+10. epochs.py: how an epoch runs.
+11. on_batch.py: how a single batch is trained on.
+12. routing.py: how a model's own `fit`, and Keras's, come to tfdist.
+13. trainer.py: arguments in, results out.
+14. fitting.py: `fit`, `evaluate` and `predict` as functions.
+15. saving.py: which worker writes, where an unchanged program saves its model.
+16. patching.py: how a program of plain Keras becomes distributed.
+17. custom_loop.py: the parts of a step for a custom training loop.
 """

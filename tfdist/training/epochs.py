@@ -21,13 +21,13 @@ from tfdist.communication.workers import Workers
 from tfdist.compat import keras_internals, tf_internals
 from tfdist.data.feed import Feed
 from tfdist.data.same_data import refuse_other_batches
+from tfdist.first_step.checking import first_step_of
 from tfdist.loop.loop_options import LoopOptions
 from tfdist.loop.outputs import OutputLoop
 from tfdist.loop.pacing import Stopwatch, batches_between_events, stops_at_nan_of
 from tfdist.loop.programs import Programs
 from tfdist.loop.while_loop import Loop
 from tfdist.step.rounds import Rounds
-from tfdist.training.first_step import first_step_of
 from tfdist.training.guard import Guard
 from tfdist.training.profiling import Profiler
 
@@ -88,17 +88,14 @@ class Epochs:
         self._begin(training)
         stops_at_nan = self._workers.any(stops_at_nan_of(model, events))
         options = dataclasses.replace(training.options, stops_at_nan=stops_at_nan)
-
         def loop(iterator: Any, num_steps: int) -> int:
-            # A callback may have asked for a new trace, by `make_train_function(force=True)`.
+            # A callback may have called `make_train_function(force=True)`, for a new trace.
             return self._programs.train(options)(iterator, num_steps)
 
         timed = profiler.timed(loop) if profiler else loop
-        if not run.point.step:  # otherwise another process has checked the first one
-            first = first_step_of(
-                model, self._programs, training.feed, self._workers, training.guard.options
-            )
-            timed = first.before(timed) if first else timed
+        asked = training.guard.options
+        if not run.point.step and not asked.local_steps:  # or another process has checked it
+            timed = self._checked(timed, training.feed, check=asked.check, step="train_step")
         for epoch in run.point.epochs(training.epochs):
             run.leave_if_told(self._workers)
             if not run.point.done:  # otherwise an earlier process has begun the epoch
@@ -119,18 +116,23 @@ class Epochs:
         self._finalize(training.epochs)
         events.on_train_end(run.point.logs or None)
 
-    def evaluate(self, feed: Feed, events: Any) -> dict[str, Any]:
-        """Returns the loss and metrics over a feed, as floats."""
+    def evaluate(self, feed: Feed, events: Any, *, check: str | bool) -> dict[str, Any]:
+        """Returns the loss and metrics over a feed, as floats; `check` is as in `Options`."""
         self._model.stop_evaluating = False
         events.on_test_begin()
         self._model.reset_metrics()
         feed.rewind()
         options = LoopOptions(is_share=feed.source.is_share, padding=feed.source.padding)
         loop = self._programs.test(options)
+        loop = self._checked(loop, feed, check=check, step="test_step")
         self._steps(feed, loop, events, phase="test")
         logs = keras_internals.python_logs(self._programs.logs("test"))
         events.on_test_end(logs)
         return logs
+
+    def _checked(self, loop: Loop, feed: Feed, **how: Any) -> Loop:
+        first = first_step_of(self._model, self._programs, feed, self._workers, **how)
+        return first.before(loop) if first else loop
 
     def _begin(self, training: Training) -> None:
         """Moves everything to where the run begins: its start, a checkpoint, a callback's epoch."""
@@ -150,7 +152,8 @@ class Epochs:
         feed, freq = training.validation, training.validation_freq
         if not feed or not keras_internals.is_validation_epoch(self._model, epoch, freq):
             return {}
-        return {f"val_{name}": v for name, v in self.evaluate(feed, training.events).items()}
+        logs = self.evaluate(feed, training.events, check=training.guard.options.check)
+        return {f"val_{name}": value for name, value in logs.items()}
 
     def _steps(
         self,

@@ -95,7 +95,7 @@ def options_of(
         save_every=save_every,
         fingerprint_every=fingerprint_every,
         on_nan=on_nan,
-        check=_parse_check(check, is_tpu=is_tpu(strategy)) if replica_step is None else False,
+        check=parse_check(check, is_tpu=is_tpu(strategy)) if replica_step is None else False,
         reduction=parse_reduction(reduction),
         local_steps=local_steps,
         outer_optimizer=outer_optimizer,
@@ -131,7 +131,12 @@ def _refuse(options: Options) -> None:
         raise ValueError(f"fingerprint_every={every!r} must be a whole number of steps from 1.")
 
 
-def _parse_check(check: Any, *, is_tpu: bool) -> str | bool:
+def parse_check(check: Any, *, is_tpu: bool) -> str | bool:
+    """Returns "raise", "warn" or False for the option `check`.
+
+    Raises:
+        ValueError: It is none of CHECK, or needs more traces than a TPU should compile.
+    """
     if check not in CHECK or (check is not False and not isinstance(check, str)):
         raise ValueError(f"check={check!r} must be one of {', '.join(map(repr, CHECK))}.")
     if is_tpu and check in ("raise", "warn"):

@@ -53,7 +53,7 @@ from tfdist.training import (
 from tfdist.training.epochs import Epochs, Training, predicted
 from tfdist.training.fingerprints import Comparison
 from tfdist.training.guard import Guard
-from tfdist.training.options import Options, options_of
+from tfdist.training.options import Options, options_of, parse_check
 from tfdist.training.profiling import Profiler
 
 _P = ParamSpec("_P")
@@ -311,6 +311,7 @@ class Trainer:
         already_sharded: bool = False,
         static_shapes: bool | None = None,
         length_buckets: Sequence[int] | None = None,
+        check: str | bool = "auto",
     ) -> Any:
         """Returns the loss and metrics over all examples, each once, the same on every worker.
 
@@ -328,6 +329,7 @@ class Trainer:
             already_sharded: As in `fit`.
             static_shapes: As in `fit`.
             length_buckets: As in `fit`.
+            check: As in `fit`, for the first batch.
 
         Returns:
             What `keras.Model.evaluate` returns: a scalar, a list, or with `return_dict` a dict.
@@ -341,7 +343,8 @@ class Trainer:
         self._programs.followed(feed.source)
         with callback_files.files_of_chief_alone(callbacks, is_chief=self.is_chief):
             events = self._events(callbacks, verbose=verbose, epochs=1, steps=feed.num_batches)
-            logs = self._epochs.evaluate(feed, events)
+            allowed = parse_check(check, is_tpu=is_tpu(self.strategy))
+            logs = self._epochs.evaluate(feed, events, check=allowed)
         return logs if return_dict else keras_internals.flat_results(self.model, logs)
 
     @_as_a_run

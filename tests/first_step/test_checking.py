@@ -8,10 +8,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from training import planted
+from first_step import planted
 
 import tfdist
-from tfdist.training import first_step
+from tfdist.first_step import checking
 from tfdist.training.fitting import trainer_of
 
 _QUICK = ("a sum in a step", "a running maximum", "statistics in a layer")
@@ -185,7 +185,7 @@ def test_what_cannot_differ_or_has_to_is_not_computed(build):
         raise AssertionError("computed")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(first_step, "_Twice", refuse)
+        patch.setattr(checking, "BothWays", refuse)
         _check(build)
         with pytest.raises(AssertionError, match="computed"):
             _check(_noisy)
@@ -195,7 +195,7 @@ def test_once_for_a_compiled_model():
     build = planted.PLANTED["statistics in a layer"][2]
     model = _check(build)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(first_step, "_Twice", lambda *args: pytest.fail("computed again"))
+        patch.setattr(checking, "BothWays", lambda *args: pytest.fail("computed again"))
         _check(lambda: model)
 
 
@@ -235,3 +235,26 @@ def test_an_error_of_the_data_is_told_plainly():
 
 def _row(number: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.stack([number, number, number]), tf.float64)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("a loss that is called a sum", "a sum over the batch"),
+        ("statistics in a layer", "a number of the whole batch"),
+    ],
+)
+def test_evaluate_checks_its_first_batch(name, told):
+    wrong, _, right = planted.PLANTED[name]
+    x, y = planted.data()
+    keras.utils.set_random_seed(1)
+    with tfdist.get_strategy("2xcpu").scope():
+        right, wrong = right(), wrong()
+    expected = tfdist.evaluate(right, x, y, batch_size=5, verbose=0)
+    assert tfdist.evaluate(right, x, y, batch_size=5, verbose=0, check=False) == expected
+    with pytest.raises(ValueError, match="The first step is not one device's.*check=False") as it:
+        tfdist.evaluate(wrong, x, y, batch_size=5, verbose=0)
+    assert told in str(it.value)
+    tfdist.evaluate(wrong, x, y, batch_size=5, verbose=0, check=False)
+    with pytest.raises(ValueError, match="check='no' must be one of"):
+        tfdist.evaluate(wrong, x, y, check="no")

@@ -15,8 +15,8 @@ import keras
 import numpy as np
 
 from tfdist.compat import keras_internals
+from tfdist.first_step.likely_cause import Found
 from tfdist.step.own_code import all_metrics
-from tfdist.training.likely_cause import Found
 
 # Largest difference beside a tensor's own values, and beside those of its whole group. Code of
 # other people may compute in float32 inside of a float64 model.
