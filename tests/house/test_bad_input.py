@@ -121,7 +121,7 @@ _OF_DATA = {
     ),
     "fewer labels than rows": (
         lambda: _fit(_SLICES((_X, _Y)).batch(4).map(lambda x, y: (x, y[:3])), None),
-        ValueError, "must have the same shape up until the last dimension",
+        ValueError, "The tensors of a batch have different numbers of rows, 4 3",
     ),
     "a dataset of nothing": (
         lambda: _fit(_SLICES((_X, _Y)).take(0).batch(4), None),
