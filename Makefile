@@ -9,6 +9,7 @@
 #   make test-all                   all four
 #   make parity                     the whole parity table, into README.md and PARITY.md
 #   make keras-own                  all of Keras's own tests of its trainer, on two replicas
+#   make programs                 programs in the shape of people's, unchanged, all of them
 #   make oracles                    what stock Keras gives for its rows, where that is out of date
 #   make check                      lint and types
 #   make clean                      removes builds and caches; the environment stays
@@ -41,7 +42,7 @@ NEXT_VENV := $(VENV)-next
 NEXT_PINS := tensorflow-cpu>=2.22.dev0
 
 .PHONY: train test test-slow test-colab test-next test-all environment environments engines \
-	tpu-compiler parity oracles keras-own check clean
+	tpu-compiler parity programs oracles keras-own check clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := train
 
@@ -81,6 +82,9 @@ engines:
 parity: $(READY),$(WITH)
 	PYTHONPATH=tests $(RUN) -m parity.remake --all
 	$(RUN) scripts/parity_table.py --write
+
+programs: $(READY),$(WITH)
+	$(RUN) -m pytest tests/programs -n 2 -m "" --durations=10 $(ARGS)
 
 oracles: $(READY),$(WITH)
 	PYTHONPATH=tests $(RUN) -m parity.remake $(ARGS)

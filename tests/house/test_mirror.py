@@ -80,7 +80,7 @@ _OF_SEVERAL = {
     "tpu/test_numbers.py",  # the program that preflight compiles, executed
     "tpu/test_pair.py",  # the pins of the extra
 }
-_BESIDE = ("faults", "house", "parity", "scripts", "support")
+_BESIDE = ("faults", "house", "parity", "programs", "scripts", "support")
 
 _FILES = sorted(
     path.relative_to(_PACKAGE).as_posix()
