@@ -56,10 +56,10 @@ _TESTED_BY = {
     "loop/branches.py": "data/test_lengths.py",
     "loop/programs.py": "training/test_trainer.py",
     "step/dependence.py": "step/test_lookups.py",
-    "step/first_rows.py": "first_step/test_checking.py",
+    "first_step/rows.py": "first_step/test_checking.py",
     "step/from_replica.py": "training/test_custom_loop.py",
     "step/jit_compile.py": "step/test_update.py",
-    "step/recorded.py": "first_step/test_checking.py",
+    "first_step/recorded.py": "first_step/test_checking.py",
     "step/replicas.py": "step/test_update.py",
     "step/rounds.py": "step/test_local_steps.py",  # a protocol, and how it is kept
     "step/rules.py": _PARITY,

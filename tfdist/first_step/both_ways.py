@@ -20,11 +20,11 @@ from tfdist.communication.workers import Workers
 from tfdist.data import rows as rows_lib
 from tfdist.first_step.differences import Outcome, counted_logs
 from tfdist.first_step.likely_cause import drawing
+from tfdist.first_step.recorded import Recorded
+from tfdist.first_step.rows import FirstRows
 from tfdist.loop.programs import Programs
 from tfdist.step import rules
-from tfdist.step.first_rows import FirstRows
 from tfdist.step.logs import LastLogs, flat
-from tfdist.step.recorded import Recorded
 from tfdist.step.replicas import Batch
 from tfdist.step.variables import Entry, entries_of, value_of
 

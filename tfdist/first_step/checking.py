@@ -28,10 +28,10 @@ from tfdist.first_step.differences import (
     precision_of,
 )
 from tfdist.first_step.likely_cause import Found, cause
+from tfdist.first_step.rows import FirstRows, first_rows
 from tfdist.global_batch import batch_norm
 from tfdist.loop.programs import Programs
 from tfdist.loop.while_loop import Loop
-from tfdist.step.first_rows import FirstRows, first_rows
 from tfdist.step.own_code import own_code
 
 _LOG = logging.getLogger("tfdist")

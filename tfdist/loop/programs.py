@@ -169,7 +169,7 @@ class Programs:
         returned = self._returned.get(phase, LastLogs())
         if phase == "train" and self._replica_step is not None:
             return returned.read()  # such a rule returns all its logs itself
-        return returned.shown(self._kept("logs", self._results)())
+        return returned.shown(self._kept(("logs", returned), lambda: self._results(returned))())
 
     def _loop(
         self,
@@ -273,10 +273,10 @@ class Programs:
         )
         return told_plainly()(loop)
 
-    def _results(self) -> Callable[[], dict[str, Any]]:
+    def _results(self, returned: LastLogs) -> Callable[[], dict[str, Any]]:
         def read() -> dict[str, Any]:
             with self._strategy.scope():
-                return self._model.get_metrics_result()
+                return self._model.get_metrics_result() | returned.read_results()
 
         return read if self._is_eager else tf.function(read, autograph=False)
 

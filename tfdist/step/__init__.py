@@ -12,17 +12,16 @@ Read in this order; each file imports from those above it only:
 5. tpu_step.py: a step that every replica runs as one program.
 6. error_feedback.py: what happens to the rounding error of a gradient.
 7. dependence.py: whether a tensor depends on the rows of the batch.
-8. logs.py: what a step reports besides the metrics.
-9. lookups.py: which rows of a table's gradient come from the rows of the batch.
-10. update.py: one update.
-11. from_replica.py: the same, asked for by a replica.
-12. uses.py: whether a gradient is used for something before it is applied.
-13. own_gradients.py: the gradients that a step of the model's own sees.
-14. finite.py: whether every gradient is finite, and what happens if one is not.
-15. rounds.py: which sums are taken once per several steps.
-16. accumulation.py: accumulated gradients: one reduction per update.
-17. local_steps.py: replicas that train on their own for some steps, and then average their weights.
-18. rules.py: which rule trains this model.
-19. first_rows.py: which rows the first step gets when it is checked.
-20. recorded.py: which gradients a step applied.
+8. metric_results.py: which log of a step is which metric's result.
+9. logs.py: what a step reports besides the metrics.
+10. lookups.py: which rows of a table's gradient come from the rows of the batch.
+11. update.py: one update.
+12. from_replica.py: the same, asked for by a replica.
+13. uses.py: whether a gradient is used for something before it is applied.
+14. own_gradients.py: the gradients that a step of the model's own sees.
+15. finite.py: whether every gradient is finite, and what happens if one is not.
+16. rounds.py: which sums are taken once per several steps.
+17. accumulation.py: accumulated gradients: one reduction per update.
+18. local_steps.py: replicas that train on their own for some steps, and then average their weights.
+19. rules.py: which rule trains this model.
 """

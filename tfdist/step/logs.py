@@ -6,6 +6,7 @@ number for one that all replicas have alike.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import keras
@@ -14,11 +15,14 @@ import tensorflow as tf
 from tfdist.compat.untraced import plain_variable
 from tfdist.global_batch import position as position_lib
 from tfdist.step.dependence import depends, leaves
+from tfdist.step.metric_results import Result
 
 Logs = dict[str, Any]
 
 
-def extra_logs(model: keras.Model, returned: Any, inputs: Any = None) -> Logs:
+def extra_logs(
+    model: keras.Model, returned: Any, inputs: Any = None, *, known: Collection[str] = ()
+) -> Logs:
     """Returns the replica's shares of those logs that are not results of the model's metrics.
 
     A log that is computed from a metric's state is that metric's result, which is read between two
@@ -28,6 +32,7 @@ def extra_logs(model: keras.Model, returned: Any, inputs: Any = None) -> Logs:
         model: The model.
         returned: What its step returned.
         inputs: The replica's rows; by default those of its position.
+        known: The names of logs that are known to be results, whatever their names.
 
     Raises:
         ValueError: It cannot be known what a log is on all replicas together.
@@ -37,6 +42,8 @@ def extra_logs(model: keras.Model, returned: Any, inputs: Any = None) -> Logs:
     results = model.get_metrics_result()
     shares: Logs = {}
     for name, value in flat(returned).items():
+        if name in known:
+            continue
         tensor = tf.convert_to_tensor(value)
         state = _state_behind(model, tensor)
         if name in results and (state is not None or tf.executing_eagerly()):
@@ -44,8 +51,8 @@ def extra_logs(model: keras.Model, returned: Any, inputs: Any = None) -> Logs:
         if state is not None and position_lib.current() is not None:
             raise ValueError(
                 f"The log {name!r} is computed from the metric state {state!r}, which inside a "
-                "step holds one replica's part only. Return the metric's result itself, under the "
-                "metric's name, or make a metric of the log."
+                "step holds one replica's part only. Return the metric's result itself, or make a "
+                "metric of the log."
             )
         shares[name] = _share(name, tensor, inputs)
     return shares
@@ -117,10 +124,12 @@ class LastLogs:
 
     Attributes:
         names: The names of all logs that a step of the model's own returned; None for Keras's own.
+        results: Those of its logs that are results of metrics, by name.
     """
 
     def __init__(self) -> None:
         self.names: tuple[str, ...] | None = None
+        self.results: dict[str, Result] = {}
         self._values: dict[str, tf.Variable] = {}
 
     def keep(self, logs: dict[str, Any]) -> None:
@@ -134,6 +143,10 @@ class LastLogs:
         """Returns the values of the last step that ran."""
         return {name: value.read_value() for name, value in self._values.items()}
 
+    def read_results(self) -> Logs:
+        """Returns the results of metrics among the logs, over all replicas."""
+        return {name: result.read() for name, result in self.results.items()}
+
     def shown(self, results: Logs) -> Logs:
         """Returns the logs as Keras shows them.
 
@@ -141,7 +154,7 @@ class LastLogs:
         names of the metrics, they are taken for these.
 
         Args:
-            results: The results of the model's metrics.
+            results: The results of the model's metrics, and those in `results`.
         """
         returned = self.read()
         if self.names is None:

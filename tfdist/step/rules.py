@@ -27,6 +27,7 @@ from tfdist.global_batch import tracing
 from tfdist.step import update
 from tfdist.step.finite import FiniteWatch
 from tfdist.step.logs import LastLogs, extra_logs, flat
+from tfdist.step.metric_results import Results
 from tfdist.step.own_gradients import OwnGradients
 from tfdist.step.replicas import Batch
 from tfdist.step.rounds import Rounds
@@ -126,16 +127,20 @@ def _own_step(
             f"itself, on {strategy.num_replicas_in_sync} replicas: XLA allows no reduction inside "
             "of it. Compile with jit_compile=False, or leave train_step to Keras."
         )
-    run_one = _own_on_replica(model, own, logs)
+    results = Results()
+    run_one = _own_on_replica(model, own, logs, results)
     if model.jit_compile and not model.run_eagerly and not is_tpu:
         run_one = tf.function(run_one, autograph=False, jit_compile=True)
-    with _reducing_optimizers(reduction):
+    with _reducing_optimizers(reduction), results.noting(model):
         undoing = tracing.undoing_filler(model, run_one)
         logs.keep(update.run_and_sum(strategy, undoing, batch, keeps_sizes=True))
 
 
 def _own_on_replica(
-    model: keras.Model, own: Callable[[Any], Any], logs: LastLogs | None = None
+    model: keras.Model,
+    own: Callable[[Any], Any],
+    logs: LastLogs | None = None,
+    results: Results | None = None,
 ) -> Callable[[Any], dict[str, Any]]:
     """Returns a model's own step as a function that gives a replica's shares of its logs.
 
@@ -143,6 +148,7 @@ def _own_on_replica(
         model: The model.
         own: Its step.
         logs: Takes note of the names of the logs.
+        results: What the model's metrics return in the step.
     """
 
     def on_replica(data: Any) -> dict[str, Any]:
@@ -152,9 +158,12 @@ def _own_on_replica(
                 f"{own.__qualname__} returned {returned!r}. Return a dict of name to value, as "
                 "`{m.name: m.result() for m in self.metrics}`."
             )
-        if logs is not None:
-            logs.names = tuple(flat(returned))
-        return extra_logs(model, returned, data)
+        known = {}
+        if logs is not None and results is not None:
+            found = {name: results.of(value) for name, value in flat(returned).items()}
+            known = {name: result for name, result in found.items() if result is not None}
+            logs.names, logs.results = tuple(found), known
+        return extra_logs(model, returned, data, known=known)
 
     return on_replica
 
