@@ -153,3 +153,21 @@ def test_outside_of_a_step_keras_draws_itself() -> None:
     on_replicas(_DRAWS["uniform"], _rows(4), 2)
     np.testing.assert_array_equal(random.uniform((4, 3), seed=_SEED), before)
     assert len(parts_of(_rows(4), 2)) == 2
+
+
+def test_two_steps_draw_from_one_generator_where_no_seed_is_given() -> None:
+    def drawn() -> list[Any]:
+        def fn(x: Any) -> Any:
+            return random.uniform(_like(x, 3))
+
+        return [joined(fn, _rows(5), 2) for _ in range(2)]
+
+    keras.utils.set_random_seed(3)
+    first, second = drawn()
+    assert np.abs(first - second).max() > 0.01
+    keras.utils.set_random_seed(3)
+    generator = keras.random.SeedGenerator()
+    for values in (first, second):
+        seed = generator.next(ordered=False)
+        expected = tf.random.stateless_uniform((5, 3), seed)
+        np.testing.assert_allclose(values, expected, rtol=1e-6)

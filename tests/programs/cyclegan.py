@@ -48,8 +48,10 @@ class CycleGan(keras.Model):
     def train_step(self, batch_data):
         real_x, real_y = batch_data
         with tf.GradientTape(persistent=True) as tape:
-            fake_y, fake_x = self.gen_G(real_x, training=True), self.gen_F(real_y, training=True)
-            cycled_x, cycled_y = self.gen_F(fake_y, training=True), self.gen_G(fake_x, training=True)
+            fake_y = self.gen_G(real_x, training=True)
+            fake_x = self.gen_F(real_y, training=True)
+            cycled_x = self.gen_F(fake_y, training=True)
+            cycled_y = self.gen_G(fake_x, training=True)
             disc_real_x, disc_fake_x = self.disc_X(real_x), self.disc_X(fake_x)
             disc_real_y, disc_fake_y = self.disc_Y(real_y), self.disc_Y(fake_y)
             total_loss_G = mse(tf.ones_like(disc_fake_y), disc_fake_y) + 10 * mae(real_y, cycled_y)

@@ -1,4 +1,4 @@
-"""A GAN of the old school: `train_on_batch` in a loop, a discriminator that is frozen in the gan."""
+"""A GAN of the old school: `train_on_batch` in a loop, the discriminator frozen in the gan."""
 
 import os
 import sys
@@ -27,7 +27,7 @@ combined.compile(keras.optimizers.Adam(0.01), "binary_crossentropy")
 discriminator.trainable = True
 
 d_losses, g_losses, made = [], [], []
-for epoch in range(2):
+for _ in range(2):
     for start in range(0, len(X_train), batch_size):
         real = X_train[start : start + batch_size]
         noise = rng.normal(0, 1, (len(real), noise_dim))

@@ -13,7 +13,7 @@ keras.utils.set_random_seed(2)
 images = np.random.default_rng(0).normal(size=(21, 6))
 latent_dim = 4
 discriminator = keras.Sequential(
-    [keras.Input((6,)), layers.Dense(8), layers.LeakyReLU(0.2), layers.Dropout(0.2), layers.Dense(1)],
+    [keras.Input((6,)), layers.Dense(8), layers.LeakyReLU(), layers.Dropout(0.2), layers.Dense(1)],
     name="discriminator",
 )
 generator = keras.Sequential(

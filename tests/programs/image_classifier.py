@@ -1,4 +1,4 @@
-"""Images: augmentation, synchronized BatchNormalization, a MirroredStrategy of the program's own."""
+"""Images: augmentation, synchronized BatchNormalization, a MirroredStrategy of its own."""
 
 import os
 import sys

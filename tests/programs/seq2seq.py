@@ -1,4 +1,4 @@
-"""Translation by characters: teacher forcing, padded targets weighted zero, decoding with states."""
+"""Translation: teacher forcing, padded targets weighted zero, decoding with states."""
 
 import os
 import sys

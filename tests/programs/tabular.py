@@ -53,7 +53,7 @@ def main():
     x = layers.Dense(8, activation="relu", kernel_regularizer="l2")(all_features)
     x = layers.Dropout(0.5)(x)
     model = keras.Model([age, chol, thal], layers.Dense(1, activation="sigmoid")(x))
-    model.compile("adam", "binary_crossentropy", metrics=["accuracy", keras.metrics.AUC(name="auc")])
+    model.compile("adam", "binary_crossentropy", metrics=["accuracy", keras.metrics.AUC()])
     history = model.fit(
         train_ds.batch(16, drop_remainder=True), epochs=4, validation_data=val_ds.batch(5),
         class_weight={0: 1.0, 1: 3.0}, verbose=0,

@@ -32,10 +32,8 @@ _WORLDS = {
 }
 # What is not right yet, with what is seen. Each of these fails, or it has to go from this list.
 _OPEN: dict[str, str] = {
-    "diffusion": "draws of a validation inside of `fit` that takes turns with training",
     "gan": "draws for rows of two batches, one after the other, are cut as if they took turns",
     "image_classifier": "a strategy that the program makes, in one process and on two workers",
-    "vae": "a metric's result under another name than the metric's is refused",
 }
 
 

@@ -1,4 +1,4 @@
-"""An LSTM language model: TextVectorization, a callback that generates text, and one that decays."""
+"""An LSTM language model: TextVectorization, callbacks that generate text and decay."""
 
 import os
 import sys

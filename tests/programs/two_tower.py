@@ -1,4 +1,4 @@
-"""Ranking of films for users: two towers with StringLookup, a loss of each row, evaluate by name."""
+"""Ranking of films for users: two towers with StringLookup, a `compute_loss`, evaluate by name."""
 
 import os
 import sys

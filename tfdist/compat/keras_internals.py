@@ -11,6 +11,7 @@ Checked with Keras 3.13 to 3.16 and TensorFlow 2.18 to 2.22.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -219,6 +220,17 @@ def global_seed_generator() -> Any:
     """Returns this thread's generator for draws without a seed; None if it does not exist yet."""
     name = module("keras.src.random.seed_generator").GLOBAL_SEED_GENERATOR
     return module("keras.src.backend.common.global_state").get_global_attribute(name)
+
+
+def keep_global_seed_generator() -> Callable[[Any], None]:
+    """Returns a function that keeps a generator for this thread's draws without a seed.
+
+    Keras keeps one for each thread. The function may be called in any thread, such as one in which
+    a replica is traced, and means the thread that has asked for it.
+    """
+    name = module("keras.src.random.seed_generator").GLOBAL_SEED_GENERATOR
+    of_this_thread = vars(module("keras.src.backend.common.global_state").GLOBAL_STATE_TRACKER)
+    return functools.partial(of_this_thread.__setitem__, name)
 
 
 def make_global_seed_generator() -> Any:

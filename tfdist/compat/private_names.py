@@ -212,7 +212,8 @@ TABLE = (
         "draws without a seed, the same on all workers", _PUBLIC,
     ),
     Names(
-        ("keras.src.backend.common.global_state",), ("get_global_attribute",),
+        ("keras.src.backend.common.global_state",),
+        ("get_global_attribute", "GLOBAL_STATE_TRACKER"),
         "draws without a seed, the same on all workers", _PUBLIC,
     ),
     # ---- TensorFlow

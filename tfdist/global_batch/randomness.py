@@ -184,10 +184,12 @@ def _draw_seed_once(draw_seed: Callable[[Any], Any]) -> Callable[[Any], Any]:
     drawn: dict[Any, Any] = {}
     asked: dict[Any, int] = {}
     unseeded: list[Any] = [keras_internals.global_seed_generator()]
+    keep = keras_internals.keep_global_seed_generator()
 
     def generator_of(seed: Any) -> Any:
         if seed is None and unseeded[0] is None:
             unseeded[0] = outside_of_steps(keras.random.SeedGenerator)
+            keep(unseeded[0])  # the next step that is traced goes on with it
         return unseeded[0] if seed is None else seed
 
     def draw(seed: Any) -> Any:
