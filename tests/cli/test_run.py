@@ -22,6 +22,13 @@ if "fail" in sys.argv and __import__("os").environ.get("TFDIST_RANK") == "1":
     print("words of the other worker")
     raise KeyError("planted")
 """
+_SUM = """
+import keras, numpy as np
+model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+model.compile("sgd", lambda y, p: keras.ops.sum((y - p) ** 2, -1) * keras.ops.mean(p))
+model.fit(np.arange(12.0).reshape(4, 3) / 12, np.ones((4, 2)), batch_size=4, verbose=0)
+print("trained")
+"""
 _NOTHING = "import keras; print(keras.Variable([1.0]).shape)"
 
 
@@ -84,3 +91,13 @@ def test_a_program_that_distributes_nothing_is_told_so(tmp_path):
 )
 def test_wrong_flags_are_told(flags, text):
     assert text in _run("-m", "tfdist", "run", *flags, code=2).stderr
+
+
+def test_the_first_step_is_checked_unless_it_is_told_not_to(tmp_path):
+    path = tmp_path / "sum.py"
+    path.write_text(_SUM)
+    done = _run("-m", "tfdist", "run", "--device=2xcpu", str(path), code=1)
+    assert "The first step is not one device's" in done.stderr
+    assert "--check=off" in done.stderr
+    done = _run("-m", "tfdist", "run", "--device=2xcpu", "--check=off", str(path))
+    assert done.stdout == "trained\n"

@@ -33,7 +33,6 @@ _WORLDS = {
 # What is not right yet, with what is seen. Each of these fails, or it has to go from this list.
 _OPEN: dict[str, str] = {
     "gan": "draws for rows of two batches, one after the other, are cut as if they took turns",
-    "image_classifier": "a strategy that the program makes, in one process and on two workers",
 }
 
 

@@ -38,9 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not flags.m and not os.path.exists(flags.program):
         parser.error(f"program={flags.program!r} is not there; give the path of a Python program")
     if flags.workers == 1 and flags.engine == "local":
-        run_program(flags.program, flags.args, device=flags.device, is_module=flags.m)
+        run_program(
+            flags.program, flags.args, device=flags.device, is_module=flags.m, check=flags.check
+        )
         return 0
-    itself = ["run", f"--device={flags.device}", *(["-m"] if flags.m else []), flags.program]
+    itself = ["run", f"--device={flags.device}", f"--check={flags.check}"]
+    itself += [*(["-m"] if flags.m else []), flags.program]
     with tempfile.TemporaryDirectory(prefix="tfdist-") as logs:
         try:
             job = launching.job_of(
@@ -53,7 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_program(
-    program: str, arguments: Sequence[str], *, device: str, is_module: bool = False
+    program: str,
+    arguments: Sequence[str],
+    *,
+    device: str,
+    is_module: bool = False,
+    check: str = "auto",
 ) -> None:
     """Runs a program in this process, as the main one, after `patch_keras`.
 
@@ -62,6 +70,7 @@ def run_program(
         arguments: What the program finds in `sys.argv`.
         device: As in `patch_keras`.
         is_module: Whether it is a module.
+        check: "off", or as in `tfdist.fit`.
 
     Raises:
         ValueError: Another backend of Keras is asked for.
@@ -76,6 +85,8 @@ def run_program(
     from tfdist.training.trainer import ROUTES
 
     strategy = patching.patch_keras(device)
+    asked: str | bool = False if check == "off" else check
+    ROUTES.defaults = {"fit": {"check": asked}, "evaluate": {"check": asked}}
     try:
         (child.run_module if is_module else child.run_script)(program, arguments)
     finally:
@@ -101,6 +112,10 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--output", choices=OUTPUTS, default="chief", help="whose output is shown (default: chief)"
+    )
+    parser.add_argument(
+        "--check", choices=("auto", "raise", "warn", "off"), default="auto",
+        help="what to do where the first step is not one device's, as check in tfdist.fit",
     )
     launching.add_flags(parser, workers=1)
     parser.add_argument("-m", action="store_true", help="the program is a module")

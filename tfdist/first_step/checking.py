@@ -172,7 +172,8 @@ class FirstStep:
         return (
             f"The first step is not one device's: with its {rows.count} rows split over {total} "
             f"replicas, the {kind} {found.name!r} is {split:.6g} instead of {whole:.6g}. Likely "
-            f"cause: {told} To go on nevertheless, with these numbers, pass check=False."
+            f"cause: {told} To go on nevertheless, with these numbers, pass check=False "
+            "(tfdist run: --check=off)."
         )
 
     def _told(self, own: str) -> str:

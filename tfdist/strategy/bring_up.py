@@ -25,6 +25,7 @@ from tfdist.cluster.peers import await_peers
 from tfdist.cluster.ports import warn_if_exposed
 from tfdist.cluster.tf_config import TRAINING_TYPES
 from tfdist.compat import tf_internals
+from tfdist.strategy import process_scope
 from tfdist.strategy.devices import Inventory, is_runtime_started
 from tfdist.strategy.plan import Plan, refuse_if_too_late
 from tfdist.strategy.tpu import start_tpu
@@ -51,6 +52,7 @@ def make_strategy(
     Raises:
         RuntimeError: TensorFlow has started too early, a worker did not come, or a TPU failed.
     """
+    process_scope.refuse_another()
     refuse_if_too_late(plan, inventory)
     grow_gpu_memory(os.environ)
     if plan.kind == "tpu":

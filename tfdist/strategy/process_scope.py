@@ -7,29 +7,33 @@ Synopsis:
     >>> enter(get_strategy("2xcpu"))
     >>> tf.distribute.get_strategy().num_replicas_in_sync
     2
-    >>> with tf.distribute.OneDeviceStrategy("/cpu:0").scope():  # a program's own
-    ...     tf.distribute.get_strategy().num_replicas_in_sync
-    1
     >>> leave()
     >>> tf.distribute.has_strategy()
     False
 
-TensorFlow refuses the scope of one strategy inside that of another. A program that makes a strategy
-of its own keeps it: the process's strategy is left while the program's own is in scope.
+TensorFlow refuses the scope of one strategy inside that of another, and to read the other's
+variables there. So when a program enters the scope of a strategy of its own, the process's is left
+for good: the program says by itself where its models are made. With several workers it cannot,
+since a strategy that it makes would know nothing of the others, or join them again. There it gets
+the strategy of the process, whichever it asks for.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
 
-# The state of the process, which TensorFlow keeps too: the strategy, and its class's own `scope`.
+_LOG = logging.getLogger("tfdist")
+# The state of the process, which TensorFlow keeps too, and what is replaced meanwhile.
 _entered: list[tf.distribute.Strategy] = []
+_has_others: list[tf.distribute.Strategy] = []
 _scope: Callable[[Any], Any] = tf.distribute.Strategy.scope
 _reset: Callable[[], None] = tf.compat.v1.reset_default_graph
+_patches = contextlib.ExitStack()
 
 
 def current() -> tf.distribute.Strategy | None:
@@ -37,8 +41,12 @@ def current() -> tf.distribute.Strategy | None:
     return _entered[-1] if _entered else None
 
 
-def enter(strategy: tf.distribute.Strategy) -> None:
+def enter(strategy: tf.distribute.Strategy, *, has_others: bool = False) -> None:
     """Puts a strategy in scope for the whole process, in place of an earlier one.
+
+    Args:
+        strategy: The strategy.
+        has_others: Whether it has other workers than this process.
 
     Raises:
         RuntimeError: The call stands inside of the scope of a strategy.
@@ -53,19 +61,54 @@ def enter(strategy: tf.distribute.Strategy) -> None:
     _entered.append(strategy)
     tf.distribute.Strategy.scope = _own_scope
     tf.compat.v1.reset_default_graph = _reset_and_enter
+    if has_others:
+        _has_others.append(strategy)
+        _patches.enter_context(_made_once(strategy))
 
 
 def leave() -> None:
     """Takes the strategy of the whole process out of scope, if there is one."""
     if _entered:
         _entered.clear()
+        _has_others.clear()
+        _patches.close()
         tf.distribute.Strategy.scope = _scope
         tf.compat.v1.reset_default_graph = _reset
         tf.distribute.experimental_set_strategy(None)
 
 
 def _own_scope(strategy: tf.distribute.Strategy) -> Any:
-    return _left_and_entered(strategy) if _is_other(strategy) else _scope(strategy)
+    if _is_other(strategy):
+        _LOG.info("The program keeps the strategy that it made: %s.", type(strategy).__name__)
+        leave()
+    return _scope(strategy)
+
+
+@contextlib.contextmanager
+def _made_once(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Lets a program that makes a strategy for several replicas get this one."""
+    kinds = (tf.distribute.MirroredStrategy, tf.distribute.MultiWorkerMirroredStrategy)
+    with contextlib.ExitStack() as stack:
+        for kind in kinds:
+            stack.callback(setattr, kind, "__new__", _new)
+            stack.callback(setattr, kind, "__init__", kind.__init__)
+            kind.__new__ = staticmethod(lambda *args, **kwargs: strategy)
+            kind.__init__ = lambda self, *args, **kwargs: None  # it was made before
+        yield
+
+
+def _new(kind: type, *args: Any, **kwargs: Any) -> Any:
+    return object.__new__(kind)
+
+
+def refuse_another() -> None:
+    """Raises a RuntimeError where no further strategy can be made in this process."""
+    if _has_others:
+        raise RuntimeError(
+            "Keras was patched for a strategy that this process shares with other workers, so no "
+            "further strategy can be made here. Call tfdist.unpatch_keras() first, or use "
+            "tf.distribute.get_strategy()."
+        )
 
 
 def _reset_and_enter() -> None:
@@ -86,12 +129,6 @@ def _is_other(strategy: tf.distribute.Strategy) -> bool:
     # Another thread, or a block inside `left_for`, is not in the process's scope.
     now = tf.distribute.get_strategy()
     return tf.distribute.has_strategy() and now is current() and strategy is not now
-
-
-@contextlib.contextmanager
-def _left_and_entered(strategy: tf.distribute.Strategy) -> Iterator[tf.distribute.Strategy]:
-    with left_for(strategy), _scope(strategy):
-        yield strategy
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ import contextlib
 import tensorflow as tf
 
 from tfdist.cluster.detection import Cluster
+from tfdist.communication.workers import Workers
 from tfdist.strategy import factory, process_scope
 from tfdist.training import saving
 from tfdist.training.trainer import ROUTES
@@ -38,8 +39,8 @@ def patch_keras(
     strategy that is returned, and these methods of everything that has them go through tfdist, also
     where a subclass or a library overrides them and calls `super()`, or a callback calls them. They
     take tfdist's own options too, such as `checkpoint_dir`. A program that makes a strategy of its
-    own keeps it. With several workers, `save`, `save_weights` and `export` write on the chief
-    alone, and the others wait for it.
+    own keeps it; on several workers it gets this one in its place. There `save`, `save_weights`
+    and `export` write on the chief alone, and the others wait for it.
 
     A second call with the same arguments changes nothing; with others it replaces the strategy.
 
@@ -59,7 +60,7 @@ def patch_keras(
     if process_scope.current() is strategy:
         return strategy
     unpatch_keras()
-    process_scope.enter(strategy)
+    process_scope.enter(strategy, has_others=Workers(strategy).has_others)
     ROUTES.is_for_all = True
     _patches.enter_context(ROUTES.on())
     _patches.enter_context(saving.on_chief_alone())

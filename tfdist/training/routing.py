@@ -43,6 +43,8 @@ class Routes:
         self.is_for_all = False
         #: How many calls came to tfdist.
         self.calls = 0
+        #: tfdist's own options of calls that do not give them, by the name of the method.
+        self.defaults: dict[str, dict[str, Any]] = {}
 
     @contextlib.contextmanager
     def on(self) -> Iterator[None]:
@@ -72,8 +74,9 @@ class Routes:
             self.calls += 1
             trainer, options = _entered.get().get((id(model), name), (None, {}))
             trainer = trainer or self._trainer_of(model)
+            given = {**self.defaults.get(name, {}), **named(name, args, kwargs), **options}
             with _entering(trainer, name, {}):
-                return getattr(trainer, name)(**named(name, args, kwargs), **options)
+                return getattr(trainer, name)(**given)
 
         return method
 
