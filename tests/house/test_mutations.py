@@ -241,7 +241,7 @@ MUTATIONS = {
         "global_batch/whole_batch.py",
         "return tensor_notes.with_notes(lambda rows: with_own_gradient(rows, position), value)",
         "return with_own_gradient(value, position)",
-        "outputs that saturate",
+        "outputs that saturate, a loss of one number",
     ),
     "a draw of fixed size is taken for one of rows": Mutation(
         "step/replicas.py",
