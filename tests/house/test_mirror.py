@@ -38,6 +38,7 @@ _TESTED_BY = {
     "global_batch/tracing.py": _PARITY,
     "launch/attempt.py": "launch/test_failures.py",
     "launch/child.py": "launch/test_main.py",
+    "launch/command.py": "launch/test_main.py",
     "launch/engine.py": "launch/engines/test_engines.py",
     "launch/engines/agent.py": "launch/engines/test_remote.py",
     "launch/engines/dask.py": "launch/engines/test_engines.py",

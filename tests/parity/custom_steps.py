@@ -39,16 +39,25 @@ class OwnStep(keras.Sequential):
         return {metric.name: metric.result() for metric in self.metrics}
 
 
-class RawLogs(keras.Sequential):
-    """Returns values of the step itself, with the optimizer's among them."""
+class _Descends(keras.Sequential):
+    """Goes down the gradient of a mean that it computes by itself, as most steps of people do."""
 
-    def train_step(self, batch: Any) -> dict[str, Any]:
+    def descended(self, batch: Any) -> tuple[Any, Any]:
+        """Updates the weights; returns the outputs before it, and the loss."""
         x, y = batch
         with tf.GradientTape() as tape:
             y_pred = self(x, training=True)
             loss = ops.mean(keras.losses.sparse_categorical_crossentropy(y, y_pred))
         gradients = tape.gradient(loss, self.trainable_variables)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        return y_pred, loss
+
+
+class RawLogs(_Descends):
+    """Returns values of the step itself, with the optimizer's among them."""
+
+    def train_step(self, batch: Any) -> dict[str, Any]:
+        y_pred, loss = self.descended(batch)
         return {
             "loss": loss,
             "of_first": {"probability": ops.mean(y_pred[:, 0])},
@@ -59,29 +68,19 @@ class RawLogs(keras.Sequential):
         }
 
 
-class Costly(keras.Sequential):
+class Costly(_Descends):
     """Returns its loss by a name of its own."""
 
     def train_step(self, batch: Any) -> dict[str, Any]:
-        x, y = batch
-        with tf.GradientTape() as tape:
-            y_pred = self(x, training=True)
-            loss = ops.mean(keras.losses.sparse_categorical_crossentropy(y, y_pred))
-        gradients = tape.gradient(loss, self.trainable_variables)
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        _, loss = self.descended(batch)
         return {"cost": loss}
 
 
-class OwnNames(keras.Sequential):
+class OwnNames(_Descends):
     """Returns a metric and a loss that no metric tracks; the model's own loss stays unused."""
 
     def train_step(self, batch: Any) -> dict[str, Any]:
-        x, y = batch
-        with tf.GradientTape() as tape:
-            y_pred = self(x, training=True)
-            loss = ops.mean(keras.losses.sparse_categorical_crossentropy(y, y_pred))
-        gradients = tape.gradient(loss, self.trainable_variables)
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        _, loss = self.descended(batch)
         return {"cost": loss, "accuracy": tf.constant(0.25, tf.float64)}
 
     test_step = train_step

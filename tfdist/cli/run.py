@@ -19,8 +19,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
-from tfdist.launch import __main__ as launching
-from tfdist.launch import child
+from tfdist.launch import child, command
 from tfdist.launch.job import OUTPUTS
 
 
@@ -34,9 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: that of the program, or of the worker that failed first; 2 for wrong flags.
     """
     parser = _make_parser()
-    flags = parser.parse_args(argv)
-    if not flags.m and not os.path.exists(flags.program):
-        parser.error(f"program={flags.program!r} is not there; give the path of a Python program")
+    flags = command.parse(parser, argv)
     if flags.workers == 1 and flags.engine == "local":
         run_program(
             flags.program, flags.args, device=flags.device, is_module=flags.m, check=flags.check
@@ -45,14 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     itself = ["run", f"--device={flags.device}", f"--check={flags.check}"]
     itself += [*(["-m"] if flags.m else []), flags.program]
     with tempfile.TemporaryDirectory(prefix="tfdist-") as logs:
-        try:
-            job = launching.job_of(
-                flags, ["module", "tfdist", *itself, *flags.args], output=flags.output,
-                log_dir=flags.log_dir or (logs if flags.output == "chief" else None),
-            )
-        except ValueError as error:
-            parser.error(str(error))
-        return launching.run(job)
+        return command.run(
+            parser, flags, ["module", "tfdist", *itself, *flags.args],
+            log_dir=flags.log_dir or (logs if flags.output == "chief" else None),
+        )
 
 
 def run_program(
@@ -100,13 +93,8 @@ def run_program(
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="tfdist run",
-        usage="%(prog)s [--device=DEVICE] [--workers=N] [flags] program.py ARGS",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    usage = "[--device=DEVICE] [--workers=N] [flags] program.py ARGS"
+    parser = command.make_parser("tfdist run", usage, description=__doc__)
     parser.add_argument(
         "--device", default="auto", help="what each worker trains on, as in tfdist.get_strategy"
     )
@@ -117,10 +105,6 @@ def _make_parser() -> argparse.ArgumentParser:
         "--check", choices=("auto", "raise", "warn", "off"), default="auto",
         help="what to do where the first step is not one device's, as check in tfdist.fit",
     )
-    launching.add_flags(parser, workers=1)
-    parser.add_argument("-m", action="store_true", help="the program is a module")
-    parser.add_argument("program", help="Python program that each worker runs")
-    parser.add_argument(
-        "args", nargs=argparse.REMAINDER, metavar="ARGS", help="everything after it is its own"
-    )
+    command.add_job(parser, workers=1)
+    command.add_program(parser, may_be_module=True)
     return parser

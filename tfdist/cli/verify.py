@@ -15,13 +15,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from tfdist import launch
-from tfdist.launch import child
+from tfdist.launch import child, command
 
 
 class _Enough(BaseException):
@@ -43,9 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         fails or does not train.
     """
     parser = _make_parser()
-    flags = parser.parse_args(argv)
-    if not os.path.isfile(flags.program):
-        parser.error(f"program={flags.program!r} is not there; give the path of a Python program")
+    flags = command.parse(parser, argv)
     from tfdist.diagnostics import verification
 
     def run(device: str, workers: int) -> list[dict[str, Any]]:
@@ -113,13 +110,8 @@ def record_program(
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="tfdist verify",
-        usage="%(prog)s [--device=DEVICE] [--workers=N] [--steps=N] program.py ARGS",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    usage = "[--device=DEVICE] [--workers=N] [--steps=N] program.py ARGS"
+    parser = command.make_parser("tfdist verify", usage, description=__doc__)
     add = parser.add_argument
     add("--device", default="2xcpu", help="what each worker of the distributed run trains on")
     add("--workers", type=int, default=1, metavar="N", help="its worker processes (default: 1)")
@@ -127,6 +119,5 @@ def _make_parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, metavar="N", help="the seed of both runs (default: 0)")
     add("--timeout_secs", type=float, default=600.0, metavar="SECS",
         help="longest time for each run, in seconds (default: 600)")
-    add("program", help="Python program of plain Keras")
-    add("args", nargs=argparse.REMAINDER, metavar="ARGS", help="everything after it is its own")
+    command.add_program(parser)
     return parser

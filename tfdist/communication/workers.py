@@ -98,6 +98,19 @@ class Workers:
         ]
         return b"".join(piece.tobytes() for piece in pieces)[:size]
 
+    def payloads(self, own: bytes) -> list[bytes]:
+        """Returns every worker's bytes, in rank order, on every worker; they may differ in length.
+
+        Args:
+            own: This worker's.
+        """
+        lengths = self.gather(len(own))[:, 0]
+        row = np.zeros(int(lengths.max()), np.uint8)
+        row[: len(own)] = np.frombuffer(own, np.uint8)
+        local = self.share.local_replicas
+        every = self.rows(np.tile(row, (local, 1)))[::local]
+        return [one[:length].tobytes() for one, length in zip(every, lengths, strict=True)]
+
     def rows(self, own: np.ndarray) -> np.ndarray:
         """Returns all replicas' rows of bytes, in their order, on every worker.
 

@@ -168,7 +168,7 @@ def _array_source(adapter: Any, *, share: Share, shuffle: bool | str, seed: int)
         return batches.with_options(options)
 
     one_row = keras_internals.take_rows(arrays, tf.zeros([1], tf.int64))
-    spec = keras.tree.map_structure(tf.type_spec_from_value, one_row, none_is_leaf=False)
+    spec = rows.spec_of(one_row)
     if any(not isinstance(leaf, tf.TensorSpec) for leaf in keras.tree.flatten(spec)):
         spec = stream(0, 0).element_spec[1][0]  # for sparse and ragged rows
     spec = rows.open_spec(spec)

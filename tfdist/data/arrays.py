@@ -123,7 +123,7 @@ def arrays_of(
     row_bytes = sum(tensor.dtype.size * int(np.prod(tensor.shape[1:])) for tensor in tensors)
     if row_bytes * batch_size > MOST_BYTES:
         return None
-    spec = keras.tree.map_structure(tf.type_spec_from_value, structure, none_is_leaf=False)
+    spec = rows.spec_of(structure)
     gathering = Gathering(rows.open_spec(spec), batch_size, replicas, num_replicas)
     return Arrays(tensors, int(tensors[0].shape[0]), order, gathering)
 

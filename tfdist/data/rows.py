@@ -124,6 +124,11 @@ def opened(data: Any) -> Any:
     return keras.tree.map_structure(open_one, data)
 
 
+def spec_of(data: Any) -> Any:
+    """Returns the specs of a structure of tensors; None stays None."""
+    return keras.tree.map_structure(tf.type_spec_from_value, data, none_is_leaf=False)
+
+
 def open_spec(spec: Any) -> Any:
     """Returns the specs of a structure with an open number of rows: what models are built with."""
 

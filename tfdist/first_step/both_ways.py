@@ -6,7 +6,6 @@ them on replica 0.
 
 from __future__ import annotations
 
-import functools
 import pickle
 import random
 from collections.abc import Callable, Sequence
@@ -83,8 +82,7 @@ class BothWays:
         if self._model.run_eagerly:
             return run
         opened = tuple(rows_lib.open_spec(one) for one in spec)
-        of_parts = functools.partial(keras.tree.map_structure, tf.type_spec_from_value)
-        specs = of_parts(batch.parts, none_is_leaf=False) if rows.is_fixed else opened
+        specs = rows_lib.spec_of(batch.parts) if rows.is_fixed else opened
         key = repr(specs)
         if key not in self._traced:
             numbers = tf.TensorSpec([], tf.int32), tf.TensorSpec([None], tf.int32)

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tfdist.communication.workers import Workers
@@ -23,10 +22,7 @@ from tfdist.data.arrays import Cursor
 from tfdist.data.errors import told_plainly
 from tfdist.data.feed import Feed
 from tfdist.first_step.both_ways import BothWays
-from tfdist.first_step.differences import (
-    first_difference,
-    precision_of,
-)
+from tfdist.first_step.differences import first_difference, precision_of
 from tfdist.first_step.likely_cause import Found, cause
 from tfdist.first_step.rows import FirstRows, first_rows
 from tfdist.global_batch import batch_norm
@@ -35,7 +31,6 @@ from tfdist.loop.while_loop import Loop
 from tfdist.step.own_code import own_code
 
 _LOG = logging.getLogger("tfdist")
-_TEXT_BYTES = 2048
 _STEPS = ("train_step", "test_step")
 
 
@@ -45,6 +40,12 @@ def first_step_of(
 ) -> FirstStep | None:
     """Returns the check of a run's first step; None where there is nothing that it could find.
 
+    With one replica nothing is split. Keras's own parts are known, and so is a step that was found
+    right since `compile`. A `replica_step` says by itself what its shares add up to, and works on
+    variables that are not known here. Local steps and a plain BatchNormalization differ from one
+    device by definition. And where lengths are padded to buckets, or XLA compiles each trace for a
+    TPU, a further trace is too dear.
+
     Args:
         model: The model, built.
         programs: Its traced functions.
@@ -52,12 +53,6 @@ def first_step_of(
         workers: All workers.
         check: As in `Options`.
         step: "train_step", or "test_step" where a run evaluates.
-
-    With one replica nothing is split. Keras's own parts are known, and so is a step that was found
-    right since `compile`. A `replica_step` says by itself what its shares add up to, and works on
-    variables that are not known here. Local steps and a plain BatchNormalization differ from one
-    device by definition. And where lengths are padded to buckets, or XLA compiles each trace for a
-    TPU, a further trace is too dear.
     """
     padding = feed.source.padding
     if not check or workers.share.num_replicas == 1:
@@ -178,13 +173,7 @@ class FirstStep:
 
     def _told(self, own: str) -> str:
         """Returns the text of the first worker that has one, on all of them."""
-        if not self._workers.has_others:
-            return own
-        local = self._workers.share.local_replicas
-        row = np.frombuffer(own.encode()[:_TEXT_BYTES].ljust(_TEXT_BYTES), np.uint8)
-        rows = self._workers.rows(np.tile(row, (local, 1)))
-        texts = [one.tobytes().decode(errors="replace").strip() for one in rows]
-        return next(text for text in texts if text)
+        return next(text for text in self._workers.payloads(own.encode()) if text).decode()
 
 
 def _compiled(model: keras.Model) -> tuple[Any, Any]:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tfdist.communication.share import bounds
@@ -119,16 +118,7 @@ def _of_all(own: list[Any], like: Any, workers: Workers) -> list[Any]:
     if not workers.has_others:
         return own
     payload = b"".join(map(_framed, _components(_joined(own)))) if own else b""
-    lengths = workers.gather(len(payload))[:, 0]
-    row = np.zeros(int(lengths.max()), np.uint8)
-    row[: len(payload)] = np.frombuffer(payload, np.uint8)
-    local = workers.share.local_replicas
-    every = workers.rows(np.tile(row, (local, 1)))[::local]
-    return [
-        _read(one[:length].tobytes(), like)
-        for one, length in zip(every, lengths, strict=True)
-        if length
-    ]
+    return [_read(one, like) for one in workers.payloads(payload) if one]
 
 
 def _components(structure: Any) -> list[tf.Tensor]:

@@ -160,7 +160,6 @@ class Pump:
         else:
             self._unfinished[rank] = descriptor
 
-
     def _show(self, rank: int, lines: list[bytes], shown_at: Any) -> None:
         if self._output == "all":
             _show(lines, shown_at, prefix=b"[worker %d] " % rank)

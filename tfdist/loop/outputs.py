@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfdist.loop import agreed_end
@@ -111,3 +112,8 @@ def _parts_of(leaf: Any) -> tf.TensorArray:
     return tf.TensorArray(
         leaf.dtype, size=0, dynamic_size=True, infer_shape=False, element_shape=shape
     )
+
+
+def as_array(value: Any) -> Any:
+    """Returns an output as NumPy's array; ragged and sparse tensors stay what they are."""
+    return value if isinstance(value, (tf.RaggedTensor, tf.SparseTensor)) else np.asarray(value)

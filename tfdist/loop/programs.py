@@ -191,30 +191,35 @@ class Programs:
         if options.is_timed:
             one_step, next_batch = self.waits().after(one_step), self.waits().next_where
         if options.is_share:
+            of_replicas = already_sharded.sizes_of_replicas
             loop = make_shared_loop(
-                one_step, eager=self._is_eager, sizes_of=self._sizes_of, goes_on=goes_on,
-                next_batch=next_batch,
+                one_step, eager=self._is_eager, goes_on=goes_on, next_batch=next_batch,
+                sizes_of=functools.partial(of_replicas, self._strategy, self._share),
             )
         else:
             loop = make_loop(
                 one_step, eager=self._is_eager, witness=self.witness, agree=self._agree,
                 goes_on=goes_on, next_batch=next_batch,
             )
-        loop = split_where(loop, self._changes_shapes, goes_on=goes_on)
+        changes_shapes = functools.partial(collectives.changes_shapes, self._strategy)
+        loop = split_where(loop, changes_shapes, goes_on=goes_on)
         return told_plainly()(loop)
 
     def _step(self, phase: str, rule: Callable[..., rules.Rule], *args: Any) -> rules.Rule:
         returned = self._returned.setdefault(phase, LastLogs())
         return rule(self._model, self._strategy, returned, *args)
 
-    def on_batch(self, phase: str, spec: Any) -> Callable[[Any, Any], Any]:
+    def on_batch(self, phase: str, spec: Any, build: Callable[[], None]) -> Callable[..., Any]:
         """Returns `step(global_size, parts)`, which returns the outputs if it predicts.
 
         Args:
             phase: "train", "test" or "predict".
             spec: Of a replica's part of the batch, with an open number of rows.
+            build: Creates what the step needs; called before the first one.
         """
+
         def make() -> Callable[[Any, Any], Any]:
+            build()
             step: Any = functools.partial(update.predict_step, self._model, self._strategy)
             if phase == "train":
                 step = self._step(phase, rules.train_rule, self._replica_step)
@@ -234,12 +239,6 @@ class Programs:
             return traced.get_concrete_function(tf.TensorSpec([], tf.int32), parts)
 
         return self._kept((phase, "on_batch", repr(spec)), make)
-
-    def _changes_shapes(self) -> bool:
-        return collectives.changes_shapes(self._strategy)
-
-    def _sizes_of(self, own_size: tf.Tensor) -> tf.Tensor:
-        return already_sharded.sizes_of_replicas(self._strategy, self._share, own_size)
 
     def _agree(self, number: tf.Tensor) -> tf.Tensor:
         return agreed_end.numbers_of_replicas(self._strategy, number)

@@ -31,9 +31,7 @@ def apply_gradients(
             tpu_step.update(optimizer, gradients, variables, reduction=reduction)
         return
 
-    def in_cross_replica(strategy: tf.distribute.Strategy, *per_replica: Any) -> None:
-        present = iter(per_replica)
-        whole = [None if gradient is None else next(present) for gradient in gradients]
+    def in_cross_replica(strategy: tf.distribute.Strategy, whole: list[Any]) -> None:
         update.update(strategy, optimizer, whole, variables, reduction=reduction)
 
     _merged(in_cross_replica, gradients)
@@ -44,9 +42,7 @@ def sum_gradients(gradients: Sequence[Any], *, reduction: Reduction = EXACT) -> 
     if tpu_step.is_here():
         return tpu_step.sum_on_replica(gradients, reduction)
 
-    def in_cross_replica(strategy: tf.distribute.Strategy, *per_replica: Any) -> list[Any]:
-        present = iter(per_replica)
-        whole = [None if gradient is None else next(present) for gradient in gradients]
+    def in_cross_replica(strategy: tf.distribute.Strategy, whole: list[Any]) -> list[Any]:
         return reduction_lib.sum_gradients(strategy, whole, reduction)
 
     return list(_merged(in_cross_replica, gradients))
@@ -61,17 +57,29 @@ def apply_sums(optimizer: Any, sums: Sequence[Any], variables: Sequence[Any]) ->
         tpu_step.apply_sums(optimizer, sums, variables)
         return
 
-    def in_cross_replica(strategy: tf.distribute.Strategy, *per_replica: Any) -> None:
+    def in_cross_replica(strategy: tf.distribute.Strategy, whole: list[Any]) -> None:
         update.build(strategy, optimizer, variables)
-        present = (strategy.experimental_local_results(value)[0] for value in per_replica)
-        whole = [None if one is None else next(present) for one in sums]
-        tpu_step.apply_sums(optimizer, whole, variables)
+        first = [one if one is None else strategy.experimental_local_results(one)[0]
+                 for one in whole]
+        tpu_step.apply_sums(optimizer, first, variables)
 
     _merged(in_cross_replica, sums)
 
 
 def _merged(in_cross_replica: Callable[..., Any], gradients: Sequence[Any]) -> Any:
+    """Calls a function once for all replicas, with the strategy and the gradients of all of them.
+
+    Args:
+        in_cross_replica: Takes the strategy, and a list like `gradients` of values per replica.
+        gradients: This replica's; TensorFlow takes no None, which stays None for the function.
+    """
+
+    def called(strategy: tf.distribute.Strategy, *per_replica: Any) -> Any:
+        present = iter(per_replica)
+        whole = [None if gradient is None else next(present) for gradient in gradients]
+        return in_cross_replica(strategy, whole)
+
     present = tuple(gradient for gradient in gradients if gradient is not None)
     return tf.distribute.get_replica_context().merge_call(
-        tf.autograph.experimental.do_not_convert(in_cross_replica), args=present
+        tf.autograph.experimental.do_not_convert(called), args=present
     )

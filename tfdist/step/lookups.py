@@ -95,7 +95,7 @@ def _shared_in(traced: Callable[[Any], list[Any]], data: Any, position: Position
                 )
             found.add(number)
 
-    specs = keras.tree.map_structure(tf.type_spec_from_value, data, none_is_leaf=False)
+    specs = rows.spec_of(data)
     specs = specs if position.padded_rows else rows.open_spec(specs)
     tf.function(trace, autograph=False).get_concrete_function(specs)
     return found

@@ -73,7 +73,7 @@ class Results:
 
 
 def _metrics(model: Any) -> Iterator[Any]:
-    for metric in (*model.metrics, *(m for layer in keras_internals.flat_layers(model)
-                                     for m in getattr(layer, "metrics", ()))):
-        if isinstance(metric, keras.metrics.Metric):
-            yield metric
+    for layer in keras_internals.flat_layers(model):  # the model itself is the first one
+        for metric in getattr(layer, "metrics", ()):
+            if isinstance(metric, keras.metrics.Metric):
+                yield metric

@@ -147,14 +147,15 @@ def _kind(shape: Any, dtype: Any) -> str:
 def _groups(owner: Any) -> dict[str, Sequence[Any]]:
     if not isinstance(owner, keras_internals.trainer_class()):
         return {"variables": owner.variables if hasattr(owner, "variables") else [owner]}
-    optimizers = optimizers_of(owner)
+    others = optimizers_of(owner)
+    compiled = others.pop("optimizer", None)
     plain = {id(v): v for _, v in _attributes(owner) if isinstance(v, tf.Variable)}
     attached = {name: _variables_of(other) for name, other in _attached(owner).items()}
     return {
         "model": owner.variables,
-        "optimizer": optimizers.pop("optimizer").variables if "optimizer" in optimizers else (),
+        "optimizer": compiled.variables if compiled is not None else (),
         "metrics": owner.metrics_variables if owner.compiled else (),
-        **{name: other.variables for name, other in optimizers.items()},
+        **{name: other.variables for name, other in others.items()},
         "TensorFlow": list(plain.values()),
         **attached,
     }

@@ -21,6 +21,7 @@ the strategy of the process, whichever it asks for.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -28,17 +29,24 @@ from typing import Any
 import tensorflow as tf
 
 _LOG = logging.getLogger("tfdist")
-# The state of the process, which TensorFlow keeps too, and what is replaced meanwhile.
-_entered: list[tf.distribute.Strategy] = []
-_has_others: list[tf.distribute.Strategy] = []
 _scope: Callable[[Any], Any] = tf.distribute.Strategy.scope
 _reset: Callable[[], None] = tf.compat.v1.reset_default_graph
-_patches = contextlib.ExitStack()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entered:
+    strategy: tf.distribute.Strategy
+    has_others: bool
+
+
+# The state of the process, which TensorFlow keeps too: one entry, or none; and what undoes it.
+_entered: list[_Entered] = []
+_undone = contextlib.ExitStack()
 
 
 def current() -> tf.distribute.Strategy | None:
     """Returns the strategy of the whole process, or None."""
-    return _entered[-1] if _entered else None
+    return _entered[0].strategy if _entered else None
 
 
 def enter(strategy: tf.distribute.Strategy, *, has_others: bool = False) -> None:
@@ -58,23 +66,22 @@ def enter(strategy: tf.distribute.Strategy, *, has_others: bool = False) -> None
             "put in scope for the whole process. Call it outside of `with strategy.scope():`."
         )
     tf.distribute.experimental_set_strategy(strategy)
-    _entered.append(strategy)
-    tf.distribute.Strategy.scope = _own_scope
-    tf.compat.v1.reset_default_graph = _reset_and_enter
+    _undone.callback(tf.distribute.experimental_set_strategy, None)
+    _undone.callback(_entered.clear)
+    _entered.append(_Entered(strategy, has_others))
+    for home, name, own, original in (
+        (tf.distribute.Strategy, "scope", _own_scope, _scope),
+        (tf.compat.v1, "reset_default_graph", _reset_and_enter, _reset),
+    ):
+        _undone.callback(setattr, home, name, original)
+        setattr(home, name, own)
     if has_others:
-        _has_others.append(strategy)
-        _patches.enter_context(_made_once(strategy))
+        _undone.enter_context(_made_once(strategy))
 
 
 def leave() -> None:
     """Takes the strategy of the whole process out of scope, if there is one."""
-    if _entered:
-        _entered.clear()
-        _has_others.clear()
-        _patches.close()
-        tf.distribute.Strategy.scope = _scope
-        tf.compat.v1.reset_default_graph = _reset
-        tf.distribute.experimental_set_strategy(None)
+    _undone.close()
 
 
 def _own_scope(strategy: tf.distribute.Strategy) -> Any:
@@ -103,7 +110,7 @@ def _new(kind: type, *args: Any, **kwargs: Any) -> Any:
 
 def refuse_another() -> None:
     """Raises a RuntimeError where no further strategy can be made in this process."""
-    if _has_others:
+    if _entered and _entered[0].has_others:
         raise RuntimeError(
             "Keras was patched for a strategy that this process shares with other workers, so no "
             "further strategy can be made here. Call tfdist.unpatch_keras() first, or use "

@@ -19,6 +19,7 @@ import tensorflow as tf
 from tfdist.compat import keras_internals, replacing, tf_internals
 from tfdist.compat.untraced import outside_of_steps
 from tfdist.data.source import Source
+from tfdist.global_batch import row_losses
 from tfdist.step import update
 from tfdist.step.variables import optimizers_of
 from tfdist.strategy import factory
@@ -116,7 +117,6 @@ def _try(model: Any, strategy: tf.distribute.Strategy, method: str, spec: Any) -
 
 def _zeros(original: Any, tape: Any, target: Any, sources: Any, *args: Any, **kwargs: Any) -> Any:
     """Returns zeros for the gradients of variables, and others as they are."""
-    flat = keras.tree.flatten(sources)
-    if not all(isinstance(one, (tf.Variable, keras.Variable)) for one in flat):
+    if not row_losses.are_variables(sources):
         return original(tape, target, sources, *args, **kwargs)
     return keras.tree.map_structure(lambda one: tf.zeros(one.shape, one.dtype), sources)

@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-import numpy as np
-import tensorflow as tf
 
 from tfdist.checkpoint.run import Run
 from tfdist.communication.presence import Presence
@@ -23,7 +21,7 @@ from tfdist.data.feed import Feed
 from tfdist.data.same_data import refuse_other_batches
 from tfdist.first_step.checking import first_step_of
 from tfdist.loop.loop_options import LoopOptions
-from tfdist.loop.outputs import OutputLoop
+from tfdist.loop.outputs import OutputLoop, as_array
 from tfdist.loop.pacing import Stopwatch, batches_between_events, stops_at_nan_of
 from tfdist.loop.programs import Programs
 from tfdist.loop.while_loop import Loop
@@ -285,16 +283,10 @@ def predicted(
     events.on_predict_end()
     if not outputs:
         raise ValueError("The data held no batch to predict on. Give at least one example.")
-    return keras.tree.map_structure(_to_numpy, _joined(outputs))
+    return keras.tree.map_structure(as_array, _joined(outputs))
 
 
 def _joined(batches: list[Any]) -> Any:
     return keras.tree.map_structure(
         lambda *values: keras_internals.concat_batches(list(values)), *batches
     )
-
-
-def _to_numpy(value: Any) -> Any:
-    if isinstance(value, (tf.RaggedTensor, tf.SparseTensor)):
-        return value
-    return np.asarray(value)

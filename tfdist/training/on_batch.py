@@ -17,35 +17,20 @@ from tfdist.communication.share import bounds, is_tpu
 from tfdist.communication.workers import Workers
 from tfdist.compat import keras_internals
 from tfdist.data import rows
+from tfdist.loop.outputs import as_array
 from tfdist.loop.programs import Programs
+from tfdist.training import building
 
 
-def as_tensors(data: Any) -> Any:
-    """Returns a batch with its arrays as tensors; None stays None."""
-    return keras.tree.map_structure(
-        lambda leaf: leaf if isinstance(leaf, tf.SparseTensor) else _tensor(leaf), data,
-        none_is_leaf=False,
-    )
-
-
-def _tensor(leaf: Any) -> Any:
-    return leaf if isinstance(leaf, tf.RaggedTensor) else tf.convert_to_tensor(leaf)
-
-
-def spec_of(data: Any) -> Any:
-    """Returns the specs of a batch of tensors, with an open number of rows."""
-    spec = keras.tree.map_structure(tf.type_spec_from_value, data, none_is_leaf=False)
-    return rows.open_spec(spec)
-
-
-def run(programs: Programs, workers: Workers, phase: str, data: Any) -> Any:
-    """Runs one step on one global batch.
+def run(model: Any, programs: Programs, workers: Workers, phase: str, data: Any) -> Any:
+    """Runs one step on one global batch, and builds the model before the first one.
 
     Args:
+        model: The model.
         programs: Of the model.
         workers: Of its strategy; all of them call this together.
         phase: "train", "test" or "predict".
-        data: Structure of tensors: the global batch.
+        data: Structure of arrays or tensors: the global batch.
 
     Returns:
         In phase "predict" the outputs as NumPy arrays, one row per example; else None.
@@ -53,6 +38,7 @@ def run(programs: Programs, workers: Workers, phase: str, data: Any) -> Any:
     Raises:
         ValueError: The batch is empty, not the same on all workers, or does not fit a TPU.
     """
+    data = keras.tree.map_structure(_tensor, data, none_is_leaf=False)
     size = int(rows.count(data))
     share = workers.share
     if size == 0:
@@ -66,16 +52,20 @@ def run(programs: Programs, workers: Workers, phase: str, data: Any) -> Any:
         workers.require_same({"The batch": (size, _checksum(data))})
     parts: tuple[Any, ...] = (data,)
     if share.num_replicas > 1:
-        parts = tuple(_rows_of(replica, data, size, share.num_replicas)
-                      for replica in share.replicas)
-    outputs = programs.on_batch(phase, spec_of(data))(tf.constant(size), parts)
-    return keras.tree.map_structure(_as_array, outputs) if phase == "predict" else None
+        held = [bounds(size, replica, share.num_replicas) for replica in share.replicas]
+        parts = tuple(rows.cut(data, *rows.never_empty(*own, size)) for own in held)
+    spec = rows.open_spec(rows.spec_of(data))
+
+    def build() -> None:
+        building.build(model, workers.strategy, spec, method=f"{phase}_step")
+
+    outputs = programs.on_batch(phase, spec, build)(tf.constant(size), parts)
+    return keras.tree.map_structure(as_array, outputs) if phase == "predict" else None
 
 
-def _rows_of(replica: int, data: Any, size: int, num_replicas: int) -> Any:
-    start, stop = bounds(size, replica, num_replicas)
-    start = min(start, size - 1)  # an empty replica gets a row that does not count
-    return rows.cut(data, start, max(stop, start + 1))
+def _tensor(leaf: Any) -> Any:
+    is_tensor = isinstance(leaf, (tf.RaggedTensor, tf.SparseTensor))
+    return leaf if is_tensor else tf.convert_to_tensor(leaf)
 
 
 def _checksum(data: Any) -> int:
@@ -84,10 +74,6 @@ def _checksum(data: Any) -> int:
         if isinstance(leaf, tf.Tensor):
             total = zlib.crc32(np.ascontiguousarray(leaf.numpy()).tobytes(), total)
     return total
-
-
-def _as_array(value: Any) -> Any:
-    return value if isinstance(value, (tf.RaggedTensor, tf.SparseTensor)) else np.asarray(value)
 
 
 def with_class_weight(y: Any, sample_weight: Any, class_weight: Any) -> Any:

@@ -22,7 +22,7 @@ import contextlib
 import tensorflow as tf
 
 from tfdist.cluster.detection import Cluster
-from tfdist.communication.workers import Workers
+from tfdist.communication.share import share_of
 from tfdist.strategy import factory, process_scope
 from tfdist.training import saving
 from tfdist.training.trainer import ROUTES
@@ -60,7 +60,7 @@ def patch_keras(
     if process_scope.current() is strategy:
         return strategy
     unpatch_keras()
-    process_scope.enter(strategy, has_others=Workers(strategy).has_others)
+    process_scope.enter(strategy, has_others=share_of(strategy).has_others)
     ROUTES.is_for_all = True
     _patches.enter_context(ROUTES.on())
     _patches.enter_context(saving.on_chief_alone())

@@ -16,6 +16,7 @@ from typing import Any
 
 import keras
 
+from tfdist.communication.share import share_of
 from tfdist.communication.workers import Workers
 from tfdist.compat import keras_internals
 
@@ -42,12 +43,13 @@ def _saving(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def save(model: Any, filepath: Any, *args: Any, **kwargs: Any) -> Any:
         strategy = keras_internals.made_under(model)
-        workers = Workers(strategy) if strategy is not None else None
-        if workers is None or not workers.has_others:
+        if strategy is None or not share_of(strategy).has_others:
             return original(model, filepath, *args, **kwargs)
-        return _together(
-            lambda path: original(model, path, *args, **kwargs), os.fspath(filepath), workers
-        )
+
+        def write(path: str) -> Any:
+            return original(model, path, *args, **kwargs)
+
+        return _together(write, os.fspath(filepath), Workers(strategy))
 
     return save
 

@@ -454,19 +454,11 @@ class Trainer:
         Returns:
             NumPy arrays of the model's output structure, with one row per example.
         """
-        data = on_batch.as_tensors((x,))
-        building.build(
-            self.model, self.strategy, on_batch.spec_of(data), method="predict_step"
-        )
-        return on_batch.run(self._programs, self._workers, "predict", data)
+        return on_batch.run(self.model, self._programs, self._workers, "predict", (x,))
 
     def _observe_batch(self, phase: str, data: Any, return_dict: bool) -> Any:
-        data = on_batch.as_tensors(data)
-        building.build(
-            self.model, self.strategy, on_batch.spec_of(data), method=f"{phase}_step"
-        )
         self.model.reset_metrics()
-        on_batch.run(self._programs, self._workers, phase, data)
+        on_batch.run(self.model, self._programs, self._workers, phase, data)
         logs = keras_internals.python_logs(self._programs.logs(phase))
         return logs if return_dict else keras_internals.flat_results(self.model, logs)
 

@@ -18,9 +18,7 @@ class LocalGang:
 
     def __init__(self, job: Job, *, is_restart: bool) -> None:
         self._job = job
-        self._pump = Pump(
-            log_dir=job.log_dir, is_restart=is_restart, output=job.output
-        )
+        self._pump = Pump(log_dir=job.log_dir, is_restart=is_restart, output=job.output)
         self._processes: Processes | None = None
 
     def absent(self) -> list[int]:
