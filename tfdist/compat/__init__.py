@@ -11,6 +11,7 @@ Read in this order; each file imports from those above it only:
 5. distributed_variables.py: what a variable of several replicas cannot do.
 6. replacing.py: what of Keras a step replaces while it is traced.
 7. tf_internals.py: the names of TensorFlow.
-8. tensor_notes.py: what Keras notes on a tensor besides its values.
-9. untraced.py: what must run outside the step that is being traced.
+8. tf_datasets.py: the names that tell what a `tf.data.Dataset` is made of.
+9. tensor_notes.py: what Keras notes on a tensor besides its values.
+10. untraced.py: what must run outside the step that is being traced.
 """

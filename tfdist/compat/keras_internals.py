@@ -201,6 +201,12 @@ def sample_weights_of(y: Any, class_weight: Any) -> Any:
     return adapters.class_weight_to_sample_weights(y, class_weight)
 
 
+def class_weight_map(class_weight: dict[int, float]) -> Any:
+    """Returns the function by which Keras adds the weights of classes to a dataset's batches."""
+    adapters = module("keras.src.trainers.data_adapters.tf_dataset_adapter")
+    return adapters.make_class_weight_map_fn(class_weight)
+
+
 def concat_batches(batches: list[Any]) -> Any:
     """Joins `predict`'s outputs of all batches, ragged ones included."""
     return module("keras.src.backend.tensorflow.trainer").potentially_ragged_concat(batches)

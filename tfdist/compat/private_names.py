@@ -174,6 +174,10 @@ TABLE = (
         ("class_weight_to_sample_weights",), "class_weight in train_on_batch", _PUBLIC,
     ),
     Names(
+        ("keras.src.trainers.data_adapters.tf_dataset_adapter",), ("make_class_weight_map_fn",),
+        "class_weight of a dataset, for each worker's own rows", _PUBLIC,
+    ),
+    Names(
         ("keras.src.trainers.data_adapters.py_dataset_adapter",), ("PyDatasetAdapter",),
         "batches of a PyDataset", _PUBLIC,
     ),
@@ -256,8 +260,46 @@ TABLE = (
         "a look for unset seeds in a dataset", _PUBLIC, _TENSORFLOW, is_needed=False,
     ),
     Names(
-        ("tensorflow.python.data.ops.batch_op",), ("_BatchDataset.__init__ > _batch_size",),
-        "the size of a dataset's batches", _PUBLIC, _TENSORFLOW, is_needed=False,
+        ("tensorflow.python.data.ops.batch_op",),
+        (
+            "_BatchDataset.__init__ > _batch_size", "_BatchDataset.__init__ > _drop_remainder",
+            "_ParallelBatchDataset.__init__ > _num_parallel_calls",
+        ),
+        "the size of a dataset's batches, and how they are made", _PUBLIC, _TENSORFLOW,
+        is_needed=False,
+    ),
+    Names(
+        ("tensorflow.python.data.ops.padded_batch_op",),
+        (
+            "_PaddedBatchDataset.__init__ > _padded_shapes",
+            "_PaddedBatchDataset.__init__ > _padding_values",
+        ),
+        "how a dataset's batches are made", _PUBLIC, _TENSORFLOW, is_needed=False,
+    ),
+    Names(
+        ("tensorflow.python.data.ops.map_op",),
+        ("_MapDataset.__init__ > _map_func", "_ParallelMapDataset.__init__ > _map_func"),
+        "examples that are made for a worker's own rows only", _PUBLIC, _TENSORFLOW,
+        is_needed=False,
+    ),
+    Names(
+        ("tensorflow.python.data.ops.zip_op",), ("_ZipDataset.__init__ > _datasets",),
+        "examples that are made for a worker's own rows only", _PUBLIC, _TENSORFLOW,
+        is_needed=False,
+    ),
+    Names(
+        ("tensorflow.python.data.ops.repeat_op",), ("_RepeatDataset.__init__ > _count",),
+        "examples that are made for a worker's own rows only", _PUBLIC, _TENSORFLOW,
+        is_needed=False,
+    ),
+    Names(
+        ("tensorflow.python.data.util.structure",), ("to_tensor_list", "from_tensor_list"),
+        "examples that are made for a worker's own rows only", _PUBLIC, _TENSORFLOW,
+        is_needed=False,
+    ),
+    Names(
+        ("tensorflow.python.framework.op_def_registry",), ("get",),
+        "whether the function of a map keeps a state", _PUBLIC, _TENSORFLOW, is_needed=False,
     ),
     Names(
         ("tensorflow.python.framework.kernels",), ("get_registered_kernels_for_op",),

@@ -63,6 +63,10 @@ def make_source(
         )
     is_py_dataset = isinstance(x, keras.utils.PyDataset)
     x = _ordered_py_dataset(x, shuffle=shuffle, seed=seed)
+    of_rows = None
+    if class_weight is not None and isinstance(x, tf.data.Dataset):
+        # Keras's own map, over batches, looks at each row by itself.
+        of_rows, class_weight = keras_internals.class_weight_map(class_weight), None
     adapter = _adapter(x, y, sample_weight, batch_size, steps, class_weight, shuffle)
     if isinstance(adapter, keras_internals.array_adapter_class()):
         return _array_source(adapter, share=share, shuffle=shuffle, seed=seed)
@@ -71,7 +75,8 @@ def make_source(
     # asks them then for a batch of the next one gets an error.
     reads_itself = is_py_dataset and x.workers > (0 if x.use_multiprocessing else 1)
     source = dataset_source(
-        dataset, share=share, is_sampled=share.has_others, reads_ahead=not reads_itself
+        dataset, share=share, is_sampled=share.has_others, reads_ahead=not reads_itself,
+        of_rows=of_rows,
     )
     return dataclasses.replace(
         source,

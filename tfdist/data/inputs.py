@@ -70,6 +70,7 @@ class Inputs:
             source = already_sharded_lib.agreed(source, self.workers)
         if not already_sharded and self.workers.has_others:
             facts = {**source.identity(), "length_buckets": list(shapes.buckets)}
+            facts["makes examples of its own rows only"] = source.makes_own_rows
             same_data.require(facts, self.workers)
         _refuse_no_end(source, steps)
         if shapes.buckets:

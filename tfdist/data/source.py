@@ -32,6 +32,7 @@ class Source:
         is_seekable: Whether `stream` can start at any pass; else each iterator is the next pass.
         is_dataset: Whether it is the user's `tf.data.Dataset`, which counts its iterators.
         is_share: Whether it holds only this worker's own examples, see already_sharded.py.
+        makes_own_rows: Whether a worker makes the examples of its own rows only (own_rows.py).
         begin_with: Makes the current pass begin with a batch in its middle, at no cost; None if
             the batches before it have to be read.
         identity: Returns the facts that must be the same on every worker, by name.
@@ -52,6 +53,7 @@ class Source:
     is_seekable: bool = False
     is_dataset: bool = False
     is_share: bool = False
+    makes_own_rows: bool = False
     identity: Callable[[], dict[str, Any]] = dict
     begin_with: Callable[[int], None] | None = None
     batch_size: Callable[[], int | None] = lambda: None

@@ -1,12 +1,16 @@
 """How is a `tf.data.Dataset` read by all workers?
 
-Every worker reads all of it, in global batches, and takes its own rows of each. Static shapes need
+Every worker goes through all of it, in global batches, and takes its own rows of each. Where maps
+make the examples, it makes those of its own rows only (own_rows.py). Static shapes need
 the size of the largest batch in advance. It is taken from the dataset's `.batch(n)`, or else from
 its first batch, unless reading that would change the batches that follow.
 """
 
 from __future__ import annotations
 
+import functools
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -16,8 +20,11 @@ from tfdist.communication.share import Share, bounds
 from tfdist.compat import keras_internals, tf_internals
 from tfdist.data import rows, same_data
 from tfdist.data.order import OrderedBatches
+from tfdist.data.own_rows import OwnRows, own_rows
 from tfdist.data.rows import unconverted
 from tfdist.data.source import Source
+
+_LOG = logging.getLogger("tfdist")
 
 
 def dataset_source(
@@ -27,8 +34,9 @@ def dataset_source(
     fill_empty: bool = True,
     is_sampled: bool = False,
     reads_ahead: bool = True,
+    of_rows: Callable[..., Any] | None = None,
 ) -> Source:
-    """Makes the source of a dataset of global batches, which every worker reads as a whole.
+    """Makes the source of a dataset of global batches, all of which every worker goes through.
 
     Args:
         dataset: Batched in global batches.
@@ -36,45 +44,58 @@ def dataset_source(
         fill_empty: Whether a replica that a batch leaves empty gets one row, which will not count.
         is_sampled: Whether the stream's elements carry a sample of what was read.
         reads_ahead: Whether batches may be read before they are asked for.
+        of_rows: A function of each row that the batches go through last, as in `Dataset.map`, or
+            None.
 
     Raises:
         ValueError: The dataset is not batched, or has tensors of different numbers of rows for
             several replicas.
     """
+    rows.refuse_unbatched(dataset.element_spec)
+    own = own_rows(dataset, share) if share.has_others else None
+    if isinstance(own, str) and share.first_replica == 0:
+        _LOG.warning("Every worker makes all examples of the dataset, not only its own: %s.", own)
+    if of_rows is not None:
+        dataset = dataset.map(of_rows)
     spec = dataset.element_spec
-    rows.refuse_unbatched(spec)
-    is_split = share.num_replicas > 1
-    if is_split:
+    if share.num_replicas > 1:
         rows.refuse_unlike(spec)
     is_of_unknown_length = int(dataset.cardinality()) == tf.data.UNKNOWN_CARDINALITY
     if share.has_others:
         dataset = same_data.in_one_order(dataset)
+    part_of = functools.partial(_part_of, share=share, fill_empty=fill_empty)
 
     def parts_of(*batch: Any) -> tuple[Any, ...]:
+        """Cuts a global batch."""
         data = rows.without_optionals(batch if isinstance(spec, tuple) else batch[0])
-        global_size = rows.count_alike(data) if is_split else rows.count(data)
+        global_size = rows.count_alike(data) if share.num_replicas > 1 else rows.count(data)
         tf.debugging.assert_positive(
             global_size, "A batch of the dataset holds no examples. Filter before .batch()."
         )
-        if not is_split:
+        if share.num_replicas == 1:
             return global_size, (data,)
-
-        def rows_of(replica: int) -> Any:
-            start, stop = bounds(global_size, replica, share.num_replicas)
-            if fill_empty:
-                start, stop = rows.never_empty(start, stop, global_size)
-            return rows.cut(data, start, stop)
-
-        parts = tuple(rows_of(replica) for replica in share.replicas)
+        parts = tuple(part_of(data, replica, global_size) for replica in share.replicas)
         return (global_size, parts, same_data.sample(data)) if is_sampled else (global_size, parts)
+
+    def parts_of_own(global_size: tf.Tensor, first: tf.Tensor, sample: Any, data: Any) -> Any:
+        """Cuts the rows of a global batch that this worker has made, from the first one on."""
+        if of_rows is not None:
+            data = of_rows(*data) if isinstance(data, tuple) else of_rows(data)
+        parts = tuple(
+            part_of(data, replica, global_size, first=first) for replica in share.replicas
+        )
+        return (global_size, parts, sample) if is_sampled else (global_size, parts)
 
     def with_number(number: tf.Tensor, element: Any) -> Any:
         return (*element, number)
 
     def stream(first_pass: int, start: int) -> tf.data.Dataset:
         del first_pass  # each iterator over a dataset is the next pass, as in Keras
-        rest = dataset.skip(start) if start else dataset
-        batches = rest.map(unconverted(parts_of))
+        if isinstance(own, OwnRows):
+            batches = own.batches(start).map(unconverted(parts_of_own))
+        else:
+            rest = dataset.skip(start) if start else dataset
+            batches = rest.map(unconverted(parts_of))
         if is_sampled and is_of_unknown_length:
             batches = batches.enumerate(start + 1).map(unconverted(with_number))
         return batches.prefetch(tf.data.AUTOTUNE) if reads_ahead else batches
@@ -82,10 +103,26 @@ def dataset_source(
     return Source(
         None, None, rows.open_spec(stream(0, 0).element_spec[1][0]), stream,
         is_infinite=int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY,
-        identity=lambda: same_data.of_dataset(dataset),
+        identity=lambda: same_data.of_dataset(dataset), makes_own_rows=isinstance(own, OwnRows),
         batch_size=lambda: largest_batch(dataset), is_even=rows.fixed(spec) is not None,
         reads_ahead=reads_ahead,
     )
+
+
+def _part_of(
+    data: Any,
+    replica: int,
+    global_size: tf.Tensor,
+    *,
+    share: Share,
+    fill_empty: bool,
+    first: Any = 0,
+) -> Any:
+    """Returns the rows of a replica; `data` holds the global batch from row `first` on."""
+    start, stop = bounds(global_size, replica, share.num_replicas)
+    if fill_empty:
+        start, stop = rows.never_empty(start, stop, global_size)
+    return rows.cut(data, start - first, stop - first)
 
 
 def largest_batch(dataset: tf.data.Dataset) -> int | None:
