@@ -76,7 +76,7 @@ def make_source(
     reads_itself = is_py_dataset and x.workers > (0 if x.use_multiprocessing else 1)
     source = dataset_source(
         dataset, share=share, is_sampled=share.has_others, reads_ahead=not reads_itself,
-        of_rows=of_rows,
+        goes_on=True, of_rows=of_rows,
     )
     return dataclasses.replace(
         source,

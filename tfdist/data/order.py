@@ -33,6 +33,36 @@ def epoch_order(num_examples: int, *, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(num_examples)
 
 
+def block_order(
+    num_examples: int, *, block: int, seed: int, epoch: int, together: int = 16
+) -> np.ndarray:
+    """Returns an order in which neighbours stay near each other, for data larger than memory.
+
+    Blocks of neighbouring examples come in an order of their own, and the examples of a few blocks
+    that follow each other are shuffled together: who reads on needs only so many in memory.
+
+    Args:
+        num_examples: Examples in the data set.
+        block: Examples of a block; the last one may be smaller.
+        seed: Seed of the run; any non-negative int.
+        epoch: Number of the epoch, from 0.
+        together: Blocks whose examples are shuffled together.
+
+    Returns:
+        A permutation of `range(num_examples)`, int64, the same on every worker of every cluster.
+
+    >>> block_order(6, block=2, seed=1, epoch=0, together=1).tolist()
+    [0, 1, 3, 2, 5, 4]
+    """
+    generator = np.random.default_rng([seed, epoch])
+    starts = generator.permutation(-(-num_examples // block)) * block
+    order = (starts[:, np.newaxis] + np.arange(block)).reshape(-1)
+    order = order[order < num_examples]
+    for begin in range(0, num_examples, block * together):
+        generator.shuffle(order[begin : begin + block * together])
+    return order
+
+
 def worker_examples(order: np.ndarray, *, batch_size: int, share: Share) -> np.ndarray:
     """Returns the examples that a worker trains on in one epoch over arrays.
 

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from tfdist.communication.share import Share, bounds
 from tfdist.compat import tf_datasets, tf_internals
+from tfdist.compat.notes import note_of
 from tfdist.data import same_data
 from tfdist.data.pipeline import Batching, Examples, Pipeline, read_apart
 from tfdist.data.rows import unconverted
@@ -42,35 +43,64 @@ class OwnRows:
     share: Share
     height: int
 
+    @property
+    def order(self) -> Any:
+        """The order of the elements (record_files.py), if that is known for each pass; or None."""
+        examples = self.pipeline.examples
+        return None if self.pipeline.after else note_of(examples.elements, "order")
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What of the order must be the same on every worker, by name."""
+        return {} if self.order is None else {"order of records": repr(self.order)}
+
     def batches(self, start: int) -> tf.data.Dataset:
         """Returns the dataset of `(global_size, first, sample, rows)` from a batch on.
 
-        The rows are those from row `first` of the global batch on.
+        The rows are those from row `first` of the global batch on. Each iterator over it is the
+        next pass.
 
         Args:
             start: Number of batches that are left out. Where nothing comes after the batching,
                 none of their examples is made.
         """
-        examples, batching = self.pipeline.examples, self.pipeline.batching
-        windows = examples.elements.window(
-            batching.size, drop_remainder=batching.drops_remainder
-        )
         if not self.pipeline.after:
-            windows = windows.skip(start)
-        own = windows.flat_map(unconverted(self._own_elements))
+            return self._with_options(self._made_of(self.pipeline.examples.elements, start))
+        batches = self._made_of(self.pipeline.examples.elements)
+        for counted in self.pipeline.after:
+            batches = counted(batches)
+        return self._with_options(batches.skip(start))
+
+    def passes(self, first_pass: int, start: int) -> tf.data.Dataset:
+        """Returns what `batches` does, from a batch of a pass on, and all passes after it.
+
+        Nothing before is read. The order has to be known.
+        """
+        begin = start * self.pipeline.batching.size
+
+        def one_pass(number: tf.Tensor) -> tf.data.Dataset:
+            left_out = tf.where(number == first_pass, tf.constant(begin, tf.int64), 0)
+            return self._made_of(self.order.numbers(number, left_out))
+
+        numbers = tf.data.Dataset.range(first_pass, np.iinfo(np.int64).max)
+        return self._with_options(numbers.flat_map(unconverted(one_pass)))
+
+    def _with_options(self, batches: tf.data.Dataset) -> tf.data.Dataset:
+        options = tf.data.Options().merge(self.dataset.options())
+        options.deterministic = True
+        return batches.with_options(options)
+
+    def _made_of(self, elements: tf.data.Dataset, start: int = 0) -> tf.data.Dataset:
+        """Returns the batches that are made of elements, from a batch on."""
+        examples, batching = self.pipeline.examples, self.pipeline.batching
+        windows = elements.window(batching.size, drop_remainder=batching.drops_remainder)
+        own = windows.skip(start).flat_map(unconverted(self._own_elements))
         made = own.map(
             unconverted(lambda facts, element: (facts, examples.make(element))),
             num_parallel_calls=examples.parallel_calls,
             deterministic=None if examples.parallel_calls is None else True,
         )
-        batches: Any = _batched(made, self.height, batching)
-        for counted in self.pipeline.after:
-            batches = counted(batches)
-        if self.pipeline.after:
-            batches = batches.skip(start)
-        options = tf.data.Options().merge(self.dataset.options())
-        options.deterministic = True
-        batches = batches.with_options(options)
+        batches = _batched(made, self.height, batching)
         return batches.map(unconverted(lambda facts, data: (*[one[0] for one in facts], data)))
 
     def _own_elements(self, *window: Any) -> tf.data.Dataset:
@@ -160,14 +190,16 @@ def _has_maps(dataset: tf.data.Dataset) -> bool:
 
 def _state_of_python(examples: Examples) -> str | None:
     """Says why a map that calls Python must see all examples; None if it gives the same twice."""
-    source = examples.elements
+    order = note_of(examples.elements, "order")
+    source = examples.elements if order is None else order.numbers(np.int64(0), np.int64(0))
     while tf_datasets.kind_of(source) in _SAME_ELEMENTS:
         (source,) = tf_datasets.inputs_of(source)
     cure = (
         "Declare it by tf.numpy_function(..., stateful=False) where it keeps no state and draws "
         "no random numbers"
     )
-    if any(True for _ in same_data.random_parts(source)) or _calls_python(source):
+    is_random = any(True for _ in same_data.random_parts(source))
+    if order is None and (is_random or _calls_python(source)):
         return f"whether the Python function of a .map() keeps a state cannot be tried. {cure}"
     before = _states()
     try:

@@ -34,6 +34,7 @@ def dataset_source(
     fill_empty: bool = True,
     is_sampled: bool = False,
     reads_ahead: bool = True,
+    goes_on: bool = False,
     of_rows: Callable[..., Any] | None = None,
 ) -> Source:
     """Makes the source of a dataset of global batches, all of which every worker goes through.
@@ -44,6 +45,7 @@ def dataset_source(
         fill_empty: Whether a replica that a batch leaves empty gets one row, which will not count.
         is_sampled: Whether the stream's elements carry a sample of what was read.
         reads_ahead: Whether batches may be read before they are asked for.
+        goes_on: Whether the stream may go on with the following passes by itself.
         of_rows: A function of each row that the batches go through last, as in `Dataset.map`, or
             None.
 
@@ -52,9 +54,8 @@ def dataset_source(
             several replicas.
     """
     rows.refuse_unbatched(dataset.element_spec)
-    own = own_rows(dataset, share) if share.has_others else None
-    if isinstance(own, str) and share.first_replica == 0:
-        _LOG.warning("Every worker makes all examples of the dataset, not only its own: %s.", own)
+    own = _own_rows(dataset, share, goes_on=goes_on)
+    is_seekable = goes_on and own is not None and own.order is not None
     if of_rows is not None:
         dataset = dataset.map(of_rows)
     spec = dataset.element_spec
@@ -90,9 +91,10 @@ def dataset_source(
         return (*element, number)
 
     def stream(first_pass: int, start: int) -> tf.data.Dataset:
-        del first_pass  # each iterator over a dataset is the next pass, as in Keras
-        if isinstance(own, OwnRows):
-            batches = own.batches(start).map(unconverted(parts_of_own))
+        # Each iterator over a dataset is the next pass, as in Keras, if its order is not known.
+        if own is not None:
+            made = own.passes(first_pass, start) if is_seekable else own.batches(start)
+            batches = made.map(unconverted(parts_of_own))
         else:
             rest = dataset.skip(start) if start else dataset
             batches = rest.map(unconverted(parts_of))
@@ -103,10 +105,26 @@ def dataset_source(
     return Source(
         None, None, rows.open_spec(stream(0, 0).element_spec[1][0]), stream,
         is_infinite=int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY,
-        identity=lambda: same_data.of_dataset(dataset), makes_own_rows=isinstance(own, OwnRows),
+        identity=lambda: {**same_data.of_dataset(dataset), **(own.facts if own else {})},
+        makes_own_rows=own is not None,
+        is_seekable=is_seekable, endless=is_seekable,
         batch_size=lambda: largest_batch(dataset), is_even=rows.fixed(spec) is not None,
         reads_ahead=reads_ahead,
     )
+
+
+def _own_rows(dataset: tf.data.Dataset, share: Share, *, goes_on: bool) -> OwnRows | None:
+    """Returns the stream of a worker's own rows; None where it makes all rows of each batch."""
+    if not share.has_others and not goes_on:
+        return None
+    found = own_rows(dataset, share)
+    if isinstance(found, OwnRows):
+        return found if share.has_others or found.order is not None else None
+    if found is not None and share.has_others and share.first_replica == 0:
+        _LOG.warning(
+            "Every worker makes all examples of the dataset, not only its own: %s.", found
+        )
+    return None
 
 
 def _part_of(

@@ -1,0 +1,123 @@
+"""How are files of records read, so that each worker reads its own records only?
+
+Synopsis:
+
+    >>> import pathlib, tempfile
+    >>> file = pathlib.Path(tempfile.mkdtemp(), "numbers.txt")
+    >>> _ = file.write_text("1 2\\n3 4\\n5 6\\n")
+    >>> def parse(line):
+    ...     numbers = tf.strings.to_number(tf.strings.split(line))
+    ...     return numbers[:1], numbers[1]
+    >>> dataset = from_files([file], parse, batch_size=2, format="text")
+    >>> [y.numpy().tolist() for x, y in dataset]
+    [[2.0, 4.0], [6.0]]
+
+The dataset is an ordinary `tf.data.Dataset`. Its elements are the numbers of records, in an order
+that is a function of the seed and the pass alone (order.py); a map reads a record by its number. So
+a worker that makes only its own rows (own_rows.py) reads only its own records, and a run that goes
+on begins at any record at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfdist.compat.notes import set_note
+from tfdist.data.order import block_order, epoch_order
+from tfdist.data.record_index import Records, records_of
+from tfdist.data.rows import unconverted
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """The order of the records of each pass.
+
+    Attributes:
+        count: Number of records.
+        shuffle: Whether there is another order each pass; a number shuffles within blocks of
+            neighbours (`block_order`).
+        seed: Seed of the order.
+    """
+
+    count: int
+    shuffle: bool | int
+    seed: int
+
+    def of(self, number: Any) -> np.ndarray:
+        """Returns the records of a pass, from 0, in order: int64."""
+        if self.shuffle is False:
+            return np.arange(self.count)
+        if self.shuffle is True:
+            return epoch_order(self.count, seed=self.seed, epoch=int(number))
+        return block_order(self.count, block=self.shuffle, seed=self.seed, epoch=int(number))
+
+    def numbers(self, number: tf.Tensor, begin: tf.Tensor) -> tf.data.Dataset:
+        """Returns the dataset of the records of a pass, from position `begin` on."""
+        order = tf.numpy_function(self.of, [number], tf.int64, stateful=False)
+        return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(order[begin:], [None]))
+
+
+def from_files(
+    files: Sequence[str | os.PathLike[str]],
+    parse_fn: Callable[..., Any],
+    *,
+    batch_size: int,
+    shuffle: bool | int = False,
+    seed: int = 0,
+    format: str = "tfrecord",
+    drop_remainder: bool = False,
+) -> tf.data.Dataset:
+    """Makes the dataset of global batches of files of records.
+
+    With `tfdist.fit` on N workers, each reads 1/N of the records, and of the bytes. In stock Keras
+    it is a dataset as any other.
+
+    Args:
+        files: Paths, the same on each worker, in the same order.
+        parse_fn: Makes an example of the content of a record, a string scalar, as in
+            `Dataset.map`: `x`, `(x, y)` or `(x, y, sample_weight)`, without a batch dimension.
+        batch_size: Rows of a *global* batch.
+        shuffle: Whether each pass has another order, of all records. A number shuffles in two
+            levels, for disks on which neighbours are read faster: blocks of so many neighbouring
+            records, and then the records of a few blocks together.
+        seed: Seed of the order.
+        format: "tfrecord", or "text" for a record a line.
+        drop_remainder: Whether a smaller last batch is left out.
+
+    Raises:
+        ValueError: There are no records, or a file is not of this format, or cut.
+    """
+    records = records_of(files, format=format)
+    if not len(records):
+        raise ValueError(f"The data holds no examples: {list(records.files)} have no records.")
+    if shuffle is not True and shuffle is not False and shuffle < 1:
+        raise ValueError(f"shuffle={shuffle!r} is no number of records. Give True, False or 1024.")
+    order = Order(len(records), shuffle, seed)
+    passes = itertools.count()
+
+    def numbers(_: tf.Tensor) -> tf.data.Dataset:
+        """Runs once for each pass over the dataset, as a shuffle would draw a new order."""
+        number = tf.numpy_function(lambda: np.int64(next(passes)), [], tf.int64)
+        return order.numbers(number, tf.constant(0, tf.int64))
+
+    elements = tf.data.Dataset.from_tensors(0).flat_map(unconverted(numbers))
+    elements = elements.apply(tf.data.experimental.assert_cardinality(len(records)))
+    set_note(elements, "order", order)
+    examples = elements.map(unconverted(_reading(records)), tf.data.AUTOTUNE)
+    examples = examples.map(parse_fn, num_parallel_calls=tf.data.AUTOTUNE)
+    return examples.batch(batch_size, drop_remainder=drop_remainder).prefetch(tf.data.AUTOTUNE)
+
+
+def _reading(records: Records) -> Callable[[tf.Tensor], tf.Tensor]:
+    def read(number: tf.Tensor) -> tf.Tensor:
+        content = tf.numpy_function(records.read, [number], tf.string, stateful=False)
+        return tf.ensure_shape(content, [])
+
+    return read
