@@ -13,7 +13,8 @@ brackets; a machine that is busy with something else widens them. Suites:
     scaling     a CNN on one worker and on two, each pinned to one core, weak and strong, with a
                 prediction for more, and --plot=FILE.png; `evaluate` and `predict` of it; two
                 replicas against one
-    input       a tf.data pipeline that is as slow as the step: how much of it hides?
+    input       a tf.data pipeline that is as slow as the step: how much of it hides?  What each
+                worker makes and reads of a costly dataset, and of records, of what one does alone
     memory      the most that `fit` and a hand-written loop take; its "secs" are bytes
     reduction   an MLP of 21 M parameters on two workers: milliseconds of a step, and of its sum;
                 an embedding of which few rows are touched; with --peer=torch-ddp against torch
@@ -33,6 +34,7 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
+import benchmark_input
 import benchmark_processes
 import benchmark_reduction
 import benchmark_scaling
@@ -75,7 +77,7 @@ def suites() -> dict[str, Callable[[], list[Any]]]:
         "step": lambda: benchmark_steps.suite_step(steps, rounds, orbit=orbit),
         "replicas": lambda: benchmark_steps.suite_replicas(steps, rounds),
         "scaling": lambda: benchmark_scaling.suite_scaling(rounds, _PLOT.value),
-        "input": lambda: benchmark_processes.suite_input(rounds),
+        "input": lambda: benchmark_input.suite_input(rounds),
         "memory": lambda: benchmark_processes.suite_memory(rounds),
         "reduction": lambda: benchmark_reduction.suite_reduction(rounds, torch=torch),
         "import": lambda: benchmark_starts.suite_import(rounds),

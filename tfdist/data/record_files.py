@@ -60,8 +60,10 @@ class Order:
 
     def numbers(self, number: tf.Tensor, begin: tf.Tensor) -> tf.data.Dataset:
         """Returns the dataset of the records of a pass, from position `begin` on."""
-        order = tf.numpy_function(self.of, [number], tf.int64, stateful=False)
-        return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(order[begin:], [None]))
+        rest = tf.numpy_function(
+            lambda number, begin: self.of(number)[begin:], [number, begin], tf.int64, stateful=False
+        )
+        return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(rest, [None]))
 
 
 def from_files(
