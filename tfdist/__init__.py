@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from tfdist.cluster.detection import Cluster, detect_cluster
     from tfdist.communication.compression import Reduction
     from tfdist.data.record_files import from_files
+    from tfdist.data.rows_dataset import RowsDataset
     from tfdist.diagnostics.batch_size import find_batch_size
     from tfdist.diagnostics.memory_estimate import estimate_memory
     from tfdist.diagnostics.verification import verify
@@ -87,6 +88,7 @@ __all__ = [
     "Checkpointer",
     "Cluster",
     "Reduction",
+    "RowsDataset",
     "Trainer",
     "all_rows",
     "apply_gradients",
@@ -119,6 +121,7 @@ _MODULE_OF_NAME = {
     "Checkpointer": "tfdist.checkpoint.checkpointer",
     "Cluster": "tfdist.cluster.detection",
     "Reduction": "tfdist.communication.compression",
+    "RowsDataset": "tfdist.data.rows_dataset",
     "Trainer": "tfdist.training.trainer",
     "all_rows": "tfdist.global_batch.all_rows",
     "apply_gradients": "tfdist.training.custom_loop",

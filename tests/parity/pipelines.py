@@ -1,4 +1,4 @@
-"""Rows: datasets whose examples are made by maps, of which each worker makes its own rows only.
+"""Rows: datasets whose examples are made one by one, each worker making its own rows only.
 
 `PIPELINES` are functions of the examples, numbered; tests/data/test_own_rows.py ensures that they
 can be cut.
@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+import tfdist
 from parity import data, models
 from parity.case import BOTH, WORLDS, Case
 
@@ -76,6 +79,17 @@ def _words() -> keras.Model:
     )
 
 
+class Rows(tfdist.RowsDataset):
+    """The same examples, each of which can be asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(num_rows=data.ROWS, batch_size=7)
+
+    def get_rows(self, indices: np.ndarray) -> Any:
+        """Returns features and labels."""
+        return data.features()[indices], data.labels()[indices]
+
+
 def _row(name: str) -> Case:
     is_endless = name.startswith("repeated")
     dropout = functools.partial(layers.Dropout, 0.3, seed=2)
@@ -91,6 +105,14 @@ def _row(name: str) -> Case:
 
 ROWS = (
     *[_row(name) for name in PIPELINES],
+    Case(
+        name="rows that are asked for, weights of classes",
+        build=models.mlp(models.momentum, functools.partial(layers.Dropout, 0.3, seed=2)),
+        data=lambda: {"x": Rows()},
+        fit={"class_weight": {0: 1.0, 1: 2.0, 2: 0.5}},
+        then=BOTH,
+        worlds=("2", *_WORKERS),
+    ),
     Case(
         name="made by maps: weights of classes",
         build=models.mlp(),

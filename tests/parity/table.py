@@ -31,7 +31,7 @@ TOPICS = {
     "losses, reductions, weights, masks": losses.ROWS,
     "losses of the model's own": model_losses.ROWS,
     "sizes of batches": batches.ROWS,
-    "datasets whose examples are made by maps": pipelines.ROWS,
+    "datasets whose examples are made one by one": pipelines.ROWS,
     "layers": layers.ROWS,
     "tables looked up once for a batch": lookups.ROWS,
     "rematerialization": recomputation.ROWS,

@@ -11,17 +11,18 @@ Read in this order; each file imports from those above it only:
 4. same_data.py: whether all workers read the same data, in the same order.
 5. arrays.py: which rows of arrays a traced loop gathers itself.
 6. source.py: what a stream of global batches is.
-7. record_index.py: where in a file each record begins.
-8. record_files.py: how files of records are read, each worker its own records only.
-9. pipeline.py: how a `tf.data.Dataset` makes its batches, and of what.
-10. own_rows.py: how a worker makes only its own rows of them.
-11. tf_data.py: how a `tf.data.Dataset` is read by all workers.
-12. adapters.py: how the data that `fit` accepts becomes such a stream.
-13. lengths.py: to which length a batch is padded.
-14. padding.py: how every batch gets one shape.
-15. padding_check.py: whether a model can tell a padded batch from an unpadded one.
-16. already_sharded.py: what if each worker passes only its own examples.
-17. errors.py: what in the data TensorFlow stumbled over.
-18. feed.py: where in the data an epoch begins and ends.
-19. inputs.py: which data the workers go through together.
+7. rows_dataset.py: a `PyDataset` that can make any rows.
+8. record_index.py: where in a file each record begins.
+9. record_files.py: how files of records are read, each worker its own records only.
+10. pipeline.py: how a `tf.data.Dataset` makes its batches, and of what.
+11. own_rows.py: how a worker makes only its own rows of them.
+12. tf_data.py: how a `tf.data.Dataset` is read by all workers.
+13. adapters.py: how the data that `fit` accepts becomes such a stream.
+14. lengths.py: to which length a batch is padded.
+15. padding.py: how every batch gets one shape.
+16. padding_check.py: whether a model can tell a padded batch from an unpadded one.
+17. already_sharded.py: what if each worker passes only its own examples.
+18. errors.py: what in the data TensorFlow stumbled over.
+19. feed.py: where in the data an epoch begins and ends.
+20. inputs.py: which data the workers go through together.
 """

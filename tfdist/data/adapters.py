@@ -1,14 +1,15 @@
 """How does the data that `fit` accepts become a stream of global batches?
 
-Arrays are gathered in the order of order.py; each worker gathers only its own rows. Every worker
-reads the whole of a `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator, in global batches,
-and takes its rows of every batch (tf_data.py).
+Arrays are gathered in the order of order.py; each worker gathers only its own rows, of a
+`RowsDataset` too. A `tf.data.Dataset`, another `keras.utils.PyDataset` or a generator is read by
+every worker, in global batches of which it takes its rows (tf_data.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -21,6 +22,7 @@ from tfdist.data import rows, same_data
 from tfdist.data.arrays import arrays_of, as_tensors, own_rows
 from tfdist.data.order import OrderedBatches, epoch_order
 from tfdist.data.rows import unconverted
+from tfdist.data.rows_dataset import RowsDataset, gives_rows, take
 from tfdist.data.source import Source
 from tfdist.data.tf_data import dataset_source, first_batch
 
@@ -60,6 +62,10 @@ def make_source(
         raise ValueError(
             f"The data was distributed already: x={type(x).__name__}. Give the tf.data.Dataset "
             "itself, in global batches; tfdist splits it."
+        )
+    if gives_rows(x) and y is None and sample_weight is None:
+        return _rows_source(
+            x, share=share, shuffle=shuffle, seed=seed, class_weight=class_weight
         )
     is_py_dataset = isinstance(x, keras.utils.PyDataset)
     x = _ordered_py_dataset(x, shuffle=shuffle, seed=seed)
@@ -140,38 +146,18 @@ def _array_source(adapter: Any, *, share: Share, shuffle: bool | str, seed: int)
     def order_of(number: int) -> np.ndarray:
         return order(np.asarray(number)) if shuffle else np.arange(examples)
 
-    def stream(first_pass: int, start: int) -> tf.data.Dataset:
-        passes_on, start = divmod(start, steps)
-        first_pass += passes_on
+    def batches_of(epoch: tf.Tensor, begin: tf.Tensor) -> tf.data.Dataset:
+        numbers = tf.range(examples, dtype=tf.int64)
+        if shuffle:
+            numbers = tf.ensure_shape(tf.numpy_function(order, [epoch], tf.int64), [examples])
+        batches = tf.data.Dataset.range(begin, steps)
+        return batches.map(
+            unconverted(lambda i: numbers[i * size : tf.minimum((i + 1) * size, examples)])
+        )
 
-        def batches_of(epoch: tf.Tensor) -> tf.data.Dataset:
-            numbers = tf.range(examples, dtype=tf.int64)
-            if shuffle:
-                numbers = tf.ensure_shape(tf.numpy_function(order, [epoch], tf.int64), [examples])
-            begin = tf.where(epoch == first_pass, tf.cast(start, tf.int64), 0)
-            batches = tf.data.Dataset.range(begin, steps)
-            return batches.map(
-                unconverted(lambda i: numbers[i * size : tf.minimum((i + 1) * size, examples)])
-            )
-
-        def parts_of(indices: tf.Tensor) -> tuple[tf.Tensor, tuple[Any, ...]]:
-            global_size = tf.size(indices)
-
-            def rows_of(replica: int) -> Any:
-                own = own_rows(indices, global_size, replica, share.num_replicas)
-                return keras_internals.take_rows(arrays, own)
-
-            return global_size, tuple(rows_of(replica) for replica in share.replicas)
-
-        passes = tf.data.Dataset.range(first_pass, np.iinfo(np.int64).max)
-        indices = passes.flat_map(unconverted(batches_of))
-        batches = indices.map(unconverted(parts_of), num_parallel_calls=2)
-        batches = batches.prefetch(tf.data.AUTOTUNE)
-        # Optimizing such a small pipeline takes longer than running it, and copies the arrays.
-        options = tf.data.Options()
-        options.experimental_optimization.apply_default_optimizations = False
-        return batches.with_options(options)
-
+    stream = _gathered(
+        batches_of, lambda own: keras_internals.take_rows(arrays, own), steps, share=share
+    )
     one_row = keras_internals.take_rows(arrays, tf.zeros([1], tf.int64))
     spec = rows.spec_of(one_row)
     if any(not isinstance(leaf, tf.TensorSpec) for leaf in keras.tree.flatten(spec)):
@@ -187,6 +173,85 @@ def _array_source(adapter: Any, *, share: Share, shuffle: bool | str, seed: int)
             num_replicas=share.num_replicas,
         ),
     )
+
+
+def _rows_source(
+    dataset: RowsDataset, *, share: Share, shuffle: bool | str, seed: int, class_weight: Any
+) -> Source:
+    """Makes the source of a data set whose rows can be asked for; the order is that of batches."""
+    examples, size, steps = dataset.num_rows, dataset.batch_size, len(dataset)
+    one_row = dataset.get_rows(np.zeros([1], np.int64))
+    last = dataset.get_rows(np.array([examples - 1]))
+    weigh = None if class_weight is None else keras_internals.class_weight_map(class_weight)
+
+    def batches_of(epoch: tf.Tensor, begin: tf.Tensor) -> tf.data.Dataset:
+        numbers = tf.range(steps, dtype=tf.int64)
+        if shuffle:
+            order = tf.numpy_function(
+                lambda number: epoch_order(steps, seed=seed, epoch=int(number)), [epoch], tf.int64
+            )
+            numbers = tf.ensure_shape(order, [steps])
+        return tf.data.Dataset.from_tensor_slices(numbers[begin:]).map(
+            unconverted(lambda i: tf.range(i * size, tf.minimum((i + 1) * size, examples)))
+        )
+
+    def rows_of(own: tf.Tensor) -> Any:
+        found = take(dataset, one_row, own)
+        return found if weigh is None else weigh(*found)
+
+    stream = _gathered(batches_of, rows_of, steps, share=share, calls=dataset.workers)
+    facts = {"number of examples": examples, "batch size": size}
+    return Source(
+        steps, examples, rows.open_spec(stream(0, 0).element_spec[1][0]), stream,
+        endless=True, is_seekable=True, batch_size=lambda: size, is_even=examples % size == 0,
+        identity=lambda: {**facts, **same_data.of_arrays((one_row, last))}, makes_own_rows=True,
+    )
+
+
+def _gathered(
+    batches_of: Callable[[tf.Tensor, tf.Tensor], tf.data.Dataset],
+    rows_of: Callable[[tf.Tensor], Any],
+    steps: int,
+    *,
+    share: Share,
+    calls: int = 2,
+) -> Callable[[int, int], tf.data.Dataset]:
+    """Returns the `stream` of a source whose rows are gathered by number.
+
+    Args:
+        batches_of: Returns the dataset of the numbers of each batch of a pass, from a batch on.
+        rows_of: Returns the rows that have these numbers.
+        steps: Batches of a pass.
+        share: Which replicas this worker feeds.
+        calls: How many batches are gathered at a time.
+    """
+
+    def stream(first_pass: int, start: int) -> tf.data.Dataset:
+        passes_on, start = divmod(start, steps)
+        first_pass += passes_on
+
+        def batches(epoch: tf.Tensor) -> tf.data.Dataset:
+            return batches_of(epoch, tf.where(epoch == first_pass, tf.cast(start, tf.int64), 0))
+
+        def parts_of(indices: tf.Tensor) -> tuple[tf.Tensor, tuple[Any, ...]]:
+            global_size = tf.size(indices)
+            own = [
+                own_rows(indices, global_size, replica, share.num_replicas)
+                for replica in share.replicas
+            ]
+            return global_size, tuple(rows_of(numbers) for numbers in own)
+
+        passes = tf.data.Dataset.range(first_pass, np.iinfo(np.int64).max)
+        parts = passes.flat_map(unconverted(batches)).map(
+            unconverted(parts_of), num_parallel_calls=calls if calls > 1 else None,
+            deterministic=True if calls > 1 else None,
+        )
+        # Optimizing such a small pipeline takes longer than running it, and copies the arrays.
+        options = tf.data.Options()
+        options.experimental_optimization.apply_default_optimizations = False
+        return parts.prefetch(tf.data.AUTOTUNE).with_options(options)
+
+    return stream
 
 
 def _ordered_py_dataset(x: Any, *, shuffle: Any, seed: int) -> Any:
