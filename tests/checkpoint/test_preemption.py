@@ -8,6 +8,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 
@@ -118,6 +119,90 @@ def test_second_one_ends_a_process_that_is_stuck_outside_python():
     assert time.monotonic() - began < 10
 
 
+# What a process that is forked inherits, each in a process without other threads.
+_IN_A_FORK = {
+    "told to end, as a pool ends its processes": """
+        child = fork(lambda: time.sleep(60))
+        time.sleep(0.5)
+        os.kill(child, signal.SIGTERM)
+        assert os.waitpid(child, 0)[1] == signal.SIGTERM
+    """,
+    "told to end before it has put anything back": """
+        child = fork(lambda: time.sleep(60))
+        os.kill(child, signal.SIGTERM)
+        assert os.waitpid(child, 0)[1] == signal.SIGTERM
+    """,
+    "forked within two blocks, and a handler of the program's own": """
+        with preemption.notices() as inner:
+            signal.signal(signal.SIGTERM, lambda *_: os._exit(3))
+            child = fork(lambda: time.sleep(60))
+            time.sleep(0.5)
+            os.kill(child, signal.SIGTERM)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+            assert inner.number == 0
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    """,
+    "forked by another thread": """
+        made = []
+        thread = threading.Thread(target=lambda: made.append(fork(lambda: time.sleep(60))))
+        thread.start()
+        thread.join()
+        os.kill(made[0], signal.SIGTERM)
+        assert os.waitpid(made[0], 0)[1] == signal.SIGTERM
+    """,
+    "leaves the block itself": """
+        child = os.fork()
+        if not child:
+            raise SystemExit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    """,
+    "a block of its own": """
+        def own():
+            with preemption.notices() as inner:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.3)
+                os._exit(inner.number)
+        child = fork(own)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == signal.SIGTERM
+    """,
+}
+
+
+@pytest.mark.parametrize("what", _IN_A_FORK)
+def test_forked_process_has_its_signals_for_itself(what):
+    body = textwrap.dedent(_IN_A_FORK[what])
+    _run_in_a_block(body + "time.sleep(0.2)\nassert notice.number == 0")
+
+
+def test_forked_process_that_lives_on_keeps_nobody_waiting():
+    _run_in_a_block("child = fork(lambda: time.sleep(60))", "os.kill(child, signal.SIGKILL)")
+
+
+def _run_in_a_block(body, after="pass"):
+    """Runs lines within `notices`, in a process of its own, and some after it; within 10 s."""
+    begin = """
+import os, signal, threading, time
+os.register_at_fork(after_in_child=lambda: time.sleep(0.2))  # as on a busy machine
+from tfdist.checkpoint import preemption
+def fork(work):
+    child = os.fork()
+    if not child:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return child
+with preemption.notices() as notice:
+"""
+    code = begin + textwrap.indent(body, "    ") + f"\n{after}\n"
+    code += "assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL\n"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], env=launching.environ_with(),
+        capture_output=True, text=True, timeout=10, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 # ---------------------------------------------------------------------------------------- in `fit`
 
 _X = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
@@ -213,6 +298,25 @@ def test_fit_saves_leaves_and_goes_on_to_the_same_bits(tmp_path, caplog, batch, 
     assert history.history == undisturbed[0].history
     for after, expected in zip(weights, undisturbed[1], strict=True):
         np.testing.assert_array_equal(after, expected)
+
+
+class _Rows(keras.utils.PyDataset):
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, number):
+        rows = slice(4 * number, 4 * number + 4)
+        return _X[rows], _Y[rows]
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Keras forks
+def test_fit_is_not_told_to_leave_by_the_end_of_the_processes_that_read(tmp_path):
+    with tfdist.get_strategy("2xcpu").scope():
+        model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3, "softmax")])
+        model.compile("sgd", "sparse_categorical_crossentropy")
+    data = _Rows(workers=2, use_multiprocessing=True)
+    history = tfdist.fit(model, data, epochs=2, verbose=0, checkpoint_dir=tmp_path)
+    assert len(history.history["loss"]) == 2
 
 
 def test_signal_in_the_last_step_of_all_ends_as_if_none_had_come(tmp_path):
