@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import queue
+import resource
 import signal
 import socket
 import subprocess
@@ -66,6 +67,27 @@ def test_nobody_is_lost_while_all_beat(gang):
         with stack:
             time.sleep(1.2 * _SILENCE_SECS)
     assert all(lost.empty() for lost in losses)
+
+
+@pytest.fixture
+def thousands_of_files():
+    """Opens so many files that the descriptors of new ones have four digits."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(limits[1], 4096), limits[1]))
+    with open(os.devnull) as file:
+        files = [os.dup(file.fileno()) for _ in range(1100)]
+    yield
+    for number in files:
+        os.close(number)
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_many_open_files_are_no_loss(thousands_of_files, gang):
+    test_nobody_is_lost_while_all_beat(gang)
+    hearts, losses = gang
+    _enter(*hearts)
+    hearts[2].close()
+    assert _of(losses[0]) == Loss(2, 2, heartbeat._FOREVER, "has ended")
 
 
 @pytest.mark.parametrize("gone", [0, 2])

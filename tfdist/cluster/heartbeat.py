@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import select
+import selectors
 import socket
 import threading
 import time
@@ -155,6 +155,11 @@ class Heart:
         self._told, self._is_closing = threading.Event(), False
         self._wake, self._woken = socket.socketpair()
         self._woken.setblocking(False)
+        # Not select.select, which fails where this process has a thousand files open.
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._woken, selectors.EVENT_READ)
+        for connection in peers.values():
+            self._selector.register(connection, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._beat, name="tfdist-heartbeat", daemon=True)
         self._thread.start()
 
@@ -207,6 +212,7 @@ class Heart:
         self._is_closing = True
         self._tell_now()
         self._thread.join()
+        self._selector.close()
         for end in (self._wake, self._woken, *(peer.connection for peer in self._peers.values())):
             end.close()
 
@@ -238,14 +244,16 @@ class Heart:
 
     def _listen(self, looked_at: float) -> bool:
         """Reads what comes within a tick; tells whether the main thread has news to be sent."""
-        peers = [peer for peer in self._peers.values() if not peer.is_closed]
-        ends = [self._woken, *(peer.connection for peer in peers)]
-        ready, _, _ = select.select(ends, [], [], _TICK_SECS)
+        ready = [key.fileobj for key, _ in self._selector.select(_TICK_SECS)]
         now = time.monotonic()
-        for peer in peers:
+        for peer in self._peers.values():
+            if peer.is_closed:
+                continue
             if now - looked_at > _BEAT_SECS + _TICK_SECS:
                 peer.heard_at = now  # this process slept, and their lines may be on their way
             peer.hear(now=now)
+            if peer.is_closed:
+                self._selector.unregister(peer.connection)
         if self._woken in ready:
             self._woken.recv(4096)
         return self._woken in ready
