@@ -6,6 +6,9 @@ import functools
 import io
 import os
 import pathlib
+import shlex
+import subprocess
+import sys
 
 import launching
 import pytest
@@ -194,3 +197,22 @@ def test_reader_that_has_gone_does_not_stop_the_job(program, tmp_path):
         assert launcher.wait(timeout=30) == 0
         launcher.stdout = None
     assert pathlib.Path(path + ".done").exists()
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full"])
+def test_streams_that_cannot_be_written_do_not_stop_the_job(program, tmp_path, closed):
+    code = """
+    import sys
+    for stream in (sys.stdout, sys.stderr):
+        for n in range(4000):
+            print("x" * 50, file=stream)  # more than a pipe holds
+    """
+    command = [sys.executable, "-m", "tfdist.launch", f"--log_dir={tmp_path}", program(code)]
+    done = subprocess.run(
+        ["sh", "-c", f"exec {shlex.join(command)} {closed}"], env=launching.environ_with(),
+        capture_output=True, timeout=40, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for rank in (0, 1):
+        log = (tmp_path / f"worker_{rank}.log").read_text()
+        assert log == ("x" * 50 + "\n") * 8000, "nothing else got into it"

@@ -195,4 +195,5 @@ def _say(text: str, rank: int) -> None:
             )
     with contextlib.suppress(OSError, ValueError):
         print(f"tfdist: {text}", file=sys.stderr, flush=True)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it may have been closed before Python started
+            sys.stdout.flush()

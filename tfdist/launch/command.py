@@ -13,7 +13,12 @@ from typing import Any
 
 from tfdist.launch import failures, supervise
 from tfdist.launch.job import ENGINES, Job
-from tfdist.launch.output import say, write
+from tfdist.launch.output import (
+    fill_closed_descriptors,
+    let_go_of_broken_streams,
+    say,
+    write,
+)
 from tfdist.launch.stop import stop_on_signals
 
 
@@ -143,6 +148,7 @@ def run(
         command: What the workers run, as in `Job`.
         **more: Further fields of the job.
     """
+    fill_closed_descriptors()
     names = {field.name for field in dataclasses.fields(Job)}
     given = {name: value for name, value in vars(flags).items() if name in names}
     try:
@@ -159,7 +165,7 @@ def run(
         if not last.is_success and job.output == "chief":
             _show_log(job, last.failures)
         say(failures.report(last, earlier=earlier))
-    _let_go_of_broken_pipes()
+    let_go_of_broken_streams()
     return last.exit_code
 
 
@@ -171,12 +177,3 @@ def _show_log(job: Job, failed: Sequence[failures.Failure]) -> None:
     with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
         say(f"the output of worker {failed[0].rank}, which failed first:")
         write(file.read().encode(), sys.stderr)
-
-
-def _let_go_of_broken_pipes() -> None:
-    """Keeps the exit code: Python would make it 120 if the reader of its output has gone."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -102,7 +102,14 @@ class Pump:
                 ) from error
 
     def add(self, rank: int, stream: IO[bytes], shown_at: Any) -> None:
-        """Adds a stream of a worker; its lines are written to `shown_at`."""
+        """Adds a stream of a worker.
+
+        Args:
+            rank: The worker.
+            stream: What it writes to.
+            shown_at: Where its lines are written: a text stream, or "stdout" or "stderr".
+        """
+        shown_at = getattr(sys, shown_at) if isinstance(shown_at, str) else shown_at
         self._splitters[stream.fileno()] = LineSplitter()
         if self._log_dir is not None and rank not in self._logs:
             path = os.path.join(self._log_dir, f"worker_{rank}.log")
@@ -177,7 +184,12 @@ def _show(lines: list[bytes], shown_at: Any, *, prefix: bytes = b"") -> None:
 
 
 def write(data: bytes, stream: Any) -> None:
-    """Writes bytes to a text stream, unchanged if it has a byte stream (not in a notebook)."""
+    """Writes bytes to a text stream, unchanged if it has a byte stream (not in a notebook).
+
+    Nothing is written to None, which Python has for a stream that was closed before it started.
+    """
+    if stream is None:
+        return
     if hasattr(stream, "buffer"):
         stream.flush()
         stream.buffer.write(data)
@@ -192,3 +204,23 @@ def say(text: str) -> None:
     data = "".join(f"tfdist.launch: {line}\n" for line in text.splitlines())
     with contextlib.suppress(OSError, ValueError):
         write(data.encode("utf-8", "backslashreplace"), sys.stderr)
+
+
+def fill_closed_descriptors() -> None:
+    """Opens the null device at each of the descriptors 0 to 2 that this process began without.
+
+    Else the next file or connection would get the number, and what is printed with it.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+
+
+def let_go_of_broken_streams() -> None:
+    """Keeps the exit code: Python would make it 120 where what it still holds cannot be written."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None and not stream.closed:
+                stream.flush()
+        except OSError:  # its reader has gone, or its disk is full
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

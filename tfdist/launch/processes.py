@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import IO, Any, Protocol
+from typing import IO, Protocol
 
 from tfdist.cluster import contract
 from tfdist.launch import guardian
@@ -27,8 +27,8 @@ _KILL_SECS = 10.0  # longest wait for the end of a killed process
 class StreamTaker(Protocol):
     """Takes the workers' streams."""
 
-    def add(self, rank: int, stream: IO[bytes], shown_at: Any) -> None:
-        """Takes a stream; its lines are to be written to `shown_at`."""
+    def add(self, rank: int, stream: IO[bytes], shown_at: str) -> None:
+        """Takes a stream; its lines are to be written to `shown_at`: "stdout" or "stderr"."""
 
     def close(self) -> None:
         """Waits until all that was written has been taken."""
@@ -74,8 +74,8 @@ class Processes:
         if self._guardian.stdin and worker.stdout and worker.stderr:  # always: they are pipes
             self._guardian.stdin.write(b"%d\n" % worker.pid)
             self._guardian.stdin.flush()
-            self._pump.add(index, worker.stdout, sys.stdout)
-            self._pump.add(index, worker.stderr, sys.stderr)
+            self._pump.add(index, worker.stdout, "stdout")
+            self._pump.add(index, worker.stderr, "stderr")
         name = f"tfdist-worker-{index}"
         threading.Thread(target=self._watch, args=(index,), name=name, daemon=True).start()
 

@@ -14,7 +14,6 @@ import os
 import platform
 import signal
 import socket
-import sys
 import tempfile
 import threading
 import time
@@ -221,10 +220,9 @@ class Carrier:
         self._line = line
         self._threads: list[threading.Thread] = []
 
-    def add(self, rank: int, stream: IO[bytes], shown_at: Any) -> None:
+    def add(self, rank: int, stream: IO[bytes], shown_at: str) -> None:
         """Takes a stream."""
-        name = "stdout" if shown_at is sys.stdout else "stderr"
-        thread = threading.Thread(target=self._carry, args=(stream, name), daemon=True)
+        thread = threading.Thread(target=self._carry, args=(stream, shown_at), daemon=True)
         self._threads.append(thread)
         thread.start()
 

@@ -11,7 +11,6 @@ import dataclasses
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -109,9 +108,9 @@ class RemoteGang:
         """Tells the agents to start their workers."""
         self._run_dir, self._on_end = run_dir, on_end
         for rank, seated in self._seated.items():
-            for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
+            for name in ("stdout", "stderr"):
                 read_end, seated.streams[name] = os.pipe()
-                self._pump.add(rank, os.fdopen(read_end, "rb", buffering=0), stream)
+                self._pump.add(rank, os.fdopen(read_end, "rb", buffering=0), name)
         self._pump.start()
         for rank, seated in self._seated.items():
             self._give_order(seated, environ_of(rank, **self._location_of(rank)))
