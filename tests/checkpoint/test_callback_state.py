@@ -149,6 +149,86 @@ def test_callbacks_are_told_apart_by_class_and_number(caplog):
     ]
 
 
+class Files(keras.callbacks.Callback):
+    """Has files, and keeps what it has learnt of them."""
+
+    def __init__(self, folder, limit=None, name=None):
+        super().__init__()
+        self.path, self.limit, self.name = f"{folder}/a", limit, name
+        self.parts, self.phase, self.last, self.rates = [folder], None, None, {"a": 1}
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"path": "/etc/passwd"},
+        {"path": 3},
+        {"parts": []},
+        {"parts": ["/etc/passwd"]},
+        {"name": "other"},  # an argument
+        {"limit": ["a", {"b": "c"}]},
+        {"last": "/etc/passwd"},
+        {"last": {"a": ("x", ["b/../../c"])}},
+        {"last": "~/file"},
+        {"last": "gs://bucket/file"},
+        {"new": "..\\file"},
+        {"on_epoch_end": 1},
+        {"set_model": None},
+        {"_model": None},
+        {"params": {}},
+    ],
+    ids=str,
+)
+def test_configuration_is_not_taken_from_a_checkpoint(forged, caplog):
+    callback = Files("logs")
+    before = dict(vars(callback))
+    state = _begun(callback)
+    state.give({"Files": {**forged, "rates": {"a": 2}}})
+    assert vars(callback) == {**before, "rates": {"a": 2}}
+    [key] = forged
+    assert f"The checkpoint gives {key!r} as state of Files." in caplog.text
+
+
+def test_what_may_be_state_is_taken():
+    callback = Files("logs")
+    learnt = {"limit": [3], "phase": "warm", "last": "model-3.keras", "new": ["loss", "val/loss"]}
+    state = _begun(callback)
+    state.give({"Files": learnt})
+    assert {name: vars(callback)[name] for name in learnt} == learnt
+
+
+def test_the_file_of_a_callback_of_keras_is_not_taken_from_a_checkpoint(tmp_path):
+    callback = keras.callbacks.ModelCheckpoint(str(tmp_path / "a.keras"))
+    _begun(callback).give({"ModelCheckpoint": {"filepath": "/etc/passwd", "best": 0.5}})
+    assert (callback.filepath, callback.best) == (str(tmp_path / "a.keras"), 0.5)
+
+
+def test_what_would_not_come_back_is_not_saved_and_told(caplog):
+    callback = Files("logs")
+    state = _begun(callback)
+    callback.path, callback.rates = "logs/b", {"a": 3}
+    assert _travelled(state) == {"Files": {"rates": {"a": 3}}}
+    assert "What Files keeps in path cannot be saved" in caplog.text
+
+
+def test_a_list_that_holds_itself_is_lost_and_told(caplog):
+    callback = Counter()
+    callback.seen.append(callback.seen)
+    state = _begun(callback)  # on_train_begin makes another list
+    callback.seen.append(callback.seen)
+    assert "seen" not in _travelled(state)["Counter"]
+    assert "What Counter keeps in seen cannot be saved" in caplog.text
+
+
+@pytest.mark.parametrize("size", [-1, "many", [], 2.5])
+def test_forged_size_of_a_csv_log_cuts_nothing(tmp_path, size):
+    path = tmp_path / "log.csv"
+    path.write_text("epoch\n0\n")
+    callback = keras.callbacks.CSVLogger(str(path))
+    CallbackState([callback]).prepare({"CSVLogger": {"file size": size}})
+    assert path.read_text() == "epoch\n0\n"
+
+
 def test_rows_of_a_csv_log_come_once(tmp_path):
     path = tmp_path / "log.csv"
 

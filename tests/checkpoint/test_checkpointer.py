@@ -17,6 +17,7 @@ import tensorflow as tf
 import tfdist
 from tfdist.checkpoint import manifest
 from tfdist.checkpoint.checkpointer import Checkpointer
+from tfdist.checkpoint.contents import Saved, pack, unpack
 
 
 @pytest.fixture
@@ -78,6 +79,22 @@ def test_many_objects_and_dtypes(tmp_path):
     for one, other in zip(before, after, strict=True):
         assert one.numpy().tobytes() == other.numpy().tobytes() if one.dtype != tf.string else \
             one.numpy() == other.numpy()
+
+
+def test_what_is_sent_to_the_others_comes_back():
+    arrays = {
+        "texts": np.array([["a", "\0é"], ["", "b" * 99]], object), "text": np.array("x", object),
+        "none": np.zeros((0, 3)), "half": np.ones(3, tf.bfloat16.as_numpy_dtype),
+        "number": np.asarray(2, np.int8), "no text": np.zeros((0,), object),
+    }
+    saved = Saved("folder", {"step": 1}, {"plain": "é\n"}, arrays)
+    found = unpack(pack(saved, None))
+    assert (found.folder, found.facts, found.plain) == ("folder", {"step": 1}, {"plain": "é\n"})
+    for name, array in arrays.items():
+        other = found.arrays[name]
+        assert (other.dtype, other.shape) == (array.dtype, array.shape)
+        texts = [x.decode() if isinstance(x, bytes) else x for x in other.ravel().tolist()]
+        assert texts == array.ravel().tolist()
 
 
 def test_the_newest_are_kept(tmp_path, variable):

@@ -42,6 +42,16 @@ def test_nothing_is_written_without_a_launcher(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_full_disk_or_lost_folder_ends_no_run(tmp_path, caplog):
+    (tmp_path / "progress_0").symlink_to("/dev/full")
+    for folder in (tmp_path, tmp_path / "gone"):
+        with _progress(folder) as progress:
+            progress.tick()
+            progress.tick()
+    told = [record.getMessage() for record in caplog.records]
+    assert ["No space left" in told[0], "No such file" in told[1], len(told)] == [True, True, 2]
+
+
 def test_every_step_of_a_run_is_seen(tmp_path, monkeypatch):
     monkeypatch.setenv(contract.RUN_DIR, str(tmp_path))
     seen = {}

@@ -58,6 +58,15 @@ def test_first_failure_is_named_and_ends_all(program, bad, code, told):
         assert text in done.stderr
 
 
+def test_worker_without_its_private_folder_fails_as_it_would(program):
+    """Its disk may be full, too."""
+    code = "import os, shutil; shutil.rmtree(os.environ['TFDIST_RUN_DIR']); sys.exit(7)"
+    done = launching.launch(program(_ONE_FAILS.format(code)))
+    assert done.returncode == 7
+    assert "worker 1 failed first: exit code 7" in done.stderr
+    assert "FileNotFoundError" not in done.stderr
+
+
 def test_traceback_shows_the_program_alone(program):
     path = program(_ONE_FAILS.format("raise KeyError('x')"))
     done = launching.launch(path)

@@ -4,12 +4,14 @@ A callback with `get_state()` and `set_state(state)` provides its state itself. 
 other callback is every attribute with a plain value (numbers, texts, arrays, and lists, tuples,
 sets and dicts of them) that has changed since `on_train_begin`: `EarlyStopping.best` and its
 weights, the `History`, counters of custom callbacks. Configuration never changes, so it is always
-that of the present callback.
+that of the present callback. Whoever can write a checkpoint could make configuration look like
+state; so what may name a file of the present callback is never taken from there.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import logging
 import os
@@ -20,6 +22,7 @@ import keras
 import numpy as np
 
 from tfdist.checkpoint import plain_values
+from tfdist.cluster.wording import shorten
 
 _LOG = logging.getLogger("tfdist")
 _OF_THE_RUN = ("_model", "params", "validation_data")  # set on every callback by Keras
@@ -46,7 +49,7 @@ class CallbackState:
         """
         for name, callback in self._callbacks.items():
             size = saved.get(name, {}).get(_SIZE)
-            if size and os.path.exists(callback.filename):
+            if type(size) is int and size > 0 and os.path.exists(callback.filename):
                 # Rows that came after the checkpoint will come again.
                 os.truncate(callback.filename, min(size, os.path.getsize(callback.filename)))
                 callback.append = True
@@ -69,7 +72,7 @@ class CallbackState:
         """
         return {
             name: self._own_state(name, callback, arrays)
-            if hasattr(callback, "get_state") and hasattr(callback, "set_state")
+            if _says_it_itself(callback)
             else self._changes(name, callback, arrays)
             for name, callback in self._callbacks.items()
         }
@@ -79,12 +82,19 @@ class CallbackState:
         for name, callback in self._callbacks.items():
             state = dict(saved.get(name, {}))
             state.pop(_SIZE, None)
-            if name not in saved:
+            if name not in saved or (_OWN in state) != _says_it_itself(callback):
                 _LOG.warning("The checkpoint does not know the callback %s; it begins now.", name)
             elif _OWN in state:
                 callback.set_state(state[_OWN])
             else:
-                vars(callback).update(state)
+                begun = self._begun.get(name, {})
+                known = {k: v for k, v in state.items() if _is_state(callback, k, v, begun)}
+                vars(callback).update(known)
+                if others := sorted(state.keys() - known.keys()):
+                    _LOG.warning(
+                        "The checkpoint gives %s as state of %s. They are configuration here, and "
+                        "stay as they are.", shorten(", ".join(others)), name
+                    )
         for name in sorted(saved.keys() - self._callbacks.keys()):
             _LOG.warning("The checkpoint knows a callback %s, which is not given now.", name)
 
@@ -100,11 +110,12 @@ class CallbackState:
 
     def _changes(self, name: str, callback: Any, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
         state, lost = {}, []
+        begun = self._begun.get(name, {})
         for key, value in _attributes(callback):
             look = _look(value, name, key)
-            if _is_same(self._begun.get(name, {}).get(key), look):
+            if _is_same(begun.get(key), look):
                 continue
-            if isinstance(look, _Look):
+            if isinstance(look, _Look) and _is_state(callback, key, value, begun):
                 state[key] = look.value
                 arrays.update(look.arrays)
             else:
@@ -134,6 +145,52 @@ def _look(value: Any, name: str, key: str) -> Any:
         return _Look(plain_values.encode(value, arrays, prefix=f"callbacks/{name}/{key}"), arrays)
     except TypeError:
         return value  # other objects are compared by identity
+
+
+def _says_it_itself(callback: Any) -> bool:
+    return hasattr(callback, "get_state") and hasattr(callback, "set_state")
+
+
+def _is_state(callback: Any, key: str, value: Any, begun: Mapping[str, Any]) -> bool:
+    """Tells whether an attribute may get a plain value from a checkpoint.
+
+    Not if it held a text or something without a plain form when training began, since that is what
+    it was made with, or follows from it; nor a text for an argument of the callback's class, or one
+    that leads to another folder.
+    """
+    before = begun.get(key)
+    if key in _OF_THE_RUN or callable(getattr(type(callback), key, None)):
+        return False
+    if before is not None and (not isinstance(before, _Look) or any(_texts(before.value))):
+        return False
+    texts = list(_texts(value))
+    return not texts or not (key in _arguments(callback) or any(map(_leads_away, texts)))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Gives all texts in a plain value, or in an encoded one, but keys and marks of the form."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from () if key in ("$array", "$scalar") else _texts(item)
+    elif isinstance(value, (list, tuple, set)):
+        for item in value:
+            yield from _texts(item)
+
+
+def _leads_away(text: str) -> bool:
+    parts = text.replace("\\", "/").split("/")
+    return "://" in text or text.startswith("~") or os.path.isabs(text) or ".." in parts
+
+
+def _arguments(callback: Any) -> set[str]:
+    return {
+        name
+        for kind in type(callback).__mro__
+        if inspect.isfunction(vars(kind).get("__init__"))
+        for name in inspect.signature(vars(kind)["__init__"]).parameters
+    }
 
 
 def _is_same(before: Any, now: Any) -> bool:

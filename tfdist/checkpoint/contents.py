@@ -93,7 +93,15 @@ def pack(saved: Saved | None, error: Exception | None) -> bytes:
     if saved is not None:
         header |= {"folder": saved.folder, "facts": saved.facts, "plain": saved.plain}
         header["arrays"] = [[n, tf.as_dtype(a.dtype).name, a.shape] for n, a in arrays.items()]
-    return b"\n".join([json.dumps(header).encode(), b"".join(a.tobytes() for a in arrays.values())])
+    pieces = {name: _bytes_of(array) for name, array in arrays.items()}
+    header["sizes"] = [len(piece) for piece in pieces.values()]
+    return b"\n".join([json.dumps(header).encode(), b"".join(pieces.values())])
+
+
+def _bytes_of(array: Any) -> bytes:
+    if tf.as_dtype(array.dtype) == tf.string:  # objects, whose own bytes are addresses
+        return bytes(tf.io.serialize_tensor(tf.convert_to_tensor(array, tf.string)).numpy())
+    return bytes(array.tobytes())
 
 
 def unpack(payload: bytes) -> Saved | None:
@@ -109,9 +117,13 @@ def unpack(payload: bytes) -> Saved | None:
     if "folder" not in header:
         return None
     arrays, start = {}, 0
-    for name, dtype, shape in header["arrays"]:
-        empty = np.empty(shape, tf.as_dtype(dtype).as_numpy_dtype)
-        content = np.frombuffer(data, np.uint8, empty.nbytes, start)
-        arrays[name] = content.copy().view(empty.dtype).reshape(shape)
-        start += empty.nbytes
+    for (name, dtype, shape), size in zip(header["arrays"], header["sizes"], strict=True):
+        if dtype == "string":
+            text = tf.io.parse_tensor(data[start : start + size], tf.string)
+            arrays[name] = np.asarray(text.numpy(), object).reshape(shape)
+        else:
+            kind = tf.as_dtype(dtype).as_numpy_dtype
+            content = np.frombuffer(data, np.uint8, size, start)
+            arrays[name] = content.copy().view(kind).reshape(shape)
+        start += size
     return Saved(header["folder"], header["facts"], header["plain"], arrays)

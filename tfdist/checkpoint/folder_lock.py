@@ -10,12 +10,20 @@ import errno
 import os
 import pathlib
 import socket
+import threading
 import time
+import weakref
 from typing import IO
 
 _FILE = ".claim"
 # A killed worker may take a moment to go, while its successor has already started.
 _PATIENCE_SECS = 10.0
+
+
+# What this process has claimed, by its number (a forked process has nothing) and the folder: the
+# system would let it claim a folder twice, and forget both claims when the file is closed once.
+_CLAIMED: weakref.WeakValueDictionary[tuple[int, int, int], IO[str]] = weakref.WeakValueDictionary()
+_ONE_AT_A_TIME = threading.Lock()
 
 
 def claim(folder: pathlib.Path, *, patience_secs: float = _PATIENCE_SECS) -> IO[str]:
@@ -27,29 +35,46 @@ def claim(folder: pathlib.Path, *, patience_secs: float = _PATIENCE_SECS) -> IO[
 
     Raises:
         OSError: Nothing can be written into the folder.
-        RuntimeError: Another process has it.
+        RuntimeError: Another process has it, or this one has claimed it before.
     """
-    import fcntl
-
-    file = open(folder / _FILE, "a+", encoding="utf-8")  # noqa: SIM115 (held by the caller)
     deadline = time.monotonic() + patience_secs
     while True:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                return file  # a file system without locks: a second job cannot be detected
-            if time.monotonic() > deadline:
+        with _ONE_AT_A_TIME:
+            file, owner = _try_to_claim(folder)
+        if file is not None:
+            return file
+        if time.monotonic() > deadline:
+            raise RuntimeError(
+                f"checkpoint_dir={str(folder)!r} is in use by {owner}. End that job, or give this "
+                "one a folder of its own."
+            )
+        time.sleep(0.1)
+
+
+def _try_to_claim(folder: pathlib.Path) -> tuple[IO[str] | None, str]:
+    """Returns the claimed file, or who has claimed it."""
+    import fcntl
+
+    found = folder.stat()
+    key = (os.getpid(), found.st_dev, found.st_ino)
+    known = _CLAIMED.get(key)
+    if known is not None and not known.closed:
+        raise RuntimeError(
+            f"checkpoint_dir={str(folder)!r} is in use by another Checkpointer of this process. "
+            "Close that one first, or give this one a folder of its own."
+        )
+    file = open(folder / _FILE, "a+", encoding="utf-8")  # noqa: SIM115 (held by the caller)
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            with file:
                 file.seek(0)
-                owner = file.read().strip() or "another process"
-                file.close()
-                raise RuntimeError(
-                    f"checkpoint_dir={str(folder)!r} is in use by {owner}. End that job, or give "
-                    "this one a folder of its own."
-                ) from error
-            time.sleep(0.1)
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}")
-    file.flush()
-    return file
+                return None, file.read().strip() or "another process"
+        # Else a file system without locks: a second job cannot be detected.
+    else:
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+    _CLAIMED[key] = file
+    return file, ""

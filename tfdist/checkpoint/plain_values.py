@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from tfdist.cluster.wording import shorten
+
 _MARK = "$"
 
 
@@ -33,8 +35,15 @@ def encode(value: Any, arrays: dict[str, np.ndarray], *, prefix: str) -> Any:
         prefix: Name of the value.
 
     Raises:
-        TypeError: It contains something else.
+        TypeError: It contains something else, or itself.
     """
+    try:
+        return _encode(value, arrays, prefix)
+    except RecursionError:
+        raise TypeError("a value that holds itself has no plain form") from None
+
+
+def _encode(value: Any, arrays: dict[str, np.ndarray], prefix: str) -> Any:
     kind = type(value)
     if value is None or kind in (bool, int, float, str):
         return value
@@ -44,31 +53,42 @@ def encode(value: Any, arrays: dict[str, np.ndarray], *, prefix: str) -> Any:
         return {"$array" if isinstance(value, np.ndarray) else "$scalar": name}
     if kind in (list, tuple, set):
         items = sorted(value) if kind is set else value
-        encoded = [encode(item, arrays, prefix=f"{prefix}/{i}") for i, item in enumerate(items)]
+        encoded = [_encode(item, arrays, f"{prefix}/{i}") for i, item in enumerate(items)]
         return encoded if kind is list else {_MARK + kind.__name__: encoded}
     if kind is dict:
         if all(type(key) is str and not key.startswith(_MARK) for key in value):
-            return {k: encode(item, arrays, prefix=f"{prefix}/{k}") for k, item in value.items()}
+            return {k: _encode(item, arrays, f"{prefix}/{k}") for k, item in value.items()}
         pairs = [list(pair) for pair in value.items()]
-        return {"$dict": encode(pairs, arrays, prefix=prefix)}
+        return {"$dict": _encode(pairs, arrays, prefix)}
     raise TypeError(f"a {kind.__module__}.{kind.__qualname__} has no plain form")
 
 
 def decode(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """Returns what `encode` was given."""
+    """Returns what `encode` was given.
+
+    Raises:
+        ValueError: `encode` has not made this.
+    """
+    try:
+        return _decode(value, arrays)
+    except (KeyError, TypeError, ValueError, IndexError, RecursionError) as error:
+        raise ValueError(f"This is no plain value: {shorten(value)} ({error!r}).") from None
+
+
+def _decode(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     if isinstance(value, list):
-        return [decode(item, arrays) for item in value]
+        return [_decode(item, arrays) for item in value]
     if not isinstance(value, dict):
         return value
     mark = next(iter(value), "")
     if not mark.startswith(_MARK):
-        return {key: decode(item, arrays) for key, item in value.items()}
+        return {key: _decode(item, arrays) for key, item in value.items()}
     inside = value[mark]
     if mark == "$array":
         return np.array(arrays[inside])
     if mark == "$scalar":
         return arrays[inside][()]
-    items = decode(inside, arrays)
+    items = _decode(inside, arrays)
     return {"$tuple": tuple, "$set": set, "$dict": dict}[mark](items)
 
 

@@ -16,12 +16,15 @@ The workers of a job make their steps together, so the one with the lowest numbe
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from typing import ParamSpec, TypeVar
 
 from tfdist.cluster import contract
 
+_LOG = logging.getLogger("tfdist")
+_LONGEST = 64  # bytes of a count
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -34,13 +37,17 @@ class Progress:
         self._file: int | None = None
         self._depth = 0
         self._count = 0
+        self._has_told = False
 
     def __enter__(self) -> Progress:
         self._depth += 1
         folder = self._environ.get(contract.RUN_DIR)
         if self._depth == 1 and folder:
             rank = int(self._environ.get(contract.RANK, 0))
-            self._file = os.open(_path(folder, rank), os.O_WRONLY | os.O_CREAT, 0o600)
+            try:
+                self._file = os.open(_path(folder, rank), os.O_WRONLY | os.O_CREAT, 0o600)
+            except OSError as error:
+                self._tell(error)
         self.tick()
         return self
 
@@ -69,16 +76,28 @@ class Progress:
         return ticked
 
     def _write(self, count: int) -> None:
-        if self._file is not None:
+        if self._file is None:
+            return
+        try:
             os.pwrite(self._file, b"%20d" % count, 0)  # one length: no old digits stay behind
+        except OSError as error:  # a full disk must not end what is only shown on it
+            self._tell(error)
+
+    def _tell(self, error: OSError) -> None:
+        if not self._has_told:
+            self._has_told = True
+            _LOG.warning(
+                "The launcher cannot see how far this worker has come (%s), and --stall_secs finds "
+                "nothing. Make room in TMPDIR.", error
+            )
 
 
 def read_progress(folder: str, rank: int) -> int:
     """Returns the count of a worker; 0 if it is in no block."""
     try:
         with open(_path(folder, rank), "rb") as file:
-            return int(file.read() or 0)
-    except FileNotFoundError:
+            return int(file.read(_LONGEST) or 0)
+    except (FileNotFoundError, ValueError):
         return 0
 
 

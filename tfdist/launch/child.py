@@ -9,6 +9,7 @@ Only light modules are imported here; the program imports what it needs.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import io
 import json
@@ -142,13 +143,14 @@ def _exit_code(error: SystemExit) -> int:
 
 
 def _write_failure(text: str, *, exit_code: int) -> None:
-    write_failure(
-        os.environ[contract.RUN_DIR],
-        rank=int(os.environ[contract.RANK]),
-        at=time.time(),
-        exit_code=exit_code,
-        traceback=text,
-    )
+    with contextlib.suppress(OSError):  # a full disk: the launcher sees the exit code at least
+        write_failure(
+            os.environ[contract.RUN_DIR],
+            rank=int(os.environ[contract.RANK]),
+            at=time.time(),
+            exit_code=exit_code,
+            traceback=text,
+        )
 
 
 def _format(error: BaseException) -> str:

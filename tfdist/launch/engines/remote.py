@@ -247,7 +247,8 @@ class RemoteGang:
                 traceback=data.decode("utf-8", "replace"),
             )
         elif kind == "progress":
-            with open(os.path.join(self._run_dir, f"progress_{rank}"), "w") as file:
+            path = os.path.join(self._run_dir, f"progress_{rank}")
+            with contextlib.suppress(OSError), open(path, "w") as file:  # it is for show
                 file.write(str(int(message["count"])))
         elif kind == "file":
             with open(os.path.join(self._run_dir, f"value_{rank}.pickle"), "ab") as value:
