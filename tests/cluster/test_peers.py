@@ -22,22 +22,72 @@ def _addresses(count: int) -> list[str]:
     return [f"127.0.0.1:{port}" for port in ports]
 
 
+# What TensorFlow's server begins with, up to its first setting.
+_SETTINGS = bytes.fromhex("000018040000000000000400400000")
+
+
 @contextlib.contextmanager
-def _listening(address: str):
+def _listening(address: str, *, says: bytes = _SETTINGS):
+    """A program that listens, accepts, and says something."""
     host, _, port = address.rpartition(":")
-    with contextlib.closing(socket.create_server((host, int(port)))):
-        yield
+    held = []
+
+    def serve():
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = server.accept()
+                held.append(connection)
+                connection.sendall(says)
+
+    with contextlib.closing(socket.create_server((host, int(port)))) as server:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            for connection in held:
+                connection.close()
+
+
+@pytest.mark.parametrize(
+    ("says", "told"),
+    [
+        (b"", "is silent"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", r"says b'SSH-2.0-OpenSS'"),
+        (b"HTTP/1.1 400 Bad Request\r\n", r"says b'HTTP/1.1 400 B'"),
+    ],
+)
+def test_another_program_at_the_port_of_a_worker_is_no_worker(monkeypatch, says, told):
+    monkeypatch.setattr(peers, "_TRY_SECS", 0.3)
+    addresses = _addresses(3)
+    with _listening(addresses[1], says=says), pytest.raises(RuntimeError) as caught:
+        await_peers(addresses, rank=0, timeout_secs=0.5)
+    assert f"worker 1 ({addresses[1]}) is another program, which {told}" in str(caught.value)
+    assert f"worker 2 ({addresses[2]}) did not listen" in str(caught.value)
+
+
+def test_tensorflows_own_server_is_a_worker():
+    import tensorflow as tf
+
+    addresses = _addresses(2)
+    spec = tf.train.ClusterSpec({"worker": addresses})
+    server = tf.distribute.Server(spec, job_name="worker", task_index=1, start=True)
+    await_peers(addresses, rank=0, timeout_secs=10.0)
+    del server
 
 
 def test_all_workers_meet():
     addresses = _addresses(3)
-    servers = contextlib.ExitStack()
+    servers, here = contextlib.ExitStack(), threading.Lock()
 
     def work(rank: int) -> float:
         time.sleep(0.4 * rank)
         start = time.monotonic()
         await_peers(addresses, rank=rank, timeout_secs=20.0)
-        servers.enter_context(_listening(addresses[rank]))  # as TensorFlow's server does then
+        with here:
+            servers.enter_context(_listening(addresses[rank]))  # as TensorFlow's server does then
         return time.monotonic() - start
 
     with servers, concurrent.futures.ThreadPoolExecutor(3) as pool:
@@ -87,7 +137,7 @@ def test_waiting_is_told(monkeypatch, caplog):
         await_peers(addresses, rank=0, timeout_secs=1.0)
     told = [record.getMessage() for record in caplog.records]
     assert 2 <= len(told) <= 5
-    assert all(f"still waiting for worker 1 ({addresses[1]})" in line for line in told)
+    assert all(f"still waiting: worker 1 ({addresses[1]}) did not listen" in line for line in told)
 
 
 def test_silent_host_is_not_waited_for():

@@ -66,6 +66,32 @@ def test_workers_come_in_and_strangers_do_not(listener, monkeypatch):
         connection.close()
 
 
+def test_silent_strangers_keep_no_worker_waiting(listener):
+    strangers = [_call(listener) for _ in range(10)]
+    began = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        chief = pool.submit(_accept, listener, size=2)
+        port = listener.getsockname()[1]
+        worker = side_channel.connect("127.0.0.1", port, rank=1, secret=_SECRET)
+        found = chief.result(timeout=40)
+    assert sorted(found) == [1]
+    assert time.monotonic() - began < side_channel._HANDSHAKE_SECS
+    for connection in (*strangers, worker, *found.values()):
+        connection.close()
+
+
+def test_flood_of_strangers_keeps_no_worker_waiting(listener, monkeypatch):
+    monkeypatch.setattr(side_channel, "_MAX_STRANGERS", 4)
+    strangers = [_call(listener) for _ in range(20)]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        chief = pool.submit(_accept, listener, size=2)
+        worker = _signed(listener, "1")
+        found = chief.result(timeout=2.5)
+    assert sorted(found) == [1]
+    for connection in (*strangers, worker, *found.values()):
+        connection.close()
+
+
 def test_wait_has_an_end(listener):
     began = time.monotonic()
     assert _accept(listener, size=2, timeout_secs=0.3) == {}

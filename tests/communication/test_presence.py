@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+
 import pytest
 
 from tfdist import testing
@@ -21,6 +23,19 @@ def test_silence(text, secs):
 def test_silence_that_cannot_be(text):
     with pytest.raises(ValueError, match=f"^TFDIST_HEARTBEAT_SECS='{text}' must be a number of"):
         presence._silence_secs({contract.HEARTBEAT_SECS: text})
+
+
+def test_workers_that_cannot_watch_each_other_do_not_begin(monkeypatch):
+    monkeypatch.setattr(presence, "_addresses", lambda strategy: ("127.0.0.1:1", "127.0.0.1:2"))
+    monkeypatch.setattr(presence.side_channel.accept, "__kwdefaults__", {"timeout_secs": 0.1})
+    alone = types.SimpleNamespace(
+        rank=0, count=2, strategy=None, from_chief=lambda text: text, any=lambda found: found
+    )
+    told = r"not connected besides TensorFlow.*\(worker 1 did not reach 127.0.0.1:\d+\)"
+    with pytest.raises(RuntimeError, match=told):
+        presence._make_heart(alone)
+    monkeypatch.setenv(contract.HEARTBEAT_SECS, "0")
+    assert presence._make_heart(alone) is None
 
 
 @pytest.mark.slow

@@ -18,13 +18,19 @@ Later messages on such a connection are not signed: only its beginning is authen
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import selectors
 import socket
 import time
+from typing import Any
 
 from tfdist.cluster import messages
 
 JOIN_SECS = 20.0  # for all workers to reach the chief, once they know where
 _HANDSHAKE_SECS = 3.0  # for one connection
+_MAX_STRANGERS = 128  # connections that have not said yet who they are
+_LONGEST_SELECT_SECS = 3600.0  # the system's own limit is some days
 
 
 def open_listener(host: str) -> socket.socket:
@@ -57,32 +63,91 @@ def accept(
         Connections by rank; some are missing where they did not come in time.
     """
     found: dict[int, socket.socket] = {}
+    guests: dict[Any, _Guest] = {}
     deadline = time.monotonic() + timeout_secs
-    while len(found) < size - 1 and (left := deadline - time.monotonic()) > 0:
-        listener.settimeout(left)
-        try:
-            connection, _ = listener.accept()
-        except OSError:
-            break
-        rank = _rank_of_guest(connection, secret=secret, size=size)
-        if rank is None or rank in found:
-            connection.close()
-        else:
-            found[rank] = connection
+    with selectors.DefaultSelector() as selector:
+        selector.register(listener, selectors.EVENT_READ)
+        listener.setblocking(False)
+        while len(found) < size - 1 and (now := time.monotonic()) < deadline:
+            for late in [guest for guest in guests.values() if now >= guest.deadline]:
+                _dismiss(late, guests, selector)
+            until = min([deadline, *(guest.deadline for guest in guests.values())])
+            for key, _ in selector.select(max(0.0, min(until - now, _LONGEST_SELECT_SECS))):
+                if key.fileobj is listener:
+                    _admit(listener, guests, selector)
+                    continue
+                guest = guests.get(key.fileobj)  # None where it was dismissed a moment ago
+                answer = guest.hear() if guest else None
+                if guest and answer is not None:
+                    rank = _rank_in(answer, guest.nonce, secret=secret, size=size)
+                    if rank is None or rank in found:
+                        _dismiss(guest, guests, selector)
+                    else:
+                        selector.unregister(guest.connection)
+                        found[rank] = guests.pop(guest.connection).connection
+                        found[rank].setblocking(True)
+        for rest in list(guests.values()):
+            _dismiss(rest, guests, selector)
     return found
 
 
-def _rank_of_guest(connection: socket.socket, *, secret: bytes, size: int) -> int | None:
-    nonce, deadline = messages.make_nonce(), time.monotonic() + _HANDSHAKE_SECS
+@dataclasses.dataclass
+class _Guest:
+    """A connection that has not said yet who it is; many are heard at once."""
+
+    connection: socket.socket
+    nonce: str
+    deadline: float
+    received: bytes = b""
+
+    def hear(self) -> bytes | None:
+        """Returns its whole line, b"" where none will come, or None as long as one may."""
+        try:
+            piece = self.connection.recv(65536)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+        self.received += piece
+        if not piece or len(self.received) > messages.MAX_BYTES:
+            return b""
+        return self.received[:-1] if self.received.endswith(b"\n") else None
+
+
+def _admit(
+    listener: socket.socket, guests: dict[Any, _Guest], selector: selectors.BaseSelector
+) -> None:
     try:
-        connection.settimeout(_HANDSHAKE_SECS)
-        connection.sendall(messages.encode({"nonce": nonce}))
-        answer = messages.decode(messages.receive(connection, deadline=deadline))
+        connection, _ = listener.accept()
+    except OSError:
+        time.sleep(0.01)  # such as too many open files: do not retry at full speed
+        return
+    if len(guests) >= _MAX_STRANGERS:
+        _dismiss(next(iter(guests.values())), guests, selector)  # the oldest: workers answer soon
+    guest = _Guest(connection, messages.make_nonce(), time.monotonic() + _HANDSHAKE_SECS)
+    guests[connection] = guest
+    connection.setblocking(False)
+    selector.register(connection, selectors.EVENT_READ)
+    with contextlib.suppress(OSError):
+        connection.send(messages.encode({"nonce": guest.nonce}))
+
+
+def _dismiss(
+    guest: _Guest, guests: dict[Any, _Guest], selector: selectors.BaseSelector
+) -> None:
+    selector.unregister(guest.connection)
+    guests.pop(guest.connection).connection.close()
+
+
+def _rank_in(line: bytes, nonce: str, *, secret: bytes, size: int) -> int | None:
+    """Returns the rank of a worker that knows the secret."""
+    try:
+        answer = messages.decode(line)
         rank, mac = messages.text_of(answer, "rank"), messages.text_of(answer, "mac")
         if not messages.is_signed(secret, mac, "heartbeat", nonce, rank):
             return None
         return int(rank) if 0 < int(rank) < size else None
-    except (OSError, ValueError):
+    except ValueError:
         return None
 
 

@@ -95,7 +95,11 @@ class Presence:
 
 
 def _make_heart(workers: Workers) -> Heart | None:
-    """Connects the workers, which call it together; None if they cannot or must not connect."""
+    """Connects the workers, which call it together; None if they must not connect.
+
+    Raises:
+        RuntimeError: Not all of them can connect; on all workers.
+    """
     rank, size = workers.rank, workers.count
     addresses = _addresses(workers.strategy)
     secs = _silence_secs(os.environ)
@@ -115,13 +119,12 @@ def _make_heart(workers: Workers) -> Heart | None:
     if workers.any(not is_complete):
         for connection in connections.values():
             connection.close()
-        _LOG.warning(
-            "The workers are not connected besides TensorFlow, so the loss of one may leave the "
-            "others waiting%s. Let TCP pass between them, or set %s=0 to do without.",
-            f" ({name_workers(missing)} did not reach {host}:{note['port']})" if missing else "",
-            contract.HEARTBEAT_SECS,
+        where = f" ({name_workers(missing)} did not reach {host}:{note['port']})" if missing else ""
+        raise RuntimeError(
+            "The workers are not connected besides TensorFlow, so the loss of one could leave the "
+            f"others waiting for ever{where}. Let TCP pass between them, or set "
+            f"{contract.HEARTBEAT_SECS}=0 on all workers to do without."
         )
-        return None
     on_loss = functools.partial(_end, addresses=addresses, rank=rank)
     heart = Heart(connections, rank=rank, silence_secs=note["secs"], on_loss=on_loss)
     atexit.register(_leave, heart)
@@ -190,7 +193,7 @@ def _say(text: str, rank: int) -> None:
     with contextlib.suppress(OSError):
         if folder:
             write_failure(
-                folder, rank=rank, at=time.time(), exit_code=PEER_LOST,
+                folder, rank=rank, at=time.monotonic(), exit_code=PEER_LOST,
                 traceback=f"RuntimeError: {text}",
             )
     with contextlib.suppress(OSError, ValueError):
