@@ -14,7 +14,7 @@ import sys
 
 from absl import app, flags
 
-from tfdist.launch import render
+from tfdist.launch import output, render
 
 _TARGET = flags.DEFINE_enum("target", None, list(render.TARGETS), "Who starts the workers.")
 _NAME = flags.DEFINE_string("name", "tfdist", "Name of the job.")
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
         )
     except ValueError as error:
         raise app.UsageError(str(error)) from None
-    sys.stdout.write(render.render(request))
+    output.write(render.render(request).encode(), sys.stdout)  # UTF-8, whatever the terminal speaks
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import uuid
 import launching
 import pytest
 
+from tfdist.cluster import contract, meeting
 from tfdist.cluster.detection import Cluster
 from tfdist.cluster.meeting import find_address, meet
 from tfdist.cluster.ports import reserved_port
@@ -335,3 +336,17 @@ def test_who_does_not_come_is_named(tmp_path):
     assert done.returncode == 1
     assert "worker 1 has not come within timeout_secs=1 (1 of 2 came)" in done.stderr
     assert os.environ.get("TFDIST_ROLL_CALL_SECS") is None
+
+
+@pytest.mark.parametrize("secs", ["nan", "inf", "1e10", "0"])
+def test_time_for_the_roll_call_that_cannot_be(monkeypatch, secs):
+    monkeypatch.setenv(contract.ROLL_CALL_SECS, secs)
+    with pytest.raises(ValueError, match=f"^{contract.ROLL_CALL_SECS}='{secs}' must be a number"):
+        meeting.meet(Cluster(rank=0, size=2, local_size=2))
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64, "x y"])
+def test_host_of_the_first_worker_that_is_no_name(host):
+    cluster = Cluster(rank=1, size=2, source="torchrun")
+    with pytest.raises(ValueError, match=r"In MASTER_ADDR='.*', .*; correct it"):
+        meeting.find_address(cluster, {"MASTER_ADDR": host})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import errno
 import json
 import socket
 import threading
@@ -279,3 +280,12 @@ def _announce(server, *, rank):
     connection, greeting = _connect(server)
     connection.sendall(_signed_announcement(greeting["nonce"], rank=rank))
     return connection
+
+
+def test_host_without_loopback_is_told_how_to_get_one(monkeypatch):
+    def create_server(*args, **kwargs):
+        raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+
+    monkeypatch.setattr(socket, "create_server", create_server)
+    with pytest.raises(RuntimeError, match="no loopback interface .* Bring it up: ip link set lo"):
+        RollCall(size=1, secret=b"secret")

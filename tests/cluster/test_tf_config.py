@@ -222,3 +222,16 @@ def test_every_right_config_is_read(addresses, has_chief, data):
 def test_check_address_never_fails(address):
     wrong = check_address(address)
     assert wrong or int(address.rpartition(":")[2]) in range(1, 65536)
+
+
+@pytest.mark.parametrize(
+    "host", ["a..b", ".a", "a" * 64, "a." * 130 + "b", "ü..b", "a\0b", "\ud83d"]
+)
+def test_host_that_no_system_can_look_up_is_named(host):
+    with pytest.raises(ValueError, match="has a host that is no name"):
+        parse_tf_config(json.dumps({"cluster": {"worker": [f"{host}:1"]}, "task": {}}))
+
+
+@pytest.mark.parametrize("host", ["a.b.", "a" * 63, "münchen.example", "[::1]", "10.0.0.1", "a_b"])
+def test_host_that_is_a_name(host):
+    assert check_address(f"{host}:1") == ""

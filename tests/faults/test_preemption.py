@@ -38,6 +38,8 @@ def test_launcher_hands_it_on_and_waits(program, number):
         _, err = launcher.communicate(timeout=20)
     assert launcher.returncode == PREEMPTED
     assert err.startswith(f"tfdist.launch: preempted: stopped by {number.name}; ")
+    assert "whether they have saved, they did not say" in err
+    assert "is saved" not in err  # this program has saved nothing
     assert err.count("\n") == 1
 
 

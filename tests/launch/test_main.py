@@ -184,13 +184,17 @@ def test_main_stays_there_for_threads_and_exit_functions(program):
         (["--engine=banana", "{script}"], "engine='banana' is unknown; use one of ('local', 'mpi'"),
         (["--threads=0", "{script}"], "threads=0 must be a whole number from 1."),
         (["--max_restarts=-1", "{script}"], "max_restarts=-1 must be a whole number from 0."),
-        (["--timeout_secs=0", "{script}"], "timeout_secs=0.0 must be a number of seconds above 0."),
-        (["--grace_secs=nan", "{script}"], "grace_secs=nan must be a number of seconds above 0."),
+        (["--timeout_secs=0", "{script}"], "timeout_secs=0.0 must be a number of seconds above 0"),
+        (["--grace_secs=nan", "{script}"], "grace_secs=nan must be a number of seconds above 0"),
+        (["--roll_call_secs=inf", "{script}"], "roll_call_secs=inf must be a number of seconds"),
+        (["--roll_call_secs=1e10", "{script}"], "roll_call_secs=10000000000.0 must be a number of"),
+        (["--workers=100000", "{script}"], "workers=100000 need some 400032 open files"),
         (["--bogus=1", "{script}"], "unrecognized arguments: --bogus=1"),
         (["--work=2", "{script}"], "unrecognized arguments: --work=2"),
         (["missing.py"], "script='missing.py' is not there"),
         ([], "the following arguments are required: script"),
-        (["--log_dir={script}/logs", "{script}"], "cannot be made"),
+        (["--log_dir={script}/logs", "{script}"], "cannot be written to"),
+        (["--log_dir=/dev/null", "{script}"], "cannot be written to"),
     ],
 )
 def test_wrong_flags(program, capfd, arguments, message):
@@ -203,6 +207,40 @@ def test_wrong_flags(program, capfd, arguments, message):
     assert (code, out) == (2, "")
     assert message in err
     assert "Traceback" not in err
+
+
+def test_a_log_that_cannot_be_written_is_told_before_anything_starts(program, tmp_path):
+    (tmp_path / "worker_1.log").mkdir()
+    done = launching.launch(f"--log_dir={tmp_path}", program("print('ran')"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"log_dir={str(tmp_path)!r} cannot be written to" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_too_few_open_files_for_so_many_workers_are_told(program):
+    command = f"ulimit -n 64; exec {sys.executable} -m tfdist.launch --workers=32 "
+    done = subprocess.run(
+        ["sh", "-c", command + program("print('ran')")], env=launching.environ_with(),
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "tfdist.launch: workers=32 need some 160 open files in the launcher, and its limit is 64;"
+        " raise it (ulimit -n), or start fewer workers.\n"
+    )
+
+
+def test_no_room_for_temporary_files_is_told(program, tmp_path):
+    (tmp_path / "file").touch()
+    code = "import tempfile; tempfile.tempdir = {!r}; from tfdist.launch import __main__ as m; " \
+        "import sys; sys.exit(m.main([{!r}]))"
+    code = code.format(str(tmp_path / "file"), program("print('ran')"))
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=launching.environ_with(), capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("tfdist.launch: the job cannot be run here: [Errno 20]")
 
 
 def test_help_names_every_flag(capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -54,6 +55,43 @@ def complaints_about(documents):
         ("selector", bool(service["selector"])),
     ]
     return [name for name, is_right in rules if not is_right]
+
+
+@pytest.mark.parametrize("target", render.TARGETS)
+def test_any_text_comes_out_as_it_went_in(target):
+    import yaml
+
+    text = "\N{ROCKET} é \u2028 \x85 \x7f \t \N{NO-BREAK SPACE} \" \\ ' #"
+    request = _request(target, args=(text,), **({"accelerator": "a"} if target == "vertex" else {}))
+    rendered = render.render(request)
+    if target == "slurm":
+        assert text in shlex.split(rendered.strip("\n").rpartition("\n")[2])
+    elif target in ("sagemaker", "vertex"):
+        assert text in _texts(json.loads(rendered))
+    else:
+        assert text in _texts(list(yaml.safe_load_all(rendered)))
+
+
+def _texts(value):
+    """All texts in it, and what a shell would make of them."""
+    if isinstance(value, dict):
+        return [text for item in value.values() for text in _texts(item)]
+    if isinstance(value, list):
+        return [text for item in value for text in _texts(item)]
+    return [value, *(shlex.split(value) if "train.py" in str(value) else [])]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"script": "\udcff.py"}, "script='\\udcff.py' has bytes that are no UTF-8"),
+        ({"args": ("a", "\ud83d")}, "args='\\ud83d' has bytes that are no UTF-8"),
+        ({"hours": float("inf")}, "hours=inf must be above 0"),
+    ],
+)
+def test_what_no_description_can_hold_is_refused(changes, told):
+    with pytest.raises(ValueError, match=re.escape(told)):
+        _request("kubernetes", **changes)
 
 
 # ---------------------------------------------------------------------------------- Kubernetes

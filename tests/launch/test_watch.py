@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import time
+import types
+
 import pytest
 
 from tfdist.cluster import contract
 from tfdist.cluster.progress import Progress
-from tfdist.launch.watch import StallWatch
+from tfdist.launch import failures
+from tfdist.launch.job import Job
+from tfdist.launch.watch import Ended, StallWatch, Watch
 
 
 def _progress(folder, rank=0):
@@ -37,6 +42,31 @@ def test_the_one_that_holds_up_the_others_is_found(tmp_path, ticks, late):
     assert found == late
     for entered in progress.values():
         entered.__exit__()
+
+
+def test_clock_that_is_set_back_is_not_waited_for(tmp_path, monkeypatch):
+    roll_call = types.SimpleNamespace(present=(0, 1))
+    watch = Watch(Job(workers=2), roll_call, str(tmp_path))
+    ours = time.monotonic()
+    contract.write_failure(str(tmp_path), rank=0, at=ours - 3.5, exit_code=1, traceback="")
+    monkeypatch.setattr(time, "time", lambda: 0.0)  # somebody has set it back
+    watch.look()
+    assert watch.is_over, "the words of a worker that hangs after its exception are awaited for 3 s"
+
+
+@pytest.mark.parametrize(
+    ("has_saved", "told"),
+    [(True, "the run is saved"), (False, "whether they have saved, they did not say")],
+)
+def test_only_who_has_saved_says_so(tmp_path, has_saved, told):
+    watch = Watch(Job(workers=1), types.SimpleNamespace(present=(0,), is_complete=True),
+                  str(tmp_path))  # fmt: skip
+    contract.write_failure(
+        str(tmp_path), rank=0, at=1.0, exit_code=75, traceback="", has_saved=has_saved
+    )
+    watch.look()
+    watch.take(Ended(0, 75, 1.0))
+    assert told in failures.headline(watch.outcome())
 
 
 def test_no_limit_finds_nothing(tmp_path):

@@ -27,7 +27,7 @@ from tfdist.checkpoint.callback_state import CallbackState
 from tfdist.checkpoint.checkpointer import Checkpointer
 from tfdist.checkpoint.contents import OF_BUFFERS, OF_CALLBACKS, Saved
 from tfdist.checkpoint.interval import parse_every
-from tfdist.cluster.contract import PREEMPTED
+from tfdist.cluster import contract
 from tfdist.communication.workers import Workers
 from tfdist.compat import keras_internals
 from tfdist.data.feed import Feed
@@ -294,7 +294,7 @@ class Run:
         """Saves everything and ends this process. Every worker has to call it.
 
         Raises:
-            SystemExit: Always, with the exit code `contract.PREEMPTED`; see preemption.py.
+            SystemExit: Always, `contract.Saved`; see preemption.py.
         """
         if self._checkpointer is None:
             return
@@ -305,9 +305,9 @@ class Run:
         _LOG.warning(
             "%s has come: the run is saved at step %d and ends with exit code %d. The same command "
             "goes on from there.",
-            signal.Signals(int(told.max())).name, self.point.step, PREEMPTED,
+            signal.Signals(int(told.max())).name, self.point.step, contract.PREEMPTED,
         )
-        raise SystemExit(PREEMPTED)
+        raise contract.Saved
 
     def _refuse_other(self, saved: Saved) -> None:
         found = same_run.differences(saved.facts["run"], self._facts)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 
+from tfdist.cluster.wording import shorten
+
 # The ranks of a worker. Numbers count workers from 0; "local" means on this host.
 RANK = "TFDIST_RANK"
 SIZE = "TFDIST_SIZE"
@@ -34,11 +36,64 @@ PREEMPTED = 75  # EX_TEMPFAIL: it was told to leave, and has saved; run the same
 PEER_LOST = 69  # EX_UNAVAILABLE: another worker has gone, or is silent
 _LONGEST_TRACEBACK = 20_000  # characters; the end says more than the beginning
 
+MAX_SECS = 1_000_000.0  # eleven days; the system's own waits end at some twenty
 
-def write_failure(run_dir: str, *, rank: int, at: float, exit_code: int, traceback: str) -> None:
-    """Records, inside a worker, that an exception has escaped."""
+
+def parse_secs(value: object, name: str, *, limit: float = MAX_SECS) -> float:
+    """Reads a time in seconds, as people give it in arguments, flags and variables.
+
+    Args:
+        value: A number, or a text with one.
+        name: What it was given for.
+        limit: The longest time that can be.
+
+    Raises:
+        ValueError: It is no such number.
+    """
+    try:
+        secs = float(value) if isinstance(value, (int, float, str)) else -1.0
+    except (ValueError, OverflowError):
+        secs = -1.0
+    if not 0 < secs <= limit:
+        raise ValueError(
+            f"{name}={shorten(value)} must be a number of seconds above 0, up to {limit:g}."
+        )
+    return secs
+
+
+class Saved(SystemExit):
+    """Ends a worker that was told to leave, after its run was saved."""
+
+    def __init__(self) -> None:
+        super().__init__(PREEMPTED)
+
+
+def write_failure(
+    run_dir: str,
+    *,
+    rank: int,
+    at: float,
+    exit_code: int,
+    traceback: str,
+    has_saved: bool = False,
+) -> None:
+    """Records, inside a worker, that an exception has escaped.
+
+    Args:
+        run_dir: Private folder of the attempt.
+        rank: The worker.
+        at: When, on the clock of time.monotonic, which the launcher's host shares.
+        exit_code: With which the process ends.
+        traceback: As Python prints it.
+        has_saved: Whether the run was saved before.
+    """
     text = json.dumps(
-        {"at": at, "exit_code": exit_code, "traceback": traceback[-_LONGEST_TRACEBACK:]}
+        {
+            "at": at,
+            "exit_code": exit_code,
+            "traceback": traceback[-_LONGEST_TRACEBACK:],
+            "has_saved": has_saved,
+        }
     )
     path = failure_path(run_dir, rank)
     with open(path + ".part", "w", encoding="utf-8") as file:

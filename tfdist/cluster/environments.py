@@ -130,8 +130,13 @@ def _slurm_nodes(environ: Environ, ranks: Ranks) -> list[int]:
         )
     kind = environ.get("SLURM_DISTRIBUTION", "block").partition(":")[0].partition(",")[0]
     if kind == "cyclic":
-        rounds = range(max(counts))
-        return [node for n in rounds for node, count in enumerate(counts) if n < count]
+        nodes: list[int] = []
+        left, number = [node for node, count in enumerate(counts) if count], 0
+        while left:  # a round gives a rank to each node that has tasks left
+            nodes += left
+            number += 1
+            left = [node for node in left if counts[node] > number]
+        return nodes
     if kind not in ("block", "Block", "unknown", "none", ""):
         raise ValueError(
             f"SLURM_DISTRIBUTION={shorten(environ['SLURM_DISTRIBUTION'])} does not say which rank"

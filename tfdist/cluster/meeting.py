@@ -31,11 +31,13 @@ from tfdist.cluster.ports import own_address
 from tfdist.cluster.roll_call import RollCall
 from tfdist.cluster.roll_call_client import join
 from tfdist.cluster.tf_config import TRAINING_TYPES, check_address
+from tfdist.cluster.wording import shorten
 
 # Without a launcher the other workers may come much later: cluster schedulers take their time.
 _ROLL_CALL_SECS = 600.0
 # Below the ports of outgoing connections, and of the workers.
 _FIRST_PORT, _NUM_PORTS, _NUM_TRIES = 10000, 10000, 8
+_LONGEST_RANKFILE = 1 << 20  # characters; only its second line is needed
 # Variables that are the same for all processes of one job, and differ between jobs.
 _IDENTITY = (
     "TORCHELASTIC_RUN_ID",
@@ -141,14 +143,25 @@ def _host_of_worker_0(cluster: Cluster, environ: Mapping[str, str]) -> str:
         return "127.0.0.1"
     for name in ("MASTER_ADDR", "PET_MASTER_ADDR"):  # the second one is Kubeflow's
         if cluster.source == "torchrun" and environ.get(name):
-            return environ[name]
+            return _checked_host(name, environ[name])
     if environ.get("AZ_BATCH_MASTER_NODE"):  # "ip:port" on Azure ML, also for MPI jobs
-        return environ["AZ_BATCH_MASTER_NODE"].rpartition(":")[0].strip("[]")
+        named = environ["AZ_BATCH_MASTER_NODE"].rpartition(":")[0].strip("[]")
+        return _checked_host("AZ_BATCH_MASTER_NODE", named)
     if cluster.source == "jsrun" and environ.get("LSB_DJOB_RANKFILE"):
-        with contextlib.suppress(OSError), open(environ["LSB_DJOB_RANKFILE"]) as file:
-            hosts = file.read().split()
-            return hosts[1] if len(hosts) > 1 else ""  # the first one is the launch node
+        with contextlib.suppress(OSError), open(
+            environ["LSB_DJOB_RANKFILE"], encoding="utf-8", errors="replace"
+        ) as file:
+            hosts = file.read(_LONGEST_RANKFILE).split()
+            # The first one is the launch node.
+            return _checked_host("LSB_DJOB_RANKFILE", hosts[1]) if len(hosts) > 1 else ""
     return ""
+
+
+def _checked_host(name: str, host: str) -> str:
+    bare = host.strip("[]")
+    if wrong := check_address(f"[{bare}]:1" if ":" in bare else f"{bare}:1"):
+        raise ValueError(f"In {name}={shorten(host)}, {wrong}; correct it.")
+    return bare
 
 
 def _identity(cluster: Cluster, environ: Mapping[str, str]) -> bytes:
@@ -164,7 +177,7 @@ def _secret(cluster: Cluster, environ: Mapping[str, str]) -> bytes:
     variables. TensorFlow's own ports, which open next, ask for no secret at all.
     """
     if given := environ.get(contract.SECRET):
-        return given.encode()
+        return given.encode("utf-8", "surrogateescape")
     return _identity(cluster, environ).hex().encode()
 
 
@@ -205,12 +218,7 @@ def _with_addresses(cluster: Cluster, addresses: tuple[str, ...]) -> Cluster:
 
 def _timeout_secs(environ: Mapping[str, str]) -> float:
     text = environ.get(contract.ROLL_CALL_SECS) or str(_ROLL_CALL_SECS)
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(
-            f"{contract.ROLL_CALL_SECS}={text!r} must be a number of seconds; set it."
-        ) from None
+    return contract.parse_secs(text, contract.ROLL_CALL_SECS)
 
 
 def _bracketed(host: str) -> str:

@@ -272,6 +272,11 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener = socket.create_server((host, port), family=family, backlog=128)
     except OSError as error:
+        if host == "127.0.0.1" and port == 0:
+            raise RuntimeError(
+                f"This host has no loopback interface ({error}), over which the workers on it meet."
+                " Bring it up: ip link set lo up."
+            ) from error
         raise RuntimeError(
             f"The roll call cannot listen at host={host!r}, port={port!r} ({error}); name an"
             " interface of this host and a free port (0 chooses one)."

@@ -91,9 +91,19 @@ def check_address(address: object) -> str:
         return f"{shorten(address)} has the port {shorten(port)}, where 1 to 65535 is possible"
     if "/" in host or any(c.isspace() or c == "," for c in host):
         return f"{shorten(address)} is not of the form 'host:port' (no scheme, no spaces)"
+    if not host.isprintable() or not _is_name(host):
+        return f"{shorten(address)} has a host that is no name: a part between dots is 1 to 63 long"
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
         return f"{shorten(address)} is an IPv6 address without brackets; write '[host]:port'"
     return ""
+
+
+def _is_name(host: str) -> bool:
+    """Tells whether the system can look it up, as it does not for an empty or overlong part."""
+    try:
+        return host.startswith("[") or len(host.encode("idna")) < 256
+    except UnicodeError:
+        return False
 
 
 # ---------------------------------------------------------------------------- the parts of the text

@@ -104,7 +104,7 @@ def _run_workers(
                 restart_count=restart_count,
             ),
             run_dir=run_dir,
-            on_end=lambda rank, code: events.put(Ended(rank, code, time.time())),
+            on_end=lambda rank, code: events.put(Ended(rank, code, time.monotonic())),
         )
         _wait(watch, gang, events, stop, job=job, deadline=deadline)
         return watch.outcome()

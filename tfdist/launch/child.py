@@ -131,7 +131,8 @@ def _run_guarded(body: Callable[[], None]) -> None:
         body()
     except SystemExit as error:
         if error.code not in (None, 0):
-            _write_failure(_format(error), exit_code=_exit_code(error))
+            has_saved = isinstance(error, contract.Saved)
+            _write_failure(_format(error), exit_code=_exit_code(error), has_saved=has_saved)
         raise
     except BaseException as error:
         _write_failure(_format(error), exit_code=1)
@@ -142,14 +143,15 @@ def _exit_code(error: SystemExit) -> int:
     return error.code & 0xFF if isinstance(error.code, int) else 1
 
 
-def _write_failure(text: str, *, exit_code: int) -> None:
+def _write_failure(text: str, *, exit_code: int, has_saved: bool = False) -> None:
     with contextlib.suppress(OSError):  # a full disk: the launcher sees the exit code at least
         write_failure(
             os.environ[contract.RUN_DIR],
             rank=int(os.environ[contract.RANK]),
-            at=time.time(),
+            at=time.monotonic(),
             exit_code=exit_code,
             traceback=text,
+            has_saved=has_saved,
         )
 
 

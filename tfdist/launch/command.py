@@ -161,6 +161,9 @@ def run(
     except (ValueError, RuntimeError, ImportError) as error:  # it could not even begin
         say(str(error))
         return 2
+    except OSError as error:  # the system itself: no process more, no room in TMPDIR
+        say(f"the job cannot be run here: {error}")
+        return 2
     if not last.is_success or earlier:
         if not last.is_success and job.output == "chief":
             _show_log(job, last.failures)

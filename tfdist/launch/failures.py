@@ -23,10 +23,11 @@ class Failure:
     """How one worker failed."""
 
     rank: int
-    at: float  # seconds since the epoch
+    at: float  # seconds, of the monotonic clock that all processes of a host share
     exit_code: int  # negative for the number of the signal that killed it
     cause: str  # "exit code 3", "killed by SIGKILL", ...
     traceback: str = ""  # as Python prints it; "" where no exception escaped
+    has_saved: bool = False  # whether the run was saved before the worker left
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,10 @@ def read_failure(run_dir: str, rank: int) -> Failure | None:
     except FileNotFoundError:
         return None
     code = int(record["exit_code"])
-    return Failure(rank, float(record["at"]), code, f"exit code {code}", str(record["traceback"]))
+    return Failure(
+        rank, float(record["at"]), code, f"exit code {code}", str(record["traceback"]),
+        bool(record["has_saved"]),
+    )  # fmt: skip
 
 
 def find_failure(rank: int, *, at: float, exit_code: int) -> Failure:
@@ -68,7 +72,7 @@ def find_failure(rank: int, *, at: float, exit_code: int) -> Failure:
 
     Args:
         rank: The worker.
-        at: When its end was seen, in seconds since the epoch.
+        at: When its end was seen, in seconds of the monotonic clock.
         exit_code: Negative for the number of the signal that killed it.
     """
     if exit_code < 0 and exit_code != -signal.SIGABRT:
@@ -124,9 +128,14 @@ def headline(outcome: Outcome) -> str:
         return "all workers ended well"
     if outcome.was_preempted:
         why = outcome.problem or "a worker was told to leave"
+        if any(failure.has_saved for failure in outcome.failures):
+            return (
+                f"preempted: {why}; the run is saved, the workers have left with exit code"
+                f" {PREEMPTED}, and the same command goes on"
+            )
         return (
-            f"preempted: {why}; the run is saved, the workers have left with exit code"
-            f" {PREEMPTED}, and the same command goes on"
+            f"preempted: {why}; the workers have left with exit code {PREEMPTED}, which asks for"
+            " the same command again; whether they have saved, they did not say"
         )
     if outcome.problem:
         return outcome.problem

@@ -19,6 +19,7 @@ OUTPUTS = ("all", "chief")
 TRACEBACKS = "TFDIST_TRACEBACKS"
 
 _TIMES = ("roll_call_secs", "grace_secs", "save_secs", "stall_secs", "backoff_secs", "timeout_secs")
+_LONGEST_JOB_SECS = 1e9  # thirty years
 # Variables of the launcher that workers on other hosts get too: those about computation.
 _FORWARDED = ("KERAS_", "TF_", "XLA_", "NCCL_", "PYTHONHASHSEED")
 
@@ -52,8 +53,11 @@ class Job:
         _check_number("max_restarts", self.max_restarts, at_least=0)
         for name in _TIMES:
             secs = getattr(self, name)
-            if secs is not None and not (isinstance(secs, (int, float)) and secs > 0):
-                raise ValueError(f"{name}={secs!r} must be a number of seconds above 0.")
+            if secs is not None:
+                limit = _LONGEST_JOB_SECS if name == "timeout_secs" else contract.MAX_SECS
+                if isinstance(secs, str):  # as it is used, not as it could be read
+                    raise ValueError(f"{name}={secs!r} must be a number of seconds, not a text.")
+                contract.parse_secs(secs, name, limit=limit)
         for name, value in self.env.items():
             if not (isinstance(name, str) and isinstance(value, str)):
                 raise ValueError(f"env={{{name!r}: {value!r}}} must map texts to texts.")

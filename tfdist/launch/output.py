@@ -76,13 +76,10 @@ class Pump:
         """Starts the thread.
 
         Args:
-            log_dir: Folder for the full, unchanged output of each worker; or None.
+            log_dir: Folder for the full, unchanged output of each worker; or None. It is there.
             is_restart: Whether to append to the logs of an earlier attempt.
             output: Whose output is shown: "all" workers', each line with the worker's name before
                 it, or the "chief"'s alone, as it is.
-
-        Raises:
-            ValueError: The folder cannot be made.
         """
         self._log_dir = log_dir
         self._is_restart = is_restart
@@ -93,13 +90,6 @@ class Pump:
         self._splitters: dict[int, LineSplitter] = {}  # by file descriptor
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._carry, name="tfdist-output", daemon=True)
-        if log_dir is not None:
-            try:
-                os.makedirs(log_dir, exist_ok=True)
-            except OSError as error:
-                raise ValueError(
-                    f"log_dir={log_dir!r} cannot be made ({error}); name a folder that can."
-                ) from error
 
     def add(self, rank: int, stream: IO[bytes], shown_at: Any) -> None:
         """Adds a stream of a worker.
@@ -112,11 +102,12 @@ class Pump:
         shown_at = getattr(sys, shown_at) if isinstance(shown_at, str) else shown_at
         self._splitters[stream.fileno()] = LineSplitter()
         if self._log_dir is not None and rank not in self._logs:
-            path = os.path.join(self._log_dir, f"worker_{rank}.log")
-            log = open(path, "ab" if self._is_restart else "wb", buffering=0)  # noqa: SIM115
-            self._logs[rank] = log
-            if self._is_restart:
-                log.write(b"--- restarted ---\n")
+            path = _log_path(self._log_dir, rank)
+            with contextlib.suppress(OSError):  # `check_logs` could write it; others may run since
+                log = open(path, "ab" if self._is_restart else "wb", buffering=0)  # noqa: SIM115
+                self._logs[rank] = log
+                if self._is_restart:
+                    log.write(b"--- restarted ---\n")
         self._selector.register(stream, selectors.EVENT_READ, (rank, shown_at))
 
     def start(self) -> None:
@@ -172,6 +163,28 @@ class Pump:
             _show(lines, shown_at, prefix=b"[worker %d] " % rank)
         elif rank == 0:
             _show(lines, shown_at)
+
+
+def check_logs(log_dir: str | None, *, workers: int) -> None:
+    """Makes a folder of logs, and sees whether each worker's can be written in it.
+
+    Raises:
+        ValueError: One cannot.
+    """
+    if log_dir is None:
+        return
+    try:
+        os.makedirs(log_dir, exist_ok=True)
+        for rank in range(workers):
+            open(_log_path(log_dir, rank), "ab").close()
+    except (OSError, ValueError) as error:  # a ValueError for a name with a zero byte
+        raise ValueError(
+            f"log_dir={log_dir!r} cannot be written to ({error}); name a folder that can."
+        ) from error
+
+
+def _log_path(log_dir: str, rank: int) -> str:
+    return os.path.join(log_dir, f"worker_{rank}.log")
 
 
 def _show(lines: list[bytes], shown_at: Any, *, prefix: bytes = b"") -> None:

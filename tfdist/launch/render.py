@@ -78,8 +78,15 @@ class Request:
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be {least} at least.")
-        if not self.hours > 0:
-            raise ValueError(f"hours={self.hours!r} must be above 0.")
+        if not 0 < self.hours < 1e6:
+            raise ValueError(f"hours={self.hours!r} must be above 0, and no more than a century.")
+        texts = {name: value for name, value in vars(self).items() if isinstance(value, str)}
+        for name, text in [*texts.items(), *(("args", argument) for argument in self.args)]:
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise ValueError(
+                    f"{name}={text!r} has bytes that are no UTF-8, and no description can hold "
+                    "them. Give it another name."
+                )
         for name in _NEEDED[self.target]:
             if not getattr(self, name):
                 raise ValueError(f"target={self.target!r} needs {name}; give it.")
@@ -351,11 +358,17 @@ def to_yaml(value: Any, *, indent: int = 0) -> str:
                 text = to_yaml(item, indent=indent + 1)
                 lines.append(f"{pad}- {text[len(pad) + 2 :]}")
             else:
-                lines.append(f"{pad}- {json.dumps(item)}\n")
+                lines.append(f"{pad}- {_scalar(item)}\n")
     return "".join(lines)
 
 
 def _after_key(item: Any, indent: int) -> str:
     if isinstance(item, (dict, list)) and item:
         return "\n" + to_yaml(item, indent=indent + 1)
-    return f" {json.dumps(item)}\n"  # of a scalar, JSON is YAML
+    return f" {_scalar(item)}\n"
+
+
+def _scalar(item: Any) -> str:
+    """Returns a scalar's JSON, which is YAML, but for the characters that JSON writes as two."""
+    text = json.dumps(item, ensure_ascii=False)
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08X}" for c in text)

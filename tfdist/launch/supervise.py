@@ -9,13 +9,15 @@ import time
 from tfdist.launch.attempt import run_attempt
 from tfdist.launch.failures import Outcome, headline
 from tfdist.launch.job import Job, foreign_variables
-from tfdist.launch.output import say
+from tfdist.launch.output import check_logs, say
 from tfdist.launch.stop import StopRequest
 
 # A port that is free when a worker chooses it may be taken when it is bound: by cluster/peers.py,
 # with the second of these messages, or later by TensorFlow, with the first.
 PORT_ATTEMPTS = 3
 _PORT_TAKEN = ("Could not start gRPC server", "cannot listen at its address")
+# Open files of the launcher: its own, and those of each worker (streams, log, roll call, agent).
+_OWN_FILES, _LOCAL_FILES, _REMOTE_FILES = 32, 4, 7
 LONGEST_BACKOFF_SECS = 60.0
 
 
@@ -41,8 +43,13 @@ def supervise(
 
     Returns:
         The outcomes of all attempts that count; the last one is the job's.
+
+    Raises:
+        ValueError: There cannot be so many workers, or their logs cannot be written.
     """
     stop = stop or StopRequest()
+    _check_room(job)
+    check_logs(job.log_dir, workers=job.workers)
     deadline = time.monotonic() + (job.timeout_secs or float("inf"))
     _tell_foreign_variables(job)
     outcomes: list[Outcome] = []
@@ -73,6 +80,25 @@ def supervise(
             problem = f"stopped by {name} before a restart"
             code = 128 + stop.number
             return (*outcomes, Outcome(problem=problem, exit_code=code, was_stopped=True))
+
+
+def _check_room(job: Job) -> None:
+    """Refuses a job of more workers than this process can have files open for.
+
+    Raises:
+        ValueError: It is one.
+    """
+    needed = _OWN_FILES + job.workers * (_LOCAL_FILES if job.engine == "local" else _REMOTE_FILES)
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != resource.RLIM_INFINITY and needed > limit:
+        raise ValueError(
+            f"workers={job.workers} need some {needed} open files in the launcher, and its limit is"
+            f" {limit}; raise it (ulimit -n), or start fewer workers."
+        )
 
 
 def _is_port_taken(outcome: Outcome) -> bool:

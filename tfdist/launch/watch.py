@@ -28,7 +28,7 @@ class Ended:
 
     rank: int
     exit_code: int
-    at: float  # seconds since the epoch
+    at: float  # seconds, of the monotonic clock
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Watch:
         silent = [f.at for rank, f in self._escapes.items() if rank not in self._exits]
         left = [e.at for e in self._exits.values() if e.exit_code == contract.PREEMPTED]
         return any(e.exit_code not in (0, contract.PREEMPTED) for e in self._exits.values()) or any(
-            time.time() - at > LAST_WORDS_SECS for at in silent + left
+            time.monotonic() - at > LAST_WORDS_SECS for at in silent + left
         )
 
     @property

@@ -20,7 +20,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfdist.cluster.contract import ROLL_CALL_SECS
+from tfdist.cluster.contract import ROLL_CALL_SECS, parse_secs
 from tfdist.cluster.peers import await_peers
 from tfdist.cluster.ports import warn_if_exposed
 from tfdist.cluster.tf_config import TRAINING_TYPES
@@ -199,9 +199,4 @@ def _show_gpus(indices: list[int]) -> None:
 
 
 def _await_secs(environ: Mapping[str, str]) -> float:
-    try:
-        return float(environ.get(ROLL_CALL_SECS) or _AWAIT_SECS)
-    except ValueError:
-        raise ValueError(
-            f"{ROLL_CALL_SECS}={environ[ROLL_CALL_SECS]!r} must be a number of seconds; set it."
-        ) from None
+    return parse_secs(environ.get(ROLL_CALL_SECS) or _AWAIT_SECS, ROLL_CALL_SECS)

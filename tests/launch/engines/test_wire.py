@@ -89,6 +89,17 @@ def test_what_somebody_else_has_changed_is_not_taken(change):
                 agent.receive()
 
 
+@pytest.mark.parametrize("mac", ["é" * 64, "\ud83d", ""])
+def test_any_text_as_a_signature_is_refused(mac):
+    from tfdist.cluster import messages
+
+    with _wires() as (launcher, agent, ours, theirs):
+        body = messages.encode({"kind": "start", "size": 0}).decode("ascii")
+        ours.sendall(messages.encode({"body": body, "mac": mac}))
+        with pytest.raises(ValueError, match="not signed with the secret"):
+            agent.receive()
+
+
 def test_own_message_sent_back_is_not_taken():
     with _wires() as (launcher, agent, ours, theirs):
         launcher.send("signal", number=15)

@@ -191,8 +191,9 @@ def _report(
                 has_failed = True
                 line.send(
                     "failure",
-                    age=time.time() - failure.at,  # the clocks of two hosts may differ
+                    age=time.monotonic() - failure.at,  # the clocks of two hosts may differ
                     exit_code=failure.exit_code,
+                    has_saved=failure.has_saved,
                     data=failure.traceback.encode("utf-8", "replace"),
                 )
             if is_over:

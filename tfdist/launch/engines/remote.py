@@ -227,7 +227,7 @@ class RemoteGang:
                     lost = f"RuntimeError: its agent says what it cannot: {shorten(error)}"
                 if failures.read_failure(self._run_dir, rank) is None:  # its own record counts more
                     contract.write_failure(
-                        self._run_dir, rank=rank, at=time.time(), exit_code=1, traceback=lost
+                        self._run_dir, rank=rank, at=time.monotonic(), exit_code=1, traceback=lost
                     )
                 self._take_end(rank, seated, 1)
         finally:
@@ -242,9 +242,10 @@ class RemoteGang:
             contract.write_failure(
                 self._run_dir,
                 rank=rank,
-                at=time.time() - float(message["age"]),
+                at=time.monotonic() - float(message["age"]),
                 exit_code=int(message["exit_code"]),
                 traceback=data.decode("utf-8", "replace"),
+                has_saved=message["has_saved"] is True,
             )
         elif kind == "progress":
             path = os.path.join(self._run_dir, f"progress_{rank}")

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import hmac
 import socket
 import threading
 import time
@@ -62,7 +61,9 @@ class Wire:
         """
         with self._lock:
             body = messages.encode({"kind": kind, "size": len(data), **fields}).decode("ascii")
-            mac = self._sign(self._own_name, self._num_sent, body, data)
+            digest = hashlib.sha256(data).hexdigest()
+            parts = (self._own_name, self._session, str(self._num_sent), body, digest)
+            mac = messages.sign(self._secret, *parts)
             self._num_sent += 1
             self._connection.sendall(messages.encode({"body": body, "mac": mac}) + data)
 
@@ -83,16 +84,18 @@ class Wire:
             message = messages.decode(line)
             body, mac = (messages.text_of(message, key) for key in ("body", "mac"))
             fields = messages.decode(body)
+            messages.text_of(fields, "kind")
             size = fields.get("size")
-            if not isinstance(size, int) or not 0 <= size <= MAX_DATA:
+            if type(size) is not int or not 0 <= size <= MAX_DATA:
                 raise ValueError(f"A message cannot have size={size!r}.")
             data = self._reader.read(size)
         except OSError as error:
             raise EOFError(f"The connection has ended ({error}).") from error
         if len(data) != size:
             raise EOFError("The connection has ended.")
-        expected = self._sign(self._other_name, self._num_received, body, data)
-        if not hmac.compare_digest(expected, mac):
+        digest = hashlib.sha256(data).hexdigest()
+        parts = (self._other_name, self._session, str(self._num_received), body, digest)
+        if not messages.is_signed(self._secret, mac, *parts):
             raise ValueError("A message is not signed with the secret of this job.")
         self._num_received += 1
         return fields, data
@@ -102,10 +105,6 @@ class Wire:
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)  # wakes the thread that receives
         self._connection.close()
-
-    def _sign(self, name: str, number: int, body: str, data: bytes) -> str:
-        digest = hashlib.sha256(data).hexdigest()
-        return messages.sign(self._secret, name, self._session, str(number), body, digest)
 
 
 def greet(connection: socket.socket, *, secret: bytes) -> tuple[Wire, dict[str, Any]]:
