@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import sys
 
 import numpy as np
@@ -97,7 +98,99 @@ def test_no_files(tmp_path):
 
 def test_lists_of_several_lengths(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"x": [[1], [1, 2, 3]]}), tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match="column 'x' have 2 lengths, from 1 to 3"):
+    with pytest.raises(ValueError, match="column 'x' have 2 lengths in row .*, from 1 to 3"):
+        parquet.read_share(tmp_path, rank=0, size=1)
+
+
+def write_two(folder, second, first=None):
+    """Writes two files, of two row groups each; returns the second one's path."""
+    first = first or {"id": [0, 1, 2, 3], "x": X}
+    for name, columns in (("a", first), ("b", second)):
+        table = pyarrow.table(columns)
+        pyarrow.parquet.write_table(table, folder / f"{name}.parquet", row_group_size=2)
+    return folder / "b.parquet"
+
+
+X = [[0.0, 1.0]] * 4
+
+
+@pytest.mark.parametrize(
+    ("second", "told", "who"),
+    [
+        ({"id": [4, 5, 6, None], "x": X}, "'id' has 1 missing values in row group 1 of {}", "all"),
+        ({"id": [4, 5], "x": [*X[:1], None]}, "'x' have 1.5 values on average in row", "all"),
+        ({"id": [4, 5, 6, 7], "x": [*X[:3], [0.0, None]]}, "'x' has 1 missing values in row", 1),
+        ({"id": [4.0, 5.0], "x": X[:2]}, "'id' has the type double in {}, and int64 in", "all"),
+        ({"id": [4, 5, 6, 7], "x": [[0, 1]] * 4}, "'x' has the type list<", "all"),
+        ({"id": [4, 5, 6, 7]}, "{} has no column 'x', which", "all"),
+        ({"id": [4], "x": X[:1], "y": [1]}, "{} has a column 'y', which", "all"),
+        ({"id": [4], "x": [[1.0]]}, "'x' have 1 values on average in row group 0 of {}", "all"),
+        ({"id": [4, 5], "x": [[1.0], [1.0] * 3]}, "'x' have 2 lengths in row group 0 of {}", 1),
+    ],
+)
+def test_what_one_file_has_otherwise_is_named_with_its_place(tmp_path, second, told, who):
+    file = write_two(tmp_path, second)
+    # Worker 0 reads the other file. What is inside of lists only its reader sees.
+    for rank in (0, 1) if who == "all" else (who,):
+        with pytest.raises(ValueError, match=re.escape(told.format(file))) as refused:
+            parquet.read_share(tmp_path, rank=rank, size=2)
+        assert str(file) in str(refused.value)
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "garbled", "of another kind"])
+def test_damaged_file_is_named(tmp_path, damage):
+    file = write_two(tmp_path, {"id": [4, 5, 6, 7], "x": X})
+    data = file.read_bytes()
+    file.write_bytes({
+        "empty": b"", "cut": data[: len(data) // 2], "of another kind": b"x" * 5000,
+        "garbled": data[:-60] + b"\xff" * 52 + data[-8:],
+    }[damage])  # fmt: skip
+    with pytest.raises(ValueError, match=f"{re.escape(str(file))} is no whole Parquet file"):
+        parquet.read_share(tmp_path, rank=0, size=2)
+
+
+def test_garbled_values_are_named_with_column_and_row_group(tmp_path):
+    file = write_two(tmp_path, {"id": [4, 5, 6, 7], "x": X})
+    part = pyarrow.parquet.ParquetFile(file).metadata.row_group(1).column(0)
+    begin = part.dictionary_page_offset or part.data_page_offset
+    data = bytearray(file.read_bytes())
+    data[begin : begin + part.total_compressed_size] = b"\xff" * part.total_compressed_size
+    file.write_bytes(data)
+    told = f"The column 'id' of row group 1 of {re.escape(str(file))} cannot be read"
+    with pytest.raises(ValueError, match=told):
+        parquet.read_share(tmp_path, rank=1, size=2)
+
+
+def test_folders_of_partitions_hold_a_column(tmp_path):
+    for year in (1, 2):
+        (tmp_path / f"year={year}").mkdir()
+        table = pyarrow.table({"id": [year]})
+        pyarrow.parquet.write_table(table, tmp_path / f"year={year}" / "a.parquet")
+    for columns in (None, ["year"]):
+        with pytest.raises(ValueError, match="column 'year' is in the names of folders"):
+            parquet.read_share(tmp_path, columns=columns, rank=0, size=1)
+    found = parquet.read_share(tmp_path, columns=["id"], rank=0, size=1)
+    assert found["id"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, [[1.0]], None, [{"a": 1}]], ids=str)
+def test_type_that_no_array_has(tmp_path, value):
+    pyarrow.parquet.write_table(pyarrow.table({"x": [value]}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"column 'x' has (the type|1 missing)"):
+        parquet.read_share(tmp_path, rank=0, size=1)
+
+
+def test_worker_without_a_row_has_arrays_like_the_others(tmp_path):
+    write_two(tmp_path, {"id": [4, 5, 6, 7], "x": X})
+    shares = [parquet.read_share(tmp_path, rank=rank, size=9) for rank in range(9)]
+    looks = {name: {(s[name].dtype, s[name].shape[1:]) for s in shares} for name in shares[0]}
+    assert looks == {"id": {(np.dtype("int64"), ())}, "x": {(np.dtype("float64"), (2,))}}
+    assert sorted(len(share["id"]) for share in shares) == [0] + [1] * 8
+
+
+def test_no_row(tmp_path):
+    write_two(tmp_path, {"id": []}, first={"id": []})
+    with pytest.raises(ValueError, match="have no row"):
         parquet.read_share(tmp_path, rank=0, size=1)
 
 
