@@ -8,6 +8,8 @@ import logging
 import keras
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tfdist.checkpoint import plain_values
 from tfdist.checkpoint.callback_state import CallbackState
@@ -187,6 +189,24 @@ def test_configuration_is_not_taken_from_a_checkpoint(forged, caplog):
     assert vars(callback) == {**before, "rates": {"a": 2}}
     [key] = forged
     assert f"The checkpoint gives {key!r} as state of Files." in caplog.text
+
+
+@given(st.dictionaries(
+    st.sampled_from(["path", "parts", "name", "last", "rates", "_model", "params", "set_params"]),
+    st.recursive(
+        st.none() | st.integers() | st.text() | st.floats(),
+        lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2),
+        max_leaves=4,
+    ), max_size=3,
+))  # fmt: skip
+@settings(max_examples=60)
+def test_no_forged_state_reaches_what_names_files(forged):
+    callback = Files("logs")
+    state = _begun(callback)
+    state.give({"Files": forged})
+    assert (callback.path, callback.parts) == ("logs/a", ["logs"])
+    assert callable(callback.set_params)
+    assert "_model" not in vars(callback) or callback._model is None
 
 
 def test_what_may_be_state_is_taken():

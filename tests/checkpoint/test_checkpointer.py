@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import pathlib
@@ -138,6 +139,36 @@ def test_a_damaged_one_is_reported_and_passed_over(tmp_path, variable, damage, s
         # Room is made by the damaged one, not by a whole one.
         _save(checkpointer, variable, 2)
         assert _names(tmp_path) == ["000001-step-1", "000003-step-2"]
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "[]", "no JSON", "7", ""])
+def test_state_with_a_right_checksum_that_is_none_is_a_damage(tmp_path, variable, content):
+    with Checkpointer(tmp_path) as checkpointer:
+        _save(checkpointer, variable, 1, 2)
+    folder = tmp_path / "000002-step-2"
+    (folder / "state.json").write_text(content)
+    _forge(folder)
+    with Checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.restore(variable) == {"step": 1}
+
+
+def test_tensors_with_a_right_checksum_that_are_none_are_a_damage(tmp_path, variable):
+    with Checkpointer(tmp_path) as checkpointer:
+        _save(checkpointer, variable, 1, 2)
+    folder = tmp_path / "000002-step-2"
+    (folder / "tensors.index").write_bytes(b"x" * 100)
+    _forge(folder)
+    with Checkpointer(tmp_path) as checkpointer:
+        assert checkpointer.restore(variable) == {"step": 1}
+
+
+def _forge(folder):
+    """Writes checksums of what is there now."""
+    body = manifest.peek(folder)
+    body.pop("checksum")
+    body["files"] = {name: manifest._seal(folder / name) for name in body["files"]}
+    text = json.dumps({**body, "checksum": manifest._checksum(body)})
+    (folder / manifest.MANIFEST).write_text(text)
 
 
 def test_none_is_whole(tmp_path, variable):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 
 import hypothesis
@@ -72,6 +73,40 @@ def test_hard_values(value):
 def test_refused(value, kind):
     with pytest.raises(TypeError, match=f"a .*{kind.rpartition('.')[2]} has no plain form"):
         plain_values.encode(value, {}, prefix="a")
+
+
+_FORGED = strategies.recursive(
+    _SCALARS,
+    lambda inside: strategies.lists(inside, max_size=3)
+    | strategies.dictionaries(
+        strategies.sampled_from(["$array", "$scalar", "$tuple", "$set", "$dict", "$other", "a"]),
+        inside, max_size=2,
+    ),
+    max_leaves=8,
+)
+
+
+@hypothesis.given(_FORGED)
+@hypothesis.settings(max_examples=60)
+def test_what_was_never_encoded_is_read_or_refused(forged):
+    with contextlib.suppress(ValueError):  # any other error is a failure
+        plain_values.decode(forged, {"a": np.zeros(1)})
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a": ', '{"$tuple": '])
+def test_what_is_nested_too_deeply_is_refused(opening):
+    value = None
+    for _ in range(100_000):
+        value = [value] if opening == "[" else {opening[2:].partition('"')[0]: value}
+    with pytest.raises(ValueError, match="no plain value"):
+        plain_values.decode(value, {})
+
+
+def test_what_holds_itself_is_refused():
+    for value in ([], {}):
+        value.append(value) if value == [] else value.update(a=value)
+        with pytest.raises(TypeError, match="holds itself"):
+            plain_values.encode(value, {}, prefix="a")
 
 
 def test_arrays_are_copies_with_names_of_their_own():

@@ -417,6 +417,14 @@ def test_the_best_epoch_is_kept_and_can_be_had(tmp_path):
     assert progress is None
 
 
+def test_a_folder_of_a_checkpointer_alone_is_of_another_run(tmp_path):
+    model = _build()
+    with tfdist.Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(model, step=1)
+    with pytest.raises(ValueError, match="is of another run: seed: absent in the checkpoint"):
+        _fit(model, tmp_path)
+
+
 def test_a_damaged_newest_one_costs_some_steps_alone(tmp_path, caplog):
     whole = _build()
     expected = _fit(whole)

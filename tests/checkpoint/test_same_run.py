@@ -6,9 +6,13 @@ import json
 
 import keras
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tfdist.checkpoint import same_run
 from tfdist.communication.share import Share
+
+_NAMES = ("seed", "workers", "replicas", "epoch", "train", "pass", "logs", "")
 
 
 def _model(**compile_options) -> keras.Model:
@@ -27,6 +31,44 @@ def test_the_same_model_made_twice_is_the_same():
     first, second = same_run.of_model(_model()), same_run.of_model(_model())
     assert first == second
     assert same_run.differences(first, json.loads(json.dumps(second))) == []
+
+
+_COUNT = st.integers(-1, 3) | st.none() | st.text(max_size=1) | st.floats() | st.booleans()
+_ANY = st.recursive(
+    _COUNT,
+    lambda inner: st.lists(inner, max_size=2)
+    | st.dictionaries(st.sampled_from([*_NAMES]), inner, max_size=4),
+    max_leaves=12,
+)
+_WHOLE = (
+    {"run": {"seed": 1}, "world": {"workers": 1, "replicas": 2}, "learning_rate": None},
+    {
+        "place": {"epoch": 1, "done": 0, "step": 5, "is_over": False, "logs": {}},
+        "feeds": {"train": dict.fromkeys(("pass", "batch", "ends", "longest", "skips"), 0)},
+        "callbacks": {"History": {}},
+    },
+)
+
+
+def test_whole_one_lacks_nothing():
+    assert same_run.lacks(*_WHOLE) == []
+
+
+@given(st.integers(0, 1), st.data())
+@settings(max_examples=60)
+def test_any_state_is_refused_by_name(part, data):
+    """What a forger writes; and who saves with a Checkpointer alone writes nothing of it."""
+    forged = json.loads(json.dumps(_WHOLE))
+    place = forged[part]
+    key = data.draw(st.sampled_from(sorted(place)))
+    if isinstance(place[key], dict) and place[key] and data.draw(st.booleans()):
+        place, key = place[key], data.draw(st.sampled_from(sorted(place[key])))
+    value = data.draw(_ANY)
+    place[key] = value
+    lost = same_run.lacks(*forged)
+    assert all(line.endswith(": absent in the checkpoint") for line in lost)
+    if isinstance(value, str | float) and key not in ("learning_rate",):
+        assert lost
 
 
 @pytest.mark.parametrize(

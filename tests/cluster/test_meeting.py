@@ -19,6 +19,8 @@ import uuid
 
 import launching
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tfdist.cluster import contract, meeting
 from tfdist.cluster.detection import Cluster
@@ -343,6 +345,26 @@ def test_time_for_the_roll_call_that_cannot_be(monkeypatch, secs):
     monkeypatch.setenv(contract.ROLL_CALL_SECS, secs)
     with pytest.raises(ValueError, match=f"^{contract.ROLL_CALL_SECS}='{secs}' must be a number"):
         meeting.meet(Cluster(rank=0, size=2, local_size=2))
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            ["TFDIST_RENDEZVOUS", "MASTER_ADDR", "PET_MASTER_ADDR", "AZ_BATCH_MASTER_NODE"]
+        ),
+        st.text(max_size=80) | st.sampled_from(["a:1", "[::1]:2", "::1", ":", "a:", ":1", "..:1"]),
+    ),
+    st.sampled_from(["torchrun", "jsrun", "PMI"]),
+)
+@settings(max_examples=80)
+def test_any_place_to_meet_is_read_or_refused(environ, source):
+    try:
+        host, ports = find_address(Cluster(rank=1, size=2, source=source), environ)
+    except (ValueError, RuntimeError):
+        return
+    assert host
+    host.encode("idna")  # the system can look it up
+    assert all(0 < port < 65536 for port in ports)
 
 
 @pytest.mark.parametrize("host", ["a..b", "a" * 64, "x y"])

@@ -14,10 +14,12 @@ import sys
 
 import launching
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tfdist import testing
 from tfdist.launch import __main__ as command
-from tfdist.launch.job import count_cores
+from tfdist.launch.job import Job, count_cores
 
 
 @pytest.fixture
@@ -241,6 +243,27 @@ def test_no_room_for_temporary_files_is_told(program, tmp_path):
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.startswith("tfdist.launch: the job cannot be run here: [Errno 20]")
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            ["workers", "threads", "max_restarts", "timeout_secs", "roll_call_secs", "stall_secs",
+             "grace_secs", "save_secs", "backoff_secs", "engine", "output"]
+        ),
+        st.integers() | st.floats() | st.text(max_size=5) | st.booleans() | st.none(),
+        max_size=4,
+    )
+)  # fmt: skip
+@settings(max_examples=100)
+def test_any_flags_make_a_job_or_are_refused(flags):
+    try:
+        job = Job(**{"workers": 2, **flags})
+    except ValueError as error:
+        assert any(name in str(error) for name in flags)
+        return
+    assert job.workers > 0
+    assert 0 < job.roll_call_secs <= 1e6
 
 
 def test_help_names_every_flag(capsys):

@@ -255,15 +255,13 @@ class Checkpointer:
         damages = []
         for folder in folders:
             try:
-                facts = manifest.read_manifest(folder)
+                return read_files(folder, manifest.read_manifest(folder))
             except ValueError as error:
                 _LOG.warning(
                     "The checkpoint %s is damaged: %s. The one before it is used.", folder, error
                 )
                 self._damaged.add(folder)
                 damages.append(f"{folder.name}: {error}")
-            else:
-                return read_files(folder, facts)
         if damages:
             raise RuntimeError(
                 f"None of the checkpoints in {self.directory} is whole ({'; '.join(damages)}). "

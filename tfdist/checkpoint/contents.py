@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfdist.cluster.wording import shorten
+
 _TENSORS, _PLAIN = "tensors", "state.json"
 # Arrays with these prefixes are not values of variables.
 OF_CALLBACKS, OF_STREAMS, OF_BUFFERS = "callbacks/", "random/", "buffers/"
@@ -71,9 +73,27 @@ def write_files(folder: pathlib.Path, tensors: Mapping[str, Any], plain: str) ->
 
 
 def read_files(folder: pathlib.Path, facts: dict[str, Any]) -> Saved:
-    """Reads the files of a checkpoint that was found undamaged."""
-    plain = json.loads((folder / _PLAIN).read_text(encoding="utf-8"))
+    """Reads the files of a checkpoint that was found undamaged.
+
+    Raises:
+        ValueError: They are not what `write_files` writes; the message begins with a lower-case
+            letter.
+    """
+    try:
+        plain = json.loads((folder / _PLAIN).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{_PLAIN} is no JSON ({shorten(str(error))})") from error
+    if not isinstance(plain, dict):
+        raise ValueError(f"{_PLAIN} holds {shorten(plain)}")
     prefix = str(folder / _TENSORS)
+    try:
+        return Saved(str(folder), facts, plain, _read_arrays(prefix))
+    except (tf.errors.OpError, ValueError) as error:
+        told = getattr(error, "message", None) or str(error)
+        raise ValueError(f"{_TENSORS} cannot be read ({shorten(told)})") from error
+
+
+def _read_arrays(prefix: str) -> dict[str, Any]:
     reader = tf.train.load_checkpoint(prefix)
     arrays: dict[str, Any] = {}
     for name, dtype in sorted(reader.get_variable_to_dtype_map().items()):
@@ -83,7 +103,7 @@ def read_files(folder: pathlib.Path, facts: dict[str, Any]) -> Saved:
             )
         else:
             arrays[name] = np.asarray(reader.get_tensor(name))
-    return Saved(str(folder), facts, plain, arrays)
+    return arrays
 
 
 def pack(saved: Saved | None, error: Exception | None) -> bytes:

@@ -133,6 +133,7 @@ class Run:
         if self._saved is None:
             seed = _seed(workers)
         else:
+            self._saved.refuse(same_run.lacks(self._saved.facts, self._saved.plain))
             seed = int(self._saved.facts["run"]["seed"])
             given = keras_internals.random_seed()
             if given not in (None, seed):

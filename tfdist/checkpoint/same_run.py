@@ -22,6 +22,7 @@ from tfdist.cluster.wording import shorten
 from tfdist.communication.share import Share
 
 _ABSENT = "absent"
+_OF_A_FEED = ("pass", "batch", "ends", "longest", "skips")
 _SHOWN = 80  # characters of a value in a message
 # Names of single objects, and code as bytes, which includes its file name.
 _NO_PART = ("name", "shared_object_id", "__lambda__", "code")
@@ -55,6 +56,41 @@ def of_world(share: Share) -> dict[str, Any]:
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
     }
+
+
+def lacks(facts: Mapping[str, Any], plain: Mapping[str, Any]) -> list[str]:
+    """Names what a checkpoint lacks of what `run.Run` saves; one of a Checkpointer alone has none.
+
+    Args:
+        facts: Its manifest.
+        plain: Its JSON part.
+    """
+    run, world, place = facts.get("run"), facts.get("world"), plain.get("place")
+    feeds = plain.get("feeds")
+    is_there = {
+        "seed": isinstance(run, dict) and _is_count(run.get("seed")),
+        "world": isinstance(world, dict)
+        and all(_is_count(world.get(name)) for name in ("workers", "replicas")),
+        "learning rate": "learning_rate" in facts,
+        "place": isinstance(place, dict)
+        and place.keys() == {"epoch", "done", "step", "is_over", "logs"}
+        and all(_is_count(place[name]) for name in ("epoch", "done", "step"))
+        and type(place["is_over"]) is bool
+        and isinstance(place["logs"], dict),
+        "places in the data": isinstance(feeds, dict)
+        and "train" in feeds
+        and all(
+            isinstance(feed, dict) and all(_is_count(feed.get(name)) for name in _OF_A_FEED)
+            for feed in feeds.values()
+        ),
+        "callbacks": isinstance(plain.get("callbacks"), dict)
+        and all(isinstance(state, dict) for state in plain["callbacks"].values()),
+    }
+    return [f"{name}: {_ABSENT} in the checkpoint" for name, found in is_there.items() if not found]
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
 
 
 def differences(before: Any, now: Any, *, path: str = "") -> list[str]:

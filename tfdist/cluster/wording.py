@@ -15,7 +15,10 @@ from collections.abc import Sequence
 
 def shorten(value: object, *, limit: int = 160) -> str:
     """Shows a value in an error message, cut in the middle where it is long."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        return f"a {type(value).__name__} that is nested too deeply"
     if len(text) <= limit:
         return text
     return f"{text[: limit // 2]}...{text[-limit // 3 :]}"

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import hashlib
+import io
+import json
 import socket
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from tfdist.cluster import messages
 from tfdist.launch.engines import wire
 
 
@@ -57,8 +63,6 @@ def test_agent_with_another_secret_is_not_let_in():
 
 def test_launcher_with_another_secret_is_not_obeyed():
     """Somebody who listens at the launcher's port, and lets everybody in."""
-    from tfdist.cluster import messages
-
     with _ends() as (ours, theirs), concurrent.futures.ThreadPoolExecutor(1) as pool:
         answered = pool.submit(wire.answer, theirs, secret=b"secret", who={})
         ours.sendall(messages.encode({"tfdist-agent": 1, "nonce": "n"}))
@@ -91,13 +95,66 @@ def test_what_somebody_else_has_changed_is_not_taken(change):
 
 @pytest.mark.parametrize("mac", ["é" * 64, "\ud83d", ""])
 def test_any_text_as_a_signature_is_refused(mac):
-    from tfdist.cluster import messages
-
     with _wires() as (launcher, agent, ours, theirs):
         body = messages.encode({"kind": "start", "size": 0}).decode("ascii")
         ours.sendall(messages.encode({"body": body, "mac": mac}))
         with pytest.raises(ValueError, match="not signed with the secret"):
             agent.receive()
+
+
+_JSON = st.recursive(
+    st.none() | st.integers() | st.text(max_size=8) | st.floats() | st.booleans(),
+    lambda inner: st.lists(inner, max_size=2)
+    | st.dictionaries(st.sampled_from(["body", "mac", "kind", "size", "nonce"]), inner, max_size=4),
+    max_leaves=8,
+)
+_LINES = st.binary(max_size=200) | _JSON.map(lambda value: json.dumps(value).encode())
+
+
+class _NoSocket:
+    """Has read what a stranger has sent."""
+
+    def __init__(self, content):
+        self._content = io.BytesIO(content)
+
+    def makefile(self, mode):
+        return self._content
+
+    def recv(self, size):
+        return self._content.read(size)
+
+    def sendall(self, *_):
+        """Nobody reads it."""
+
+    settimeout = setsockopt = sendall
+
+
+@given(_LINES)
+@settings(max_examples=60)
+def test_whatever_a_stranger_sends_is_refused(line):
+    content = line + b"\n" + line
+    with pytest.raises((ValueError, OSError)):
+        wire.greet(_NoSocket(content), secret=b"secret")
+    with pytest.raises((ValueError, OSError)):
+        wire.answer(_NoSocket(content), secret=b"secret", who={})
+    own = wire.Wire(_NoSocket(content), secret=b"secret", session="", is_launcher=True)
+    with pytest.raises((ValueError, EOFError)):
+        own.receive()
+
+
+@given(_JSON)
+@settings(max_examples=60)
+def test_whatever_is_signed_is_a_message_or_refused(fields):
+    """A launcher or an agent of another release knows the secret."""
+    body = json.dumps(fields)
+    parts = ("agent", "", "0", body, hashlib.sha256(b"").hexdigest())
+    line = messages.encode({"body": body, "mac": messages.sign(b"secret", *parts)})
+    own = wire.Wire(_NoSocket(line), secret=b"secret", session="", is_launcher=True)
+    try:
+        found, _ = own.receive()
+    except (ValueError, EOFError):
+        return
+    assert isinstance(found["kind"], str)
 
 
 def test_own_message_sent_back_is_not_taken():
