@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -283,3 +284,23 @@ def test_node_without_a_task_has_no_rank_of_a_cyclic_step():
     }  # fmt: skip
     hosts = [a.rpartition(":")[0] for a in environments.from_slurm(environ).addresses]
     assert hosts == ["n1", "n3", "n1"]
+
+
+_LONGEST = 128 * 1024 - 1  # bytes of a variable on Linux
+_HOSTILE = ["[", "9", "n[1-99999],", "0(x9),", "a,", '{"a":', "n[1,", "\ud83d"]
+
+
+@pytest.mark.parametrize("piece", _HOSTILE)
+def test_longest_variables_take_a_moment_and_little_memory(piece):
+    """Of each kind of environment; tracing memory makes it three times as slow."""
+    text = (piece * _LONGEST)[:_LONGEST]
+    tracemalloc.start()
+    began = time.process_time()
+    for environ in [*_SETS, {"TF_CONFIG": "{}"}]:
+        for name in environ:
+            with contextlib.suppress(ValueError):
+                detect_cluster({**environ, name: text})
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert time.process_time() - began < 15
+    assert peak < 100e6

@@ -289,3 +289,22 @@ def test_host_without_loopback_is_told_how_to_get_one(monkeypatch):
     monkeypatch.setattr(socket, "create_server", create_server)
     with pytest.raises(RuntimeError, match="no loopback interface .* Bring it up: ip link set lo"):
         RollCall(size=1, secret=b"secret")
+
+
+@pytest.mark.parametrize("answer", [{"x": 1}, {"body": 1, "mac": None}, {"body": "{}", "mac": "é"}])
+def test_answer_of_a_stranger_is_refused(answer):
+    with socket.create_server(("127.0.0.1", 0)) as server, concurrent.futures.ThreadPoolExecutor(
+        1
+    ) as pool:  # fmt: skip
+        def serve():
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(messages.encode({"tfdist": roll_call.PROTOCOL, "nonce": "n"}))
+                messages.receive(connection, deadline=time.monotonic() + 5)
+                connection.sendall(messages.encode(answer))
+
+        served = pool.submit(serve)
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(RuntimeError, match="is not signed with this job's secret"):
+            join(address, rank=0, size=1, secret=b"secret", timeout_secs=5)
+        served.result()

@@ -6,9 +6,11 @@ import time
 import types
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tfdist.cluster import contract
-from tfdist.cluster.progress import Progress
+from tfdist.cluster.progress import Progress, read_progress
 from tfdist.launch import failures
 from tfdist.launch.job import Job
 from tfdist.launch.watch import Ended, StallWatch, Watch
@@ -73,3 +75,16 @@ def test_no_limit_finds_nothing(tmp_path):
     watch = StallWatch(str(tmp_path), workers=1, stall_secs=None)
     with _progress(tmp_path):
         assert [watch.stalled(now=now) for now in (0.0, 1e9, 2e9)] == [[], [], []]
+
+
+@given(st.text() | st.binary())
+@settings(max_examples=40)
+def test_any_record_of_a_failure_is_read_or_none(tmp_path_factory, content):
+    """A worker's program can write into its private folder, too."""
+    folder = tmp_path_factory.mktemp("run")
+    data = content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass")
+    (folder / "failure_0.json").write_bytes(data)
+    (folder / "progress_0").write_bytes(data)
+    found = failures.read_failure(str(folder), 0)
+    assert found is None or found.rank == 0
+    assert isinstance(read_progress(str(folder), 0), int)

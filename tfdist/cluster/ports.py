@@ -88,16 +88,21 @@ def own_address(other: str) -> str:
 @contextlib.contextmanager
 def reserved_port() -> Iterator[int]:
     """Yields a port that is free on all interfaces, and reserves it within the block."""
-    for attempt in range(200):
+    for _ in range(1000):
         number = _FIRST_PORT + int.from_bytes(os.urandom(4), "big") % _NUM_PORTS
         with contextlib.closing(_open_on_all_interfaces()) as holder:
             try:
-                holder.bind(("", number if attempt < 199 else 0))
+                holder.bind(("", number))
             except OSError:
                 continue
             yield holder.getsockname()[1]
             return
-    raise RuntimeError("No free TCP port was found on this host; end what holds so many of them.")
+    # No port beyond them: firewalls are told of these.
+    last = _FIRST_PORT + _NUM_PORTS - 1
+    raise RuntimeError(
+        f"No free TCP port was found on this host from {_FIRST_PORT} to {last}; end what holds so "
+        "many of them."
+    )
 
 
 def _open_on_all_interfaces() -> socket.socket:

@@ -156,9 +156,8 @@ def _ask(
             f"The roll call at {server} was closed before all workers were there. Look for the"
             " first error in the output of the launcher and of the other workers."
         )
-    signed = messages.text_of(answer, "body")
-    parts = ("server", server_nonce, nonce, signed)
-    if not messages.is_signed(secret, messages.text_of(answer, "mac"), *parts):
+    signed, mac = str(answer.get("body")), str(answer.get("mac"))
+    if not messages.is_signed(secret, mac, "server", server_nonce, nonce, signed):
         raise RuntimeError(
             f"The answer of the roll call at {server} is not signed with this job's secret;"
             " another program may be listening there. Choose another port."

@@ -54,17 +54,21 @@ class Outcome:
 
 
 def read_failure(run_dir: str, rank: int) -> Failure | None:
-    """Reads the failure that a worker has recorded; None if no exception has escaped."""
+    """Reads the failure that a worker has recorded; None if no exception has escaped.
+
+    What is no such record, as a program may write in its worker's folder, is none: the launcher
+    then judges by the end of the process.
+    """
     try:
         with open(failure_path(run_dir, rank), encoding="utf-8") as file:
             record = json.load(file)
-    except FileNotFoundError:
+        code = int(record["exit_code"])
+        return Failure(
+            rank, float(record["at"]), code, f"exit code {code}", str(record["traceback"]),
+            record["has_saved"] is True,
+        )  # fmt: skip
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
-    code = int(record["exit_code"])
-    return Failure(
-        rank, float(record["at"]), code, f"exit code {code}", str(record["traceback"]),
-        bool(record["has_saved"]),
-    )  # fmt: skip
 
 
 def find_failure(rank: int, *, at: float, exit_code: int) -> Failure:
