@@ -15,7 +15,8 @@ Synopsis:
     ([[1.0, 2.0], [3.0, 4.0]], [0, 1])
 
 All files have one schema, and no value is missing: what differs is refused, with the names of file,
-column and row group, from what the ends of all files say, so by all workers alike.
+column and row group, from what the ends of all files say, so by all workers alike. In one file,
+since each of these checks names the same row groups.
 
 On a worker, `rank` and `size` are those of the job, and the rows go to
 `tfdist.fit(model, rows["x"], rows["y"], already_sharded=True)`.
