@@ -281,7 +281,7 @@ _FLAGS = {
     "unknown flag": (["--wrokers=3", __file__], "unrecognized arguments: --wrokers=3"),
     "no program": ([], "the following arguments are required: script"),
     "a program that is not there": (["nothing.py"], "script='nothing.py' is not there"),
-    "logs below a file": ([f"--log_dir={__file__}/a", __file__], "cannot be made"),
+    "logs below a file": ([f"--log_dir={__file__}/a", __file__], "cannot be written to"),
 }
 
 
