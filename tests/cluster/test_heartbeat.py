@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from tfdist.cluster import heartbeat
 from tfdist.cluster.contract import PEER_LOST
 from tfdist.cluster.heartbeat import Heart, Loss, Peer, State
+from tfdist.cluster.places import Whereabouts
 from tfdist.cluster.ports import reserved_port
 
 _SILENCE_SECS = 1.0
@@ -38,7 +39,10 @@ def gang(monkeypatch):
     ends = [{rank: pair[0] for rank, pair in pairs.items()}, {0: pairs[1][1]}, {0: pairs[2][1]}]
     losses = [queue.Queue() for _ in ends]
     hearts = [
-        Heart(peers, rank=rank, silence_secs=_SILENCE_SECS, on_loss=losses[rank].put)
+        Heart(
+            peers, rank=rank, silence_secs=_SILENCE_SECS, on_loss=losses[rank].put,
+            whereabouts=Whereabouts(),
+        )
         for rank, peers in enumerate(ends)
     ]
     yield hearts, losses
@@ -136,6 +140,62 @@ def test_exit_of_all_together_is_no_error(gang):
     assert losses[0].empty()
 
 
+def _come(*hearts, to):
+    for heart in hearts:
+        heart._whereabouts.come_to(to)
+
+
+def test_one_that_left_early_and_lives_on_is_missed_where_it_never_came(gang):
+    hearts, losses = gang
+    stacks = _enter(*hearts)
+    _come(*hearts, to="steps")
+    stacks[2].close()  # a `break`, or a `sys.exit` that a thread outlives
+    _come(*hearts[:2], to="an agreement")
+    for rank in (0, 1):
+        assert _of(losses[rank]) == Loss(2, 1, 1, "has left after steps")
+    assert losses[2].empty()
+
+
+def test_one_that_has_done_its_part_first_is_not_missed(gang):
+    hearts, losses = gang
+    stacks = _enter(*hearts)
+    _come(*hearts, to="steps")
+    stacks[2].close()
+    time.sleep(2 * _SILENCE_SECS)  # the others are slow, and come no further than it was
+    for stack in stacks[:2]:
+        stack.close()
+    assert all(lost.empty() for lost in losses)
+
+
+def test_workers_at_different_places_are_all_told_where_the_others_are(gang):
+    hearts, losses = gang
+    _enter(*hearts)
+    _come(*hearts, to="an agreement")
+    time.sleep(0.5)
+    assert all(lost.empty() for lost in losses)
+    _come(hearts[0], to="the beginning")
+    _come(*hearts[1:], to="steps")
+    for lost in losses:
+        loss = _of(lost)
+        assert "worker 0 is at the beginning, and workers 1-2 at steps, so" in loss.why
+        assert loss.is_of_all
+
+
+def test_one_for_which_the_others_wait_is_named_and_not_ended(gang, monkeypatch, caplog):
+    monkeypatch.setattr(heartbeat, "_PATIENCE_SECS", 0.3)
+    hearts, losses = gang
+    _enter(hearts[0], hearts[1])
+    _come(*hearts[:2], to="the beginning")
+    with caplog.at_level("WARNING", logger="tfdist"):
+        time.sleep(2 * _SILENCE_SECS)
+    assert all(lost.empty() for lost in losses)
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [
+        "Worker 0 has waited 0 s at the beginning for worker 2, which is alive and last came to no "
+        "call yet."
+    ]
+
+
 def test_a_loss_is_awaited_inside_a_run_only_and_not_for_ever(gang):
     hearts, losses = gang
     began = time.monotonic()
@@ -200,17 +260,20 @@ _JSON = st.recursive(
 _STATE = st.lists(st.integers(0, 9), min_size=3, max_size=3)
 
 
-@given(_STATE | _JSON, st.lists(st.lists(_JSON, max_size=5), max_size=2) | _JSON)
-@example([float("inf"), 0, 0], [])
-@example([1, 0, 0], [["1", "2", 3, "why"]])
-def test_any_message_is_taken_or_ends_a_connection(state, losses):
+@given(_STATE | _JSON, st.lists(st.lists(_JSON, max_size=5), max_size=2) | _JSON, _JSON)
+@example([float("inf"), 0, 0], [], [0, ""])
+@example([1, 0, 0], [["1", "2", 3, "why", False]], [1, "steps"])
+@example([1, 0, 0], [], [float("nan"), 3, 3])
+def test_any_message_is_taken_or_ends_a_connection(state, losses, place):
     ours, theirs = socket.socketpair()
     with ours, theirs:
         peer = Peer(1, ours)
-        theirs.sendall(json.dumps({"state": state, "losses": losses}).encode() + b"\n")
+        message = {"state": state, "losses": losses, "place": place}
+        theirs.sendall(json.dumps(message).encode() + b"\n")
         peer.hear(now=1.0)
         if not peer.is_closed:
             assert all(type(number) is int for number in dataclasses.astuple(peer.state))
+            assert (type(peer.place.count), type(peer.place.doing)) == (int, str)
         for loss in [*peer.reported, peer.loss(5.0, now=1.0)]:
             assert loss is None or loss.concerns(State(1)) in (True, False)
 
@@ -261,7 +324,13 @@ def replica_step(batch):
 train_step = tfdist.make_train_step(replica_step, strategy)
 dataset = tf.data.Dataset.from_tensor_slices(np.ones((8, 2), "float32")).batch(2).repeat()
 batches = tfdist.distribute_dataset(dataset, strategy)
+import signal
+told = []
+signal.signal(signal.SIGUSR1, lambda *_: told.append(1))
 for step in range(int(sys.argv[1])):
+    if told:
+        batches.close()
+        time.sleep(100)
     train_step(next(batches))
     print("step", step, flush=True)
     time.sleep(0.05)
@@ -313,6 +382,8 @@ def _two_workers(path, *arguments):
         (_LOOP, signal.SIGSTOP, 1, _NOT_HEARD),
         (_LOOP, signal.SIGKILL, 0, "has ended"),
         (_LOOP, signal.SIGKILL, 1, "has ended"),
+        # One that breaks out of the loop and lives on; before, the other one waited for ever.
+        (_LOOP, signal.SIGUSR1, 1, "has left after a batch of a loop"),
     ],
 )
 def test_survivor_of_two_workers_ends_within_ten_seconds(tmp_path, program, number, lost, why):

@@ -2,71 +2,33 @@
 
 from __future__ import annotations
 
-import threading
-
 import keras
 import numpy as np
 import pytest
 import scipy.sparse
 import tensorflow as tf
+from two_workers import refused
 
-from tfdist.communication.share import Share
 from tfdist.data import same_data
 
 X = np.arange(12.0).reshape(6, 2)
 
 
-class TwoWorkers:
-    """What a worker tells another one, in threads that wait for each other."""
+def test_workers_with_other_data_are_refused_with_the_cure():
+    def given(value):
+        return lambda workers: same_data.require({"a": value}, workers)
 
-    def __init__(self) -> None:
-        self.share = Share(0, 1, 2)
-        self._meeting, self._rows = threading.Barrier(2, timeout=20), {}
-
-    def rows(self, own):
-        self._rows[threading.current_thread().name] = own[0]
-        self._meeting.wait()
-        rows = np.stack([self._rows["worker 0"], self._rows["worker 1"]])
-        self._meeting.wait()
-        return rows
+    for text in refused(given(1), given(2)):
+        assert "given different data: worker 0: a is 1; worker 1: a is 2. " in text
+        assert "already_sharded=True" in text
+    assert refused(given(1), given(1)) == ["", ""]
 
 
-def refused(first, second):
-    """Lets two workers compare; returns what each of them raised."""
-    two_workers, raised = TwoWorkers(), {}
-
-    def work(facts):
-        try:
-            same_data.require(facts, two_workers)
-        except ValueError as error:
-            raised[threading.current_thread().name] = str(error)
-
-    workers = [
-        threading.Thread(target=work, args=(facts,), name=f"worker {rank}")
-        for rank, facts in enumerate([first, second])
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    return raised
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "words"),
-    [
-        ({"a": 1, "b": 2}, {"a": 1, "b": 3}, "worker 0: b is 2; worker 1: b is 3"),
-        ({"a": "x" * 500 + "1"}, {"a": "x" * 500 + "2"}, "worker 0: a is x"),
-    ],
-)
-def test_workers_with_other_facts_are_refused(first, second, words):
-    raised = refused(first, second)
-    assert sorted(raised) == ["worker 0", "worker 1"]
-    assert all(words in text and "already_sharded=True" in text for text in raised.values())
-
-
-def test_workers_with_the_same_facts_are_not():
-    assert refused({"a": 1}, {"a": 1}) == {}
+def test_a_batch_of_anything_has_facts():
+    made = ([[1.0, 2.0], [3.0, 4.0]], None)
+    assert same_data.of_batch((X[:2], None)) == same_data.of_batch((tf.constant(X[:2]), None))
+    assert same_data.of_batch(made) == same_data.of_batch(made)
+    assert same_data.of_batch(made) != same_data.of_batch(([[1.0, 2.0], [3.0, 5.0]], None))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,10 @@ import time
 import launching
 import pytest
 
+from tfdist.cluster import contract
+from tfdist.launch import failures
+from tfdist.launch.failures import Failure, Outcome
+
 # Worker 1 does something bad, worker 0 would work on for a minute.
 _ONE_FAILS = """
 import os, signal, sys, time
@@ -411,3 +415,27 @@ def test_one_that_makes_no_step_is_found_and_all_are_restarted(program, tmp_path
 def test_one_that_is_outside_of_a_run_may_take_its_time(program):
     done = launching.launch("--stall_secs=0.5", program("import time; time.sleep(2)"))
     assert done.returncode == 0
+
+
+def _lost(rank, *, lost, at=10.0):
+    text = f"RuntimeError: worker {lost} has left"
+    return Failure(rank, at, contract.PEER_LOST, "exit code 69", text, lost=lost)
+
+
+@pytest.mark.parametrize(
+    ("ended_well", "blamed"),
+    [
+        ([(1, 9.0)], 1),
+        ([(1, 10.5)], 1),  # its end was seen a moment after the other one had noticed it
+        ([(2, 1.0), (1, 10.5)], 1),  # which had done its part
+        ([], 0),
+    ],
+)
+def test_the_one_that_was_lost_is_blamed(ended_well, blamed):
+    found = failures.blame_deserters([_lost(0, lost=1)], ended_well)
+    assert found[0].rank == blamed
+
+
+def test_one_that_is_lost_and_lives_is_in_the_headline():
+    told = failures.headline(Outcome(failures=(_lost(0, lost=1),)))
+    assert told == "worker 1 was lost to worker 0: RuntimeError: worker 1 has left"

@@ -1,13 +1,11 @@
-"""Are the options of fit checked, and compared over the workers, each by its name?"""
+"""Are the options of fit checked, each by its name?"""
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from typing import Any
 
 import keras
-import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -29,20 +27,6 @@ def _model() -> keras.Model:
     return model
 
 
-class _Other(Workers):
-    """Two workers, of which the other one was given something else."""
-
-    def __init__(self, own: dict[str, Any]) -> None:
-        super().__init__(tf.distribute.get_strategy())
-        self._own = own
-        self._told: list[tuple[int, ...]] = []
-
-    def gather(self, *values: int) -> np.ndarray:
-        self._told.append(values)
-        first = self._told[0]
-        return np.array([first, values])
-
-
 def _given(**changed: Any) -> dict[str, Any]:
     return {**_GIVEN, **changed}
 
@@ -53,26 +37,6 @@ def test_what_is_the_same_passes():
     assert not found.is_own_rule
     with pytest.raises(dataclasses.FrozenInstanceError):
         found.on_nan = "raise"  # type: ignore[misc]
-
-
-@pytest.mark.parametrize(
-    ("changed", "told"),
-    [
-        ({"on_nan": "skip"}, "on_nan='skip'"),
-        ({"fingerprint_every": 4}, "fingerprint_every=4"),
-        ({"check": "warn"}, "check='warn'"),
-        ({"reduction": "bfloat16"}, "reduction='bfloat16'"),
-        ({"local_steps": 2}, "local_steps=2"),
-        ({"checkpoint_dir": "here"}, "whether there is a checkpoint_dir"),
-        ({"save_every": "10m"}, "save_every='10m'"),
-        ({"already_sharded": True}, "already_sharded=True"),
-    ],
-)
-def test_what_is_not_the_same_is_named(changed, told):
-    workers = _Other(_GIVEN)
-    options_of(_model(), workers, **_GIVEN)
-    with pytest.raises(ValueError, match=f"^{re.escape(told)}.*not the same on all workers"):
-        options_of(_model(), workers, **_given(**changed))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +59,6 @@ def test_what_is_invalid_is_refused(changed, told):
 
 
 def test_every_option_of_fit_is_here():
-    """An option that is added to fit has to be compared, or said to be one of a worker's own."""
     import inspect
 
     from tfdist import Trainer

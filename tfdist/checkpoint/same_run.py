@@ -39,6 +39,13 @@ def of_model(model: keras.Model) -> dict[str, Any]:
     return described
 
 
+def config_of(value: Any) -> dict[str, Any]:
+    """Describes one object, such as an optimizer or a layer, in plain values."""
+    kind = getattr(value, "__qualname__", None) or type(value).__qualname__
+    get = getattr(value, "get_config", None)
+    return {"class": kind, "config": _config(lambda: value) if get is None else _config(get)}
+
+
 def learning_rate(model: keras.Model) -> float | None:
     """Returns the current learning rate; None if a schedule, or nothing, sets it."""
     rate = getattr(model.optimizer, "learning_rate", None)
@@ -124,7 +131,10 @@ def _config(get: Any) -> Any:
         config = keras.saving.serialize_keras_object(get())
     except Exception:  # a custom `get_config` may raise anything; the variables are compared too
         return None
-    plain = json.dumps(config, default=lambda value: type(value).__name__)
+    try:
+        plain = json.dumps(config, default=lambda value: type(value).__name__)
+    except (TypeError, ValueError):  # keys that are no strings, something that holds itself
+        return None
     return _without_names(json.loads(plain))
 
 

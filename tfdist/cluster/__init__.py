@@ -20,5 +20,6 @@ Read in this order; each file imports from those above it only:
 13. peers.py: whether the others listen, before TensorFlow waits for them.
 14. progress.py: how far a worker has come, told to the launcher.
 15. side_channel.py: how workers connect to each other besides TensorFlow.
-16. heartbeat.py: whether the other workers are alive.
+16. places.py: where a worker is in its program, and whether the others are there too.
+17. heartbeat.py: whether the other workers are alive.
 """

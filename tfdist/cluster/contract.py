@@ -76,8 +76,9 @@ def write_failure(
     exit_code: int,
     traceback: str,
     has_saved: bool = False,
+    lost: int | None = None,
 ) -> None:
-    """Records, inside a worker, that an exception has escaped.
+    """Records, inside a worker, that an exception has escaped, or which worker it has lost.
 
     Args:
         run_dir: Private folder of the attempt.
@@ -86,6 +87,7 @@ def write_failure(
         exit_code: With which the process ends.
         traceback: As Python prints it.
         has_saved: Whether the run was saved before.
+        lost: The worker for which it waited in vain, or None.
     """
     text = json.dumps(
         {
@@ -93,6 +95,7 @@ def write_failure(
             "exit_code": exit_code,
             "traceback": traceback[-_LONGEST_TRACEBACK:],
             "has_saved": has_saved,
+            "lost": lost,
         }
     )
     path = failure_path(run_dir, rank)

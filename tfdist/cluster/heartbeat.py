@@ -3,7 +3,9 @@
 A collective whose peer has gone, or was stopped, waits for ever, and the main thread with it. So
 each second every worker sends a line to the chief, and the chief sends one to each worker, whatever
 the main threads do. A closed connection means a dead peer; silence, a stopped or unreachable one.
-Workers in a run that such a peer has not left normally end, with an error that names the peer.
+Workers in a run that such a peer has not left normally end, with an error that names the peer. So
+do those who wait where a peer that has left the run never came, and all who wait for each other at
+different places (places.py). In one file, since all of it is one thread.
 
 Synopsis (a world of one has no peers):
 
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import selectors
 import socket
 import threading
@@ -24,10 +27,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tfdist.cluster import messages
+from tfdist.cluster.places import Place, Whereabouts, parted, parted_sentence
+from tfdist.cluster.wording import name_workers
 
+_LOG = logging.getLogger("tfdist")
 _BEAT_SECS = 1.0
 _TICK_SECS = 0.25
 _TELL_SECS = 1.0  # how long a worker waits for its last message to be sent
+_PATIENCE_SECS = 30.0  # until it is said for whom this worker waits
 _FOREVER = 10**9
 
 
@@ -59,6 +66,7 @@ class Loss:
     first: int
     last: int
     why: str
+    is_of_all: bool = False  # `why` is the whole sentence, of workers that wait for each other
 
     def concerns(self, state: State) -> bool:
         """Tells whether a worker in this state waits for the peer in vain."""
@@ -72,9 +80,17 @@ def _numbers(values: Any) -> list[int]:
 
 
 def _loss_of(entry: Any) -> Loss:
-    *numbers, why = entry
+    *numbers, why, is_of_all = entry
     rank, first, last = _numbers(numbers)
-    return Loss(rank, first, last, str(why))
+    return Loss(rank, first, last, str(why), bool(is_of_all))
+
+
+@dataclasses.dataclass(frozen=True)
+class Stay:
+    """Since when a worker has been at a place, as its heart saw it."""
+
+    place: Place
+    since: float
 
 
 class Peer:
@@ -82,7 +98,7 @@ class Peer:
 
     def __init__(self, rank: int, connection: socket.socket) -> None:
         self.rank, self.connection = rank, connection
-        self.state = State()
+        self.state, self.place = State(), Place()
         self.reported: list[Loss] = []  # the losses that it reports
         self.heard_at = time.monotonic()
         self.failed_at = 0.0
@@ -110,6 +126,8 @@ class Peer:
         self.state = State(*_numbers(message["state"]))
         if self.state.failed != before:
             self.failed_at = now
+        count, doing = message.get("place", (0, ""))
+        self.place = Place(_numbers([count])[0], str(doing))
         self.reported = [_loss_of(entry) for entry in message["losses"]]
 
     def tell(self, line: bytes) -> None:
@@ -129,6 +147,22 @@ class Peer:
             return Loss(self.rank, state.failed, state.failed, "has left with an error")
         return None
 
+    def missed(self, state: State, stay: Stay, silence_secs: float, *, now: float) -> Loss | None:
+        """Returns the run that this peer has left, and has not come to where this worker is.
+
+        Args:
+            state: This worker's.
+            stay: Where it is.
+            silence_secs: How long it has to be there, for the peer's word to come.
+            now: By the monotonic clock.
+        """
+        is_behind = self.place.count < stay.place.count
+        has_left = state.is_in_run and self.state.left == self.state.entered == state.entered
+        if not (has_left and is_behind and now - stay.since > silence_secs):
+            return None
+        why = f"has left after {self.place.doing}" if self.place.doing else "has left"
+        return Loss(self.rank, state.entered, state.entered, why)
+
 
 class Heart:
     """This worker's part: tells its peers that it is alive, and checks whether they are.
@@ -138,6 +172,7 @@ class Heart:
         rank: This worker's rank, over all workers.
         silence_secs: Time without a line after which a peer counts as lost, in seconds.
         on_loss: Called in the thread, once, when this worker waits for a peer in vain.
+        whereabouts: Keeps this worker's place.
     """
 
     def __init__(
@@ -147,7 +182,11 @@ class Heart:
         rank: int,
         silence_secs: float,
         on_loss: Callable[[Loss], None],
+        whereabouts: Whereabouts | None = None,
     ) -> None:
+        self._whereabouts = whereabouts or Whereabouts()
+        self._stay, self._parting = Stay(Place(), 0.0), ("", 0.0)
+        self._has_told_of = -1
         self._peers = {rank: Peer(rank, connection) for rank, connection in peers.items()}
         self._rank, self._silence_secs, self._on_loss = rank, silence_secs, on_loss
         self._state = State()
@@ -228,8 +267,7 @@ class Heart:
         while True:
             is_woken = self._listen(looked_at)
             looked_at = time.monotonic()
-            found = (peer.loss(self._silence_secs, now=looked_at) for peer in self._peers.values())
-            losses = [loss for loss in found if loss]
+            losses = self._losses(now=looked_at)
             concerning = self._concerning(losses)
             if is_woken or concerning or looked_at - beaten_at >= _BEAT_SECS:
                 beaten_at = looked_at
@@ -258,10 +296,50 @@ class Heart:
             self._woken.recv(4096)
         return self._woken in ready
 
+    def _losses(self, *, now: float) -> list[Loss]:
+        state, place = self._state, self._whereabouts.place
+        if place.count != self._stay.place.count:
+            self._stay = Stay(place, now)
+        found = [peer.loss(self._silence_secs, now=now) for peer in self._peers.values()]
+        found += [
+            peer.missed(state, self._stay, self._silence_secs, now=now)
+            for peer in self._peers.values()
+        ]
+        if self._rank == 0:
+            found.append(self._of_parting(now=now))
+        self._tell_of_waiting(now=now)
+        return [loss for loss in found if loss]
+
+    def _of_parting(self, *, now: float) -> Loss | None:
+        """Returns the loss of workers that wait at different places, for each other."""
+        of_peers = {rank: peer.place for rank, peer in self._peers.items() if not peer.is_closed}
+        text = parted(places := {0: self._stay.place, **of_peers})
+        if text != self._parting[0]:
+            self._parting = (text, now)  # a moment ago they agreed, or will have an error of it
+        if not text or now - self._parting[1] < 2 * _BEAT_SECS:
+            return None
+        return Loss(0, 1, _FOREVER, parted_sentence(places), True)
+
+    def _tell_of_waiting(self, *, now: float) -> None:
+        """Says, once at each place, for whom this worker waits."""
+        place, since = self._stay.place, self._stay.since
+        if not self._state.is_in_run or now - since < _PATIENCE_SECS:
+            return
+        behind = {r: p.place for r, p in self._peers.items() if p.place.count < place.count}
+        if behind and self._has_told_of != place.count:
+            self._has_told_of = place.count
+            first = min(behind)
+            _LOG.warning(
+                "Worker %d has waited %.0f s at %s for %s, which %s alive and last came to %s.",
+                self._rank, now - since, place.doing, name_workers(sorted(behind)),
+                "is" if len(behind) == 1 else "are", behind[first].doing or "no call yet",
+            )
+
     def _tell(self, losses: list[Loss]) -> None:
         content = {
             "state": dataclasses.astuple(self._state),
             "losses": [dataclasses.astuple(loss) for loss in losses],
+            "place": [(place := self._whereabouts.place).count, place.doing],
         }
         line = messages.encode(content)
         for peer in self._peers.values():
@@ -270,6 +348,7 @@ class Heart:
     def _concerning(self, losses: list[Loss]) -> Loss | None:
         """Returns a loss that makes this worker wait in vain; the chief's word comes first."""
         reported = [loss for peer in self._peers.values() for loss in peer.reported]
-        others = [loss for loss in reported if loss.rank not in (self._rank, *self._peers)]
+        known = (self._rank, *self._peers)
+        others = [loss for loss in reported if loss.is_of_all or loss.rank not in known]
         state = self._state
         return next((loss for loss in others + losses if loss.concerns(state)), None)

@@ -9,6 +9,7 @@ Read in this order; each file imports from those above it only:
 3. compression.py: what gradients look like between replicas.
 4. reduction.py: how gradients and counts travel: once, summed, in packs.
 5. workers.py: which workers there are, and what they tell each other.
-6. link_check.py: whether the links transfer data unchanged.
-7. presence.py: whether this worker, and its peers, are at work.
+6. agreement.py: whether all workers mean the same.
+7. link_check.py: whether the links transfer data unchanged.
+8. presence.py: whether this worker, and its peers, are at work.
 """

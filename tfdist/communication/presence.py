@@ -30,6 +30,7 @@ import tensorflow as tf
 from tfdist.cluster import contract, side_channel
 from tfdist.cluster.contract import PEER_LOST, write_failure
 from tfdist.cluster.heartbeat import Heart, Loss
+from tfdist.cluster.places import Whereabouts
 from tfdist.cluster.progress import Progress
 from tfdist.cluster.tf_config import TRAINING_TYPES
 from tfdist.cluster.wording import name_workers
@@ -47,6 +48,7 @@ _OF_A_PEER = (
     tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError,
     tf.errors.InternalError, tf.errors.DeadlineExceededError,
 )
+_OF_ANOTHER_PLACE = "ollective"  # of "Shape mismatch in the collective instance", a user's error
 
 
 class Presence:
@@ -61,37 +63,67 @@ class Presence:
         self._workers = workers
 
     def tick(self) -> None:
-        """Shows the launcher that something was begun or done."""
+        """Shows that something was begun or done."""
+        self._workers.whereabouts.come_to("a batch of a loop")
         self._progress.tick()
 
     def ticking(self, fn: Callable[_P, _T]) -> Callable[_P, _T]:
-        """Returns a function that shows the launcher the beginning and the end of `fn`."""
-        return self._progress.ticking(fn)
+        """Returns a function that shows the beginning and the end of `fn`."""
+        whereabouts = self._workers.whereabouts
+
+        def placed(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+            whereabouts.come_to("steps")
+            return fn(*args, **kwargs)
+
+        return self._progress.ticking(placed)
 
     @contextlib.contextmanager
-    def run(self, *, is_shared: bool = True) -> Iterator[None]:
+    def run(self, call: str = "", *, is_shared: bool = True) -> Iterator[None]:
         """Marks a run.
 
         Args:
+            call: The name of the function; "" for a loop over the data.
             is_shared: Whether the other workers take part in it.
-        """
-        heart = self._heart() if is_shared and self._workers.has_others else None
-        with self._progress, heart.run() if heart else contextlib.nullcontext():
-            try:
-                yield
-            except _OF_A_PEER:
-                if heart:
-                    heart.await_loss()  # it names the lost peer, and TensorFlow does not
-                raise
 
-    def _heart(self) -> Heart | None:
+        Raises:
+            RuntimeError: It is the first one, and another worker does something else.
+        """
+        whereabouts = self._workers.whereabouts
+        with whereabouts.inside(call, is_shared=is_shared):
+            heart = self._heart(call) if is_shared and self._workers.has_others else None
+            with self._progress, heart.run() if heart else contextlib.nullcontext():
+                try:
+                    yield
+                except tf.errors.OpError as error:
+                    if heart and _is_of_a_peer(error):
+                        heart.await_loss()  # it names the lost peer, and TensorFlow does not
+                    raise
+
+    def _heart(self, call: str) -> Heart | None:
         """Returns the strategy's heart, which beats from the first run to the process's end."""
         strategy = self._workers.strategy
         known = note_of(strategy, "heart", ())
         if known == ():  # None means that the workers are not connected
-            known = _make_heart(self._workers)
+            try:
+                known = _make_heart(self._workers)
+            except tf.errors.OpError as error:
+                if not _is_of_a_peer(error):
+                    raise
+                raise RuntimeError(
+                    f"Worker {self._workers.rank} begins {call or 'a loop'}, the first thing that "
+                    "the workers do together, and another worker has ended or does something else "
+                    f"({error.message.splitlines()[0]}). Let every worker make the same calls, "
+                    "look for the first error among all of them, and start all of them again."
+                ) from error
             set_note(strategy, "heart", known)
         return known
+
+
+def _is_of_a_peer(error: BaseException | None) -> bool:
+    """Tells whether an error may come from what another worker does, or does not do."""
+    if isinstance(error, tf.errors.InvalidArgumentError):
+        return _OF_ANOTHER_PLACE in error.message
+    return isinstance(error, _OF_A_PEER)
 
 
 def _make_heart(workers: Workers) -> Heart | None:
@@ -125,8 +157,13 @@ def _make_heart(workers: Workers) -> Heart | None:
             f"others waiting for ever{where}. Let TCP pass between them, or set "
             f"{contract.HEARTBEAT_SECS}=0 on all workers to do without."
         )
-    on_loss = functools.partial(_end, addresses=addresses, rank=rank)
-    heart = Heart(connections, rank=rank, silence_secs=note["secs"], on_loss=on_loss)
+    on_loss = functools.partial(
+        _end, addresses=addresses, rank=rank, whereabouts=workers.whereabouts
+    )
+    heart = Heart(
+        connections, rank=rank, silence_secs=note["secs"], on_loss=on_loss,
+        whereabouts=workers.whereabouts,
+    )
     atexit.register(_leave, heart)
     return heart
 
@@ -134,7 +171,7 @@ def _make_heart(workers: Workers) -> Heart | None:
 def _leave(heart: Heart) -> None:
     """Ends an unfinished loop over the data when its process ends."""
     error = getattr(sys, "last_value", None)
-    if isinstance(error, _OF_A_PEER):
+    if _is_of_a_peer(error):
         heart.await_loss()
     heart.leave(is_well=error is None)
 
@@ -175,26 +212,32 @@ def _silence_secs(environ: Mapping[str, str]) -> float:
     return secs
 
 
-def _end(loss: Loss, *, addresses: tuple[str, ...], rank: int) -> NoReturn:
+def _end(
+    loss: Loss, *, addresses: tuple[str, ...], rank: int, whereabouts: Whereabouts
+) -> NoReturn:
     """Ends this process from a thread: the main thread may wait in a collective for ever."""
+    doing = whereabouts.place.doing
     text = (
         f"worker {loss.rank} ({addresses[loss.rank]}) {loss.why}, and worker {rank} waits for it in"
-        " vain. Look for the first error in the output of that worker, and start all of them again."
+        f" vain{f', at {doing}' * bool(doing)}. Look for the first error in the output of that"
+        " worker, let every worker make the same calls, and start all of them again."
     )
+    text = loss.why if loss.is_of_all else text
+    lost = rank if loss.is_of_all else loss.rank
     # Another thread may hold the lock of a stream for ever, and the end must not wait for it.
-    words = threading.Thread(target=_say, args=(text, rank), daemon=True)
+    words = threading.Thread(target=_say, args=(text, rank, lost), daemon=True)
     words.start()
     words.join(_LAST_WORDS_SECS)
     os._exit(PEER_LOST)
 
 
-def _say(text: str, rank: int) -> None:
+def _say(text: str, rank: int, lost: int) -> None:
     folder = os.environ.get(contract.RUN_DIR)
     with contextlib.suppress(OSError):
         if folder:
             write_failure(
                 folder, rank=rank, at=time.monotonic(), exit_code=PEER_LOST,
-                traceback=f"RuntimeError: {text}",
+                traceback=f"RuntimeError: {text}", lost=lost,
             )
     with contextlib.suppress(OSError, ValueError):
         print(f"tfdist: {text}", file=sys.stderr, flush=True)

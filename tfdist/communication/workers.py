@@ -7,16 +7,40 @@ one worker there is nobody to ask, and nothing here costs anything.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 import tensorflow as tf
 
+from tfdist.cluster.places import Place, Whereabouts, parted_sentence
 from tfdist.communication import collectives
 from tfdist.communication.share import share_of
 from tfdist.compat import tf_internals
+from tfdist.compat.notes import note_of, set_note
 
+_LONGEST_PLACE = 120  # bytes
 _WORDS_AT_A_TIME = 4 * 2**20  # 16 MiB: no tensor of a model's size beside the model
+
+
+class Exchanges:
+    """The traced collectives of a strategy, the same for all of its models.
+
+    Workers that do not do the same then meet in the same collectives, and find it out.
+
+    Args:
+        strategy: The strategy.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy) -> None:
+        share = share_of(strategy)
+
+        @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.int64)])
+        def gathered(values: tf.Tensor) -> tf.Tensor:
+            return collectives.gathered(strategy, lambda context: values)
+
+        @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.int32)])
+        def summed(words: tf.Tensor) -> tf.Tensor:
+            return collectives.sum_over_workers(strategy, share, words)
+
+        self.gathered, self.summed = gathered, summed
 
 
 class Workers:
@@ -34,17 +58,16 @@ class Workers:
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
         self.strategy = strategy
-        self.share = share = share_of(strategy)
+        self.share = share_of(strategy)
 
-        @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.int64)])
-        def gathered(values: tf.Tensor) -> tf.Tensor:
-            return collectives.gathered(strategy, lambda context: values)
-
-        @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.int32)])
-        def summed(words: tf.Tensor) -> tf.Tensor:
-            return collectives.sum_over_workers(strategy, share, words)
-
-        self._gathered, self._summed = gathered, summed
+    @property
+    def whereabouts(self) -> Whereabouts:
+        """Where this worker is, among what all workers of the strategy do together."""
+        known = note_of(self.strategy, "whereabouts")
+        if known is None:
+            known = Whereabouts()
+            set_note(self.strategy, "whereabouts", known)
+        return known
 
     @property
     def is_chief(self) -> bool:
@@ -66,16 +89,44 @@ class Workers:
         """How many workers there are."""
         return self.share.num_replicas // self.share.local_replicas
 
-    def gather(self, *values: int) -> np.ndarray:
-        """Returns every worker's values, int64 of shape `(workers, values)`, in rank order."""
-        mine = np.asarray(values, np.int64)
+    def gather(self, *values: int, what: str = "an agreement") -> np.ndarray:
+        """Returns every worker's values, int64 of shape `(workers, values)`, in rank order.
+
+        TensorFlow's collectives meet in the order in which they are called, whatever they are for.
+        So the values travel behind a number that says what for.
+
+        Args:
+            *values: This worker's.
+            what: What the workers do here, for messages.
+
+        Raises:
+            RuntimeError: The workers are at different places in their programs.
+        """
         if not self.has_others:
-            return mine[np.newaxis]
-        if not values:  # TensorFlow 2.21 gathers no empty tensor: it ends the process by SIGSEGV
+            return np.asarray([values], np.int64)
+        if not values:  # nothing to exchange
             return np.empty((self.count, 0), np.int64)
+        place = self.whereabouts.come_to(what)
+        mine = np.asarray([place.tag, *values], np.int64)
         with tf_internals.default_replica_mode():
-            of_replicas = self._gathered(tf.constant(mine)).numpy()
-        return of_replicas[:: self.share.local_replicas]
+            of_replicas = self._exchanges.gathered(tf.constant(mine)).numpy()
+        of_workers = of_replicas[:: self.share.local_replicas]
+        if (of_workers[:, 0] != place.tag).any():
+            self._refuse_parted(place)
+        return of_workers[:, 1:]
+
+    def _refuse_parted(self, place: Place) -> None:
+        """Raises a RuntimeError that says where each worker is; all of them have to call it."""
+        row = np.zeros(_LONGEST_PLACE, np.uint8)
+        text = place.doing.encode()[:_LONGEST_PLACE]
+        row[: len(text)] = np.frombuffer(text, np.uint8)
+        local = self.share.local_replicas
+        every = self.rows(np.tile(row, (local, 1)))[::local]
+        places = {
+            rank: Place(0, bytes(one).rstrip(b"\0").decode(errors="replace"))
+            for rank, one in enumerate(every)
+        }
+        raise RuntimeError(parted_sentence(places))
 
     def any(self, flag: bool) -> bool:
         """Returns whether `flag` is true on any worker."""
@@ -129,24 +180,16 @@ class Workers:
         total = self._total(every.reshape(-1).view(np.int32))
         return total.view(np.uint8).reshape(every.shape)[:, : own.shape[1]]
 
-    def require_same(self, given: Mapping[str, Sequence[int]]) -> None:
-        """Raises an error if the workers were given different arguments.
-
-        Args:
-            given: Maps the name of an argument, as used in the message, to numbers that stand for
-                its value; as many on every worker.
-
-        Raises:
-            ValueError: The numbers differ; the message names the first argument that does.
-        """
-        names = [name for name, numbers in given.items() for _ in numbers]
-        rows = self.gather(*(int(number) for numbers in given.values() for number in numbers))
-        for name, column in zip(names, rows.T, strict=True):
-            if (column != column[0]).any():
-                raise ValueError(
-                    f"{name} is not the same on all workers. Give every worker the same."
-                )
+    @property
+    def _exchanges(self) -> Exchanges:
+        """The traced functions of the strategy."""
+        known = note_of(self.strategy, "exchanges")
+        if known is None:
+            known = Exchanges(self.strategy)
+            set_note(self.strategy, "exchanges", known)
+        return known
 
     def _total(self, words: np.ndarray) -> np.ndarray:
+        self.whereabouts.come_to("an exchange")
         with tf_internals.default_replica_mode():
-            return self._summed(tf.constant(words)).numpy()
+            return self._exchanges.summed(tf.constant(words)).numpy()

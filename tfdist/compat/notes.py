@@ -11,8 +11,8 @@ from typing import Any
 
 _PREFIX = "_tfdist_"
 
-# What each note is, by name. The first ones are on models, one is on
-# datasets, and the last three are on strategies.
+# What each note is, by name. The first ones are on models, "order" is on datasets, and those from
+# "heart" on are on strategies.
 NOTES = {
     "trainer": "the Trainer behind fit, evaluate and predict, which keeps the traced loops",
     "paces": "how many steps to run per call, by phase, as learnt in earlier epochs",
@@ -21,9 +21,12 @@ NOTES = {
     "outer_optimizer": "the outer optimizer that was given, and its copy made in the scope",
     "warned_of_statistics": "whether a warning said that normalizations see one replica's rows",
     "checked": "by step: the optimizer and loss tracker of the first one that was checked",
+    "described": "the text of its configuration, and the objects that it was compiled with",
     "shared_lookups": "which gradients are of lookups that happen once: see step/lookups.py",
     "order": "the order of a dataset's elements, by pass: see data/record_files.py",
     "heart": "the heartbeat between the workers, or None where they are not connected",
+    "whereabouts": "how far this worker has come among what all workers do together",
+    "exchanges": "the traced functions by which the workers exchange numbers",
     "has_checked_links": "whether the links between the replicas were checked",
     "changes_shapes": "whether a traced step has collectives whose shape follows the batch",
 }

@@ -11,7 +11,6 @@ up, and the sums are compared whenever the workers exchange numbers anyway.
 
 from __future__ import annotations
 
-import json
 import logging
 import zlib
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfdist.communication.agreement import require_alike
 from tfdist.communication.workers import Workers
 from tfdist.compat import tf_internals
 from tfdist.compat.untraced import plain_variable
@@ -29,7 +29,6 @@ _LOG = logging.getLogger("tfdist")
 _WHOLE_BYTES = 2**26  # arrays up to this size are compared in full, larger ones by a sample
 _SAMPLED_ROWS = 4096
 _ENTRIES_OF_A_ROW = 64  # of a batch, compared while training
-_TEXT_BYTES = 120  # of a fact, in a message
 _CURE = (
     "Give every worker the same data, with the same seeds (keras.utils.set_random_seed, or "
     "seed=... where it shuffles), or each only its own share with already_sharded=True."
@@ -43,7 +42,9 @@ def of_arrays(arrays: Any) -> dict[str, Any]:
     ['arrays', 'contents']
     """
     leaves = [leaf for leaf in keras.tree.flatten(arrays) if leaf is not None]
-    specs = [f"{getattr(leaf, 'dtype', '?')}{tuple(leaf.shape)}" for leaf in leaves]
+    dtypes = [getattr(leaf, "dtype", "?") for leaf in leaves]
+    names = [one.name if isinstance(one, tf.DType) else f"{one}" for one in dtypes]
+    specs = [f"{name}{tuple(leaf.shape)}" for name, leaf in zip(names, leaves, strict=True)]
     contents = 0
     for leaf in leaves:
         for part in _dense_parts(leaf):
@@ -79,8 +80,18 @@ def of_dataset(dataset: tf.data.Dataset) -> dict[str, Any]:
     }
 
 
+def of_batch(batch: Any) -> dict[str, Any]:
+    """Returns the facts that must be the same for one batch, a structure of arrays or tensors."""
+
+    def tensor(leaf: Any) -> Any:
+        has_shape = hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+        return leaf if has_shape or leaf is None else np.asarray(leaf)
+
+    return of_arrays(keras.tree.map_structure(tensor, batch))
+
+
 def require(facts: Mapping[str, Any], workers: Workers) -> None:
-    """Compares facts over the workers; every worker has to call it.
+    """Compares facts of data over the workers; every worker has to call it.
 
     Args:
         facts: This worker's facts, by name.
@@ -89,16 +100,7 @@ def require(facts: Mapping[str, Any], workers: Workers) -> None:
     Raises:
         ValueError: They differ; the message names the fact, the workers and their values.
     """
-    texts = {name: str(value) for name, value in facts.items()}
-    digest = zlib.crc32(json.dumps(texts).encode())
-    if len(set(_of_workers(digest.to_bytes(4, "little"), workers))) == 1:
-        return
-    told = b"\n".join(f"{name} is {text}"[:_TEXT_BYTES].encode() for name, text in texts.items())
-    values = [v.decode(errors="replace") for v in _of_workers(told[:2048].ljust(2048), workers)]
-    by_line = list(zip(*[value.rstrip().split("\n") for value in values], strict=False))
-    lines = next((line for line in by_line if len(set(line)) > 1), by_line[0])
-    found = "; ".join(f"worker {rank}: {line}" for rank, line in enumerate(lines))
-    raise ValueError(f"The workers were given different data: {found}. {_CURE}")
+    require_alike(facts, workers, what="were given different data", cure=_CURE)
 
 
 def refuse_other_batches(sums: np.ndarray) -> None:
@@ -155,12 +157,6 @@ class Witness:
 
 
 _FILE = tf.data.experimental.AutoShardPolicy.FILE
-
-
-def _of_workers(payload: bytes, workers: Workers) -> list[bytes]:
-    local = workers.share.local_replicas
-    own = np.tile(np.frombuffer(payload, np.uint8), (local, 1))
-    return [row.tobytes() for row in workers.rows(own)[::local]]
 
 
 def _dense_parts(leaf: Any) -> list[np.ndarray]:

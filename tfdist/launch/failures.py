@@ -28,6 +28,7 @@ class Failure:
     cause: str  # "exit code 3", "killed by SIGKILL", ...
     traceback: str = ""  # as Python prints it; "" where no exception escaped
     has_saved: bool = False  # whether the run was saved before the worker left
+    lost: int | None = None  # the worker for which it waited in vain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +64,10 @@ def read_failure(run_dir: str, rank: int) -> Failure | None:
         with open(failure_path(run_dir, rank), encoding="utf-8") as file:
             record = json.load(file)
         code = int(record["exit_code"])
+        lost = record.get("lost")
         return Failure(
             rank, float(record["at"]), code, f"exit code {code}", str(record["traceback"]),
-            record["has_saved"] is True,
+            record["has_saved"] is True, lost if isinstance(lost, int) else None,
         )  # fmt: skip
     except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
@@ -113,8 +115,12 @@ def blame_deserters(
     if not failures or failures[0].exit_code != PEER_LOST:
         return tuple(failures)
     cause = "it ended with exit code 0 while the others still needed it"
-    early = [Failure(rank, at, PEER_LOST, cause) for rank, at in ended_well if at < failures[0].at]
-    return (*sorted(early, key=lambda failure: failure.at)[:1], *failures)
+    ends = dict(ended_well)
+    lost = [failure.lost for failure in failures if failure.lost in ends]
+    # Without a word of it: the end of a process may be seen a moment after its peers saw it.
+    limit = failures[0].at + _CLEARING_SECS
+    early = lost[:1] or sorted((r for r, at in ends.items() if at < limit), key=ends.__getitem__)
+    return (*(Failure(rank, ends[rank], PEER_LOST, cause) for rank in early[:1]), *failures)
 
 
 def order(failures: Iterable[Failure]) -> tuple[Failure, ...]:
@@ -145,6 +151,8 @@ def headline(outcome: Outcome) -> str:
         return outcome.problem
     first = outcome.failures[0]
     last_line = _last_line(first)
+    if first.exit_code == PEER_LOST and first.lost not in (None, first.rank):
+        return f"worker {first.lost} was lost to worker {first.rank}: {last_line}"
     return f"worker {first.rank} failed first: {first.cause}" + (
         f": {last_line}" if last_line else ""
     )

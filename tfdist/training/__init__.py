@@ -5,20 +5,21 @@ This is the outer loop, in Python: it calls the traced loops of loop/, and acts 
 Read in this order; each file imports from those above it only:
 
 1. options.py: what `fit` takes besides Keras's own arguments.
-2. fingerprints.py: whether all replicas still hold the same weights.
-3. guard.py: what is checked while training runs.
-4. time_split.py: the parts of a step's time, and what could be done about them.
-5. profiling.py: where the time of a run went.
-6. bucket_tuning.py: which sizes of pieces and buckets are fastest here.
-7. callback_files.py: which worker's callbacks write files.
-8. shared_events.py: what callbacks need when several workers run them.
-9. building.py: when a model's variables are created, and by what.
-10. epochs.py: how an epoch runs.
-11. on_batch.py: how a single batch is trained on.
-12. routing.py: how a model's own `fit`, and Keras's, come to tfdist.
-13. trainer.py: arguments in, results out.
-14. fitting.py: `fit`, `evaluate` and `predict` as functions.
-15. saving.py: which worker writes, where an unchanged program saves its model.
-16. patching.py: how a program of plain Keras becomes distributed.
-17. custom_loop.py: the parts of a step for a custom training loop.
+2. same_call.py: whether all workers were called alike.
+3. fingerprints.py: whether all replicas still hold the same weights.
+4. guard.py: what is checked while training runs.
+5. time_split.py: the parts of a step's time, and what could be done about them.
+6. profiling.py: where the time of a run went.
+7. bucket_tuning.py: which sizes of pieces and buckets are fastest here.
+8. callback_files.py: which worker's callbacks write files.
+9. shared_events.py: what callbacks need when several workers run them.
+10. building.py: when a model's variables are created, and by what.
+11. epochs.py: how an epoch runs.
+12. on_batch.py: how a single batch is trained on.
+13. routing.py: how a model's own `fit`, and Keras's, come to tfdist.
+14. trainer.py: arguments in, results out.
+15. fitting.py: `fit`, `evaluate` and `predict` as functions.
+16. saving.py: which worker writes, where an unchanged program saves its model.
+17. patching.py: how a program of plain Keras becomes distributed.
+18. custom_loop.py: the parts of a step for a custom training loop.
 """

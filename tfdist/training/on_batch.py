@@ -6,11 +6,9 @@ dataset brings it, and the step is the one that `fit`, `evaluate` or `predict` w
 
 from __future__ import annotations
 
-import zlib
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tfdist.communication.share import bounds, is_tpu
@@ -36,7 +34,7 @@ def run(model: Any, programs: Programs, workers: Workers, phase: str, data: Any)
         In phase "predict" the outputs as NumPy arrays, one row per example; else None.
 
     Raises:
-        ValueError: The batch is empty, not the same on all workers, or does not fit a TPU.
+        ValueError: The batch is empty, or does not fit a TPU.
     """
     data = keras.tree.map_structure(_tensor, data, none_is_leaf=False)
     size = int(rows.count(data))
@@ -48,8 +46,6 @@ def run(model: Any, programs: Programs, workers: Workers, phase: str, data: Any)
             f"The batch has {size} examples, which {share.num_replicas} TPU replicas cannot hold "
             "in equal parts, as they must. Give a multiple, or train with tfdist.fit, which pads."
         )
-    if workers.has_others:
-        workers.require_same({"The batch": (size, _checksum(data))})
     parts: tuple[Any, ...] = (data,)
     if share.num_replicas > 1:
         held = [bounds(size, replica, share.num_replicas) for replica in share.replicas]
@@ -66,14 +62,6 @@ def run(model: Any, programs: Programs, workers: Workers, phase: str, data: Any)
 def _tensor(leaf: Any) -> Any:
     is_tensor = isinstance(leaf, (tf.RaggedTensor, tf.SparseTensor))
     return leaf if is_tensor else tf.convert_to_tensor(leaf)
-
-
-def _checksum(data: Any) -> int:
-    total = 0
-    for leaf in keras.tree.flatten(data):
-        if isinstance(leaf, tf.Tensor):
-            total = zlib.crc32(np.ascontiguousarray(leaf.numpy()).tobytes(), total)
-    return total
 
 
 def with_class_weight(y: Any, sample_weight: Any, class_weight: Any) -> Any:

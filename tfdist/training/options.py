@@ -1,8 +1,4 @@
-"""What does `fit` take besides Keras's own arguments? Options, checked and alike on all workers.
-
-Workers with different options would train a model that nobody asked for, or wait for each other for
-ever. So the options are compared over the workers once, before anything else.
-"""
+"""What does `fit` take besides Keras's own arguments? Options, checked."""
 
 from __future__ import annotations
 
@@ -75,7 +71,7 @@ def options_of(
     outer_optimizer: Any,
     profile: Any,
 ) -> Options:
-    """Checks the options of `fit`. Every worker has to call it.
+    """Checks the options of `fit`; they are the same on all workers, see same_call.py.
 
     Args:
         model: The model.
@@ -83,8 +79,7 @@ def options_of(
         replica_step: The user's training rule, or None. All other arguments are as in `fit`.
 
     Raises:
-        ValueError: An option is invalid or not the same on all workers, or the model was not
-            compiled.
+        ValueError: An option is invalid, or the model was not compiled.
     """
     strategy = workers.strategy
     options = Options(
@@ -107,7 +102,6 @@ def options_of(
             f"reduction={reduction!r} was given to fit, but gradients are summed by "
             "replica_step. Give it there: tfdist.apply_gradients(..., reduction=...)."
         )
-    workers.require_same(_numbers(options, given_reduction=reduction))
     local_steps_lib.refuse(
         model, strategy, local_steps=local_steps, outer_optimizer=outer_optimizer,
         is_own_rule=options.is_own_rule, on_nan=on_nan,
@@ -120,6 +114,7 @@ def options_of(
 def _refuse(options: Options) -> None:
     """Raises a ValueError where an option is invalid by itself."""
     on_nan, every = options.on_nan, options.fingerprint_every
+    parse_every(options.save_every)
     if on_nan not in ON_NAN:
         raise ValueError(f"on_nan={on_nan!r} must be one of {', '.join(map(repr, ON_NAN))}.")
     if options.is_own_rule and on_nan in ("raise", "skip"):
@@ -147,21 +142,3 @@ def parse_check(check: Any, *, is_tpu: bool) -> str | bool:
         )
     return "raise" if check == "auto" and not is_tpu else check if check != "auto" else False
 
-
-def _numbers(options: Options, *, given_reduction: Any) -> dict[str, tuple[int, ...]]:
-    """Returns the numbers that stand for each option, by its name in messages."""
-    local_steps, every = options.local_steps, parse_every(options.save_every)
-    is_number = type(local_steps) is int and 0 < local_steps < 2**62
-    return {
-        f"on_nan={options.on_nan!r}": (ON_NAN.index(options.on_nan),),
-        f"check={options.check!r}": (CHECK.index(options.check),),
-        f"fingerprint_every={options.fingerprint_every!r}": (options.fingerprint_every or 0,),
-        f"reduction={given_reduction!r}": options.reduction.numbers,
-        f"local_steps={local_steps!r}": (int(local_steps) if is_number and local_steps else 0,),
-        "whether there is an outer_optimizer": (options.outer_optimizer is not None,),
-        "whether there is a checkpoint_dir, which only the chief uses,": (
-            options.checkpoint_dir is not None,
-        ),
-        f"save_every={options.save_every!r}": (every.steps or 0, int(1000 * (every.secs or 0))),
-        f"already_sharded={options.already_sharded!r}": (bool(options.already_sharded),),
-    }

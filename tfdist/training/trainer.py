@@ -17,7 +17,8 @@ In one file, since the signatures of three methods are a third of it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -48,6 +49,7 @@ from tfdist.training import (
     on_batch,
     profiling,
     routing,
+    same_call,
     shared_events,
 )
 from tfdist.training.epochs import Epochs, Training, predicted
@@ -67,7 +69,7 @@ def _as_a_run(
 
     Where the model overrides the method, its own is called, which calls `super()`.
     """
-    name = method.__name__
+    name, signature = method.__name__, inspect.signature(method)
 
     @functools.wraps(method)
     def run(self: Trainer, *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -75,8 +77,12 @@ def _as_a_run(
             if self._replica_step is None and routing.is_overridden(self.model, name):
                 own: _T = routing.call_own(self, name, args, kwargs)
                 return own
-            is_alone = name == "predict" and kwargs.get("already_sharded")
-            with self._presence.run(is_shared=not is_alone):
+            given = signature.bind(self, *args, **kwargs)
+            given.apply_defaults()
+            is_alone = name == "predict" and given.arguments["already_sharded"]
+            with self._presence.run(name, is_shared=not is_alone):
+                if not is_alone:
+                    self._require_same(name, given.arguments)
                 return method(self, *args, **kwargs)
 
     return run
@@ -265,6 +271,12 @@ class Trainer:
             if profiler:
                 self._tell(profiler, loop_options, verbose=verbose)
         return model.history
+
+    def _require_same(self, name: str, arguments: Mapping[str, Any]) -> None:
+        given = {key: value for key, value in arguments.items() if key != "self"}
+        same_call.require(
+            name, given, model=self.model, replica_step=self._replica_step, workers=self._workers
+        )
 
     def _prepared(
         self, feed: Feed, validation: Feed | None, options: Options, run: Run
