@@ -64,6 +64,18 @@ def _clipped(norm):
     return _model(keras.optimizers.SGD(clipnorm=norm))
 
 
+class _Codebook(keras.layers.Layer):
+    """Keeps a mean of the rows that it sees, as a VQ-VAE does."""
+
+    def build(self, shape):
+        self.book = self.add_weight(shape=shape[-1:], trainable=False, name="book")
+
+    def call(self, x, training=False):
+        if training:
+            self.book.assign(0.9 * self.book + 0.1 * keras.ops.mean(x, axis=0))
+        return x + 0 * self.book
+
+
 class _NoConfig:
     """A loss that Keras cannot write down."""
 
@@ -228,6 +240,14 @@ def _on_worker():
             on_epoch_begin=lambda *_: rank or tfdist.predict(plain, _X, verbose=0)
         )
         tfdist.fit(plain, _X, _X[:, :1], callbacks=[act], **fit)
+    with noted("weights of one worker"):
+        if rank == 1:
+            plain.set_weights([weight * 2 for weight in plain.get_weights()])
+        tfdist.predict(plain, _X, verbose=0)
+    with noted("a state that parts"), strategy.scope():
+        own = keras.Sequential([keras.Input((2,)), _Codebook(), keras.layers.Dense(1)])
+        own.compile("sgd", "mse")
+        tfdist.fit(own, _X, _X[:, :1], check=False, fingerprint_every=2, **fit)
     return said
 
 
@@ -246,6 +266,8 @@ def test_two_workers_are_told_before_they_train():
             "worker 0 is at the beginning of predict inside of fit, and worker 1 at an agreement "
             "of fit"
         ),
+        "weights of one worker": "kernel' differs (4 of 14 variables do): workers [0] hold one",
+        "a state that parts": "After step 2 the replicas no longer hold the same weights: 'model/",
     }
     assert first.keys() == words.keys()
     for name, text in words.items():

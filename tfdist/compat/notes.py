@@ -22,6 +22,7 @@ NOTES = {
     "warned_of_statistics": "whether a warning said that normalizations see one replica's rows",
     "checked": "by step: the optimizer and loss tracker of the first one that was checked",
     "described": "the text of its configuration, and the objects that it was compiled with",
+    "has_parted": "whether a warning said that replicas hold different states of layers",
     "shared_lookups": "which gradients are of lookups that happen once: see step/lookups.py",
     "order": "the order of a dataset's elements, by pass: see data/record_files.py",
     "heart": "the heartbeat between the workers, or None where they are not connected",

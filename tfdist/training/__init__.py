@@ -7,19 +7,20 @@ Read in this order; each file imports from those above it only:
 1. options.py: what `fit` takes besides Keras's own arguments.
 2. same_call.py: whether all workers were called alike.
 3. fingerprints.py: whether all replicas still hold the same weights.
-4. guard.py: what is checked while training runs.
-5. time_split.py: the parts of a step's time, and what could be done about them.
-6. profiling.py: where the time of a run went.
-7. bucket_tuning.py: which sizes of pieces and buckets are fastest here.
-8. callback_files.py: which worker's callbacks write files.
-9. shared_events.py: what callbacks need when several workers run them.
-10. building.py: when a model's variables are created, and by what.
-11. epochs.py: how an epoch runs.
-12. on_batch.py: how a single batch is trained on.
-13. routing.py: how a model's own `fit`, and Keras's, come to tfdist.
-14. trainer.py: arguments in, results out.
-15. fitting.py: `fit`, `evaluate` and `predict` as functions.
-16. saving.py: which worker writes, where an unchanged program saves its model.
-17. patching.py: how a program of plain Keras becomes distributed.
-18. custom_loop.py: the parts of a step for a custom training loop.
+4. divergence.py: whether they do while nobody asks.
+5. guard.py: what is checked while training runs.
+6. time_split.py: the parts of a step's time, and what could be done about them.
+7. profiling.py: where the time of a run went.
+8. bucket_tuning.py: which sizes of pieces and buckets are fastest here.
+9. callback_files.py: which worker's callbacks write files.
+10. shared_events.py: what callbacks need when several workers run them.
+11. building.py: when a model's variables are created, and by what.
+12. epochs.py: how an epoch runs.
+13. on_batch.py: how a single batch is trained on.
+14. routing.py: how a model's own `fit`, and Keras's, come to tfdist.
+15. trainer.py: arguments in, results out.
+16. fitting.py: `fit`, `evaluate` and `predict` as functions.
+17. saving.py: which worker writes, where an unchanged program saves its model.
+18. patching.py: how a program of plain Keras becomes distributed.
+19. custom_loop.py: the parts of a step for a custom training loop.
 """

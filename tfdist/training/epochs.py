@@ -112,6 +112,7 @@ class Epochs:
             if is_over:
                 break
         self._finalize(training.epochs)
+        training.guard.divergence.compare(run.point.step)
         events.on_train_end(run.point.logs or None)
 
     def evaluate(self, feed: Feed, events: Any, *, check: str | bool) -> dict[str, Any]:
@@ -223,12 +224,15 @@ class Epochs:
         is_due = run.advance(ran) if run else False  # by this worker's clock; the chief's counts
         told = run.is_told_to_leave if run else False
         witness = self._programs.witness.value()
-        rows = self._workers.gather(int(stop), steps, witness, int(is_due), int(told))
-        stops, wishes, witnesses, are_due, are_told = rows.T
+        compares = training.guard.divergence.is_due() if training else False
+        rows = self._workers.gather(
+            int(stop), steps, witness, int(is_due), int(told), int(compares)
+        )
+        stops, wishes, witnesses, are_due, are_told, compare = rows.T
         refuse_other_batches(witnesses)
         stop = bool(stops.any())
         if training and run:
-            training.guard.look(run.point.step)
+            training.guard.look(run.point.step, compares=bool(compare[0]))
             if are_told.any() and not stop:
                 run.leave(self._workers)
             if are_due[0] and not stop:

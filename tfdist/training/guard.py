@@ -12,7 +12,8 @@ from tfdist.checkpoint.interval import parse_every
 from tfdist.compat import keras_internals
 from tfdist.step import variables
 from tfdist.step.finite import FiniteWatch
-from tfdist.training.fingerprints import Fingerprint
+from tfdist.training.divergence import Divergence
+from tfdist.training.fingerprints import Comparison, Fingerprint, same_everywhere
 from tfdist.training.options import Options
 
 _LOG = logging.getLogger("tfdist")
@@ -23,7 +24,7 @@ class Guard:
 
     Args:
         model: The model, built.
-        strategy: Its strategy.
+        comparison: Compares the model's variables over the workers.
         options: Of `fit`: what is compared, and what happens if a gradient is not finite.
         watch: Sees the gradients, where the policy needs it; else None.
     """
@@ -31,13 +32,15 @@ class Guard:
     def __init__(
         self,
         model: keras.Model,
-        strategy: tf.distribute.Strategy,
+        comparison: Comparison,
         options: Options,
         *,
         watch: FiniteWatch | None,
     ) -> None:
-        self._model, self._strategy, self._watch = model, strategy, watch
+        self._model, self._strategy, self._watch = model, comparison.workers.strategy, watch
         self.options = options
+        #: Compares the replicas from time to time.
+        self.divergence = Divergence(model, comparison, check=options.check)
         self.on_nan, self._every = options.on_nan, parse_every(options.fingerprint_every)
         self._fingerprint: Fingerprint | None = None
         self._finite_at, self._has_warned = 0, False
@@ -53,8 +56,12 @@ class Guard:
         """Returns how many steps may run until the next comparison is due; None for any number."""
         return self._every.steps_left(step)
 
-    def look(self, step: int) -> None:
+    def look(self, step: int, *, compares: bool) -> None:
         """Checks the state after the steps up to this one. Every worker has to call it.
+
+        Args:
+            step: Of the run.
+            compares: Whether the chief finds that it is time to compare the replicas.
 
         Raises:
             RuntimeError: A gradient is not finite, where `on_nan` is "raise"; or the replicas no
@@ -66,10 +73,12 @@ class Guard:
             self._tell(step, *found)
         if self._every.is_due(step, now=0.0):
             if self._fingerprint is None:
-                entries = variables.entries_of(self._model)
+                entries = same_everywhere(self._model)
                 self._fingerprint = Fingerprint(entries, self._strategy)
             self._fingerprint.compare(step=step)
             self._every.restart(step, now=0.0)
+        if compares:
+            self.divergence.compare(step)
 
     def _warn(self, step: int) -> None:
         loss = _own_loss(self._model, self._strategy)

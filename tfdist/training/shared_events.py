@@ -69,8 +69,8 @@ class SharedEvents:
     """A `CallbackList` after whose events the workers hold the same learning rates and weights.
 
     Learning rates are compared after each event of an epoch, and after each event of a batch if a
-    custom callback listens to batches. The variables are compared, by a checksum each, at the
-    beginning of the run and wherever there is a custom callback. The chief's values hold, and a
+    custom callback listens to batches. The variables are compared, by a checksum each, wherever
+    there is a custom callback, or one that restores them. The chief's values hold, and a
     warning names the variables. If variables differ before the callbacks of an event have run, they
     were changed between two batches, on some workers only: the steps since then cannot be repaired,
     and the run ends.
@@ -113,8 +113,7 @@ class SharedEvents:
             self._refuse_differing(name)
         hook(*args, **kwargs)
         self._settle_rates(name)
-        # The first event also finds changes made before the run, on some workers only.
-        if self._has_own or is_first:
+        if self._has_own or (is_first and self._restores):
             self._settle_variables(name, expected=is_first and self._restores)
 
     def _of_batch(self, name: str, hook: Callable[..., None], *args: Any, **kwargs: Any) -> None:

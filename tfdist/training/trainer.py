@@ -46,6 +46,7 @@ from tfdist.training import (
     bucket_tuning,
     building,
     callback_files,
+    divergence,
     on_batch,
     profiling,
     routing,
@@ -60,6 +61,7 @@ from tfdist.training.profiling import Profiler
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+_BATCHES_BETWEEN_COMPARISONS = 100  # of the weights over the workers, in `train_on_batch`
 
 
 def _as_a_run(
@@ -115,6 +117,7 @@ class Trainer:
         self._inputs = Inputs(self._workers, model)
         self._programs = Programs(model, self.strategy, replica_step=replica_step)
         self._replica_step = replica_step
+        self._num_batches = 0  # that `train_on_batch` and the like were called with
         self._presence = Presence(self._workers)
         self._epochs = Epochs(model, self._programs, self._workers, self._presence)
 
@@ -260,7 +263,7 @@ class Trainer:
                     steps=feed.num_batches,
                 )
                 watch = self._programs.watch(on_nan)
-                guard = Guard(model, self.strategy, options, watch=watch)
+                guard = Guard(model, self._comparison, options, watch=watch)
                 self._epochs.train(
                     Training(
                         feed=feed, validation=validation, events=events, epochs=epochs,
@@ -278,6 +281,9 @@ class Trainer:
             name, given, model=self.model, replica_step=self._replica_step, workers=self._workers
         )
 
+    def _refuse_other_weights(self) -> None:
+        divergence.refuse_other_weights(self.model, self._comparison)
+
     def _prepared(
         self, feed: Feed, validation: Feed | None, options: Options, run: Run
     ) -> LoopOptions:
@@ -294,6 +300,7 @@ class Trainer:
             local_steps=options.local_steps, on_nan=options.on_nan,
         )
         batch_norm.warn_of_plain(model, self._workers.share.num_replicas)
+        self._refuse_other_weights()
         feed.rewind()
         reduction = bucket_tuning.settled(
             options.reduction, model.trainable_variables, self._workers, run
@@ -352,6 +359,7 @@ class Trainer:
             already_sharded=already_sharded, shapes=self._shapes(static_shapes, length_buckets),
         )
         self._build(feed, "test_step")
+        self._refuse_other_weights()
         self._programs.followed(feed.source)
         with callback_files.files_of_chief_alone(callbacks, is_chief=self.is_chief):
             events = self._events(callbacks, verbose=verbose, epochs=1, steps=feed.num_batches)
@@ -396,6 +404,8 @@ class Trainer:
             shapes=self._shapes(static_shapes, length_buckets),
         )
         self._build(feed, "predict_step")
+        if not already_sharded:
+            self._refuse_other_weights()
         options = LoopOptions(is_share=already_sharded, padding=feed.source.padding)
         followed = self._programs.followed(feed.source, predicts=True)
         loop = self._presence.ticking(self._programs.predict(options, followed))
@@ -466,13 +476,20 @@ class Trainer:
         Returns:
             NumPy arrays of the model's output structure, with one row per example.
         """
-        return on_batch.run(self.model, self._programs, self._workers, "predict", (x,))
+        return self._on_batch("predict", (x,))
 
     def _observe_batch(self, phase: str, data: Any, return_dict: bool) -> Any:
         self.model.reset_metrics()
-        on_batch.run(self.model, self._programs, self._workers, phase, data)
+        self._on_batch(phase, data)
         logs = keras_internals.python_logs(self._programs.logs(phase))
         return logs if return_dict else keras_internals.flat_results(self.model, logs)
+
+    def _on_batch(self, phase: str, data: Any) -> Any:
+        outputs = on_batch.run(self.model, self._programs, self._workers, phase, data)
+        if self._num_batches % _BATCHES_BETWEEN_COMPARISONS == 0:
+            self._refuse_other_weights()
+        self._num_batches += 1
+        return outputs
 
     def _profiler(self, profile: Any) -> Profiler | None:
         folder = profiling.folder_of(profile)
