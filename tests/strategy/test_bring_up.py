@@ -165,3 +165,39 @@ def test_time_to_wait_for_workers(environ, secs):
 def test_wrong_time_to_wait_is_refused():
     with pytest.raises(ValueError, match="TFDIST_ROLL_CALL_SECS='soon' must be a number"):
         bring_up._await_secs({"TFDIST_ROLL_CALL_SECS": "soon"})
+
+
+def _configured(monkeypatch, secs):
+    """Returns what TensorFlow is told of its own watch over the workers, and how often."""
+    told = []
+
+    class Context:
+        def configure_coordination_service(self, **kwargs):
+            told.append(kwargs)
+
+    context = Context()
+    monkeypatch.setattr(bring_up.tf_internals, "collective_context", lambda: context)
+    with bring_up._watching_for(secs):
+        context.configure_coordination_service(service_type="standalone")
+    assert not vars(context), "put back"
+    return told
+
+
+@pytest.mark.parametrize(
+    ("secs", "limit_ms"), [(0.0, None), (5.0, None), (6.0, 12_000), (60.0, 120_000),
+                           (1e5, 86_400_000)],
+)
+def test_tensorflow_waits_longer_for_a_silent_worker_than_the_heartbeat(
+    monkeypatch, secs, limit_ms
+):
+    limit = {} if limit_ms is None else {"heartbeat_timeout_in_ms": limit_ms}
+    assert _configured(monkeypatch, secs) == [{"service_type": "standalone", **limit}]
+
+
+def test_a_tensorflow_that_cannot_wait_is_told_of(monkeypatch):
+    monkeypatch.setattr(bring_up.tf_internals, "collective_context", types.SimpleNamespace)
+    with bring_up._watching_for(5.0):
+        pass
+    with pytest.raises(RuntimeError, match="TFDIST_HEARTBEAT_SECS=60 is longer than .* 5 or less"):
+        with bring_up._watching_for(60.0):
+            pass

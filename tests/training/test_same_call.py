@@ -248,12 +248,17 @@ def _on_worker():
         own = keras.Sequential([keras.Input((2,)), _Codebook(), keras.layers.Dense(1)])
         own.compile("sgd", "mse")
         tfdist.fit(own, _X, _X[:, :1], check=False, fingerprint_every=2, **fit)
+    with noted("units"):  # last, since TensorFlow's collectives end with it
+        model(units=3 + rank)
     return said
 
 
 @pytest.mark.slow  # 20 s; what TensorFlow does with workers that call different things
 def test_two_workers_are_told_before_they_train():
     first, second = testing.run_workers(_on_worker)
+    for rank, text in enumerate((first.pop("units"), second.pop("units"))):
+        assert f"Worker {rank} makes the variable 'kernel', and another worker makes anot" in text
+        assert "in the same order on all workers" in text
     assert first == second
     assert first.pop("alike") == ""
     words = {

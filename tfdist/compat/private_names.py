@@ -242,8 +242,15 @@ TABLE = (
         _TENSORFLOW,
     ),
     Names(
-        ("tensorflow.python.eager.context",), ("context", "Context.enable_collective_ops"),
-        "the server of a worker", _PUBLIC, _TENSORFLOW,
+        ("tensorflow.python.eager.context",),
+        ("context", "Context.enable_collective_ops", "Context.configure_coordination_service"),
+        "the server of a worker, and how long it waits for a silent one", _PUBLIC, _TENSORFLOW,
+    ),
+    Names(
+        ("tensorflow.python.distribute.collective_all_reduce_strategy",),
+        ("CollectiveAllReduceExtended._create_variable",),
+        "a sentence where workers make different variables", _PUBLIC, _TENSORFLOW,
+        is_needed=False,
     ),
     Names(
         ("tensorflow.python.data.ops.iterator_ops",),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -45,6 +45,32 @@ def reduces_on_one_device(strategy: tf.distribute.Strategy) -> bool:
 def collective_context() -> Any:
     """Returns the object whose `enable_collective_ops(server_def)` starts a worker's server."""
     return module("tensorflow.python.eager.context").context()
+
+
+def explain_failing_variables(
+    strategy: tf.distribute.Strategy, explained: Callable[[str, str], Exception]
+) -> None:
+    """Lets a strategy say why a variable could not be made together with the other workers.
+
+    Args:
+        strategy: Of several workers, whose chief sends them each variable's initial value.
+        explained: Takes the variable's name, and what TensorFlow says; returns what is raised.
+    """
+    extended: Any = strategy.extended
+    create = getattr(extended, "_create_variable", None)
+    if create is None:
+        return
+
+    def create_variable(next_creator: Any, **kwargs: Any) -> Any:
+        try:
+            return create(next_creator, **kwargs)
+        except tf.errors.OpError as error:
+            if "ollective" not in error.message:
+                raise
+            cause = error.message.partition("aborted by: ")[2] or error.message
+            raise explained(str(kwargs.get("name")), cause.splitlines()[0]) from error
+
+    extended._create_variable = create_variable
 
 
 def has_kernel(operation: str) -> bool:

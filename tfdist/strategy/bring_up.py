@@ -20,7 +20,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfdist.cluster.contract import ROLL_CALL_SECS, parse_secs
+from tfdist.cluster.contract import HEARTBEAT_SECS, ROLL_CALL_SECS, parse_secs
 from tfdist.cluster.peers import await_peers
 from tfdist.cluster.ports import warn_if_exposed
 from tfdist.cluster.tf_config import TRAINING_TYPES
@@ -35,6 +35,9 @@ _AWAIT_SECS = 600.0
 # For the wire a piece of a reduction is copied into strings of this size. With TensorFlow's 4 KB,
 # 84 MB take twenty thousand of them; sizes between 64 KB and 1 MB are equally fast.
 _CHUNK_BYTES = 2**18
+# After this silence TensorFlow's coordination service ends the workers, unless it is set.
+_TF_SILENCE_SECS = 10.0
+_LONGEST_SECS = 86_400.0  # what it is set to at most: its limit is a 32-bit number
 _LOG = logging.getLogger("tfdist")
 
 
@@ -139,8 +142,9 @@ def _make_multi_worker(plan: Plan) -> tf.distribute.Strategy:
         implementation=kinds.NCCL if plan.is_on_gpus else kinds.RING
     )
     try:
-        with _kept_sigterm(), _answering_in_chunks(_CHUNK_BYTES):
-            return tf.distribute.MultiWorkerMirroredStrategy(
+        patience = _watching_for(_silence_secs(os.environ))
+        with _kept_sigterm(), _answering_in_chunks(_CHUNK_BYTES), patience:
+            strategy = tf.distribute.MultiWorkerMirroredStrategy(
                 cluster_resolver=resolver, communication_options=options
             )
     except tf.errors.OpError as error:
@@ -149,6 +153,16 @@ def _make_multi_worker(plan: Plan) -> tf.distribute.Strategy:
             f" {cluster.addresses[cluster.rank]}: {error.message.splitlines()[0]}. Look for the"
             " first error among all workers, and start all of them again."
         ) from error
+
+    def explained(name: str, cause: str) -> Exception:
+        return ValueError(
+            f"Worker {cluster.rank} makes the variable {name!r}, and another worker makes another"
+            f" one, or does something else ({cause}). Make the same models, with the same layers"
+            " and optimizers, in the same order on all workers."
+        )
+
+    tf_internals.explain_failing_variables(strategy, explained)
+    return strategy
 
 
 @contextlib.contextmanager
@@ -182,6 +196,47 @@ def _answering_in_chunks(size: int) -> Iterator[None]:
         yield
     finally:
         del context.enable_collective_ops
+
+
+@contextlib.contextmanager
+def _watching_for(silence_secs: float) -> Iterator[None]:
+    """Makes TensorFlow's own watch over the workers wait longer than tfdist's does.
+
+    TensorFlow ends all workers, in words that name the wrong one, once one was silent for 10 s.
+
+    Args:
+        silence_secs: After which tfdist counts a worker as lost; 0, for never, leaves it to
+            TensorFlow.
+    """
+    context = tf_internals.collective_context()
+    configure = getattr(context, "configure_coordination_service", None)
+    if 2 * silence_secs <= _TF_SILENCE_SECS:
+        yield
+        return
+    if configure is None:
+        raise RuntimeError(
+            f"{HEARTBEAT_SECS}={silence_secs:g} is longer than TensorFlow {tf.__version__} waits"
+            f" for a silent worker, which cannot be set here. Give {_TF_SILENCE_SECS / 2:g} or"
+            " less."
+        )
+    limit_ms = int(1000 * min(2 * silence_secs, _LONGEST_SECS))
+
+    def configure_coordination_service(*args: Any, **kwargs: Any) -> Any:
+        return configure(*args, **{**kwargs, "heartbeat_timeout_in_ms": limit_ms})
+
+    context.configure_coordination_service = configure_coordination_service
+    try:
+        yield
+    finally:
+        del context.configure_coordination_service
+
+
+def _silence_secs(environ: Mapping[str, str]) -> float:
+    """Reads what communication/presence.py checks, when the workers connect."""
+    try:
+        return float(environ.get(HEARTBEAT_SECS) or 0.5 * _TF_SILENCE_SECS)
+    except ValueError:
+        return 0.5 * _TF_SILENCE_SECS
 
 
 def _show_gpus(indices: list[int]) -> None:
