@@ -197,7 +197,9 @@ class Trainer:
                 each epoch, and resumes from there where it stopped, also in the middle of an epoch.
                 SIGTERM or SIGUSR1 to any worker makes all of them save, and exit with code 75.
             save_every: Save after this many steps (100), or this much time ("10m"), and at the end.
-            fingerprint_every: Compare the weights over the replicas after this many steps.
+            fingerprint_every: Compare the weights, and states that layers assign, over all replicas
+                after this many steps. Without it they are compared each five seconds or more, and
+                at the end; states that differ then follow `check`.
             on_nan: What to do if the loss or a gradient is infinite or NaN. "warn" trains on as
                 Keras does, and says once where it began; "raise" ends at that step, and names the
                 gradient; "skip" leaves out the step, and its batch from the metrics; "ignore" does
