@@ -22,6 +22,7 @@ NOTES = {
     "warned_of_statistics": "whether a warning said that normalizations see one replica's rows",
     "checked": "by step: the optimizer and loss tracker of the first one that was checked",
     "described": "the text of its configuration, and the objects that it was compiled with",
+    "is_recorded": "whether its weights are compared with one device's, so that fit need not",
     "has_parted": "whether a warning said that replicas hold different states of layers",
     "shared_lookups": "which gradients are of lookups that happen once: see step/lookups.py",
     "order": "the order of a dataset's elements, by pass: see data/record_files.py",

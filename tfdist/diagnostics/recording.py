@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdist.compat import replacing
+from tfdist.compat.notes import set_note
 from tfdist.global_batch import batch_norm
 from tfdist.global_batch import position as position_lib
 from tfdist.strategy import factory
@@ -73,7 +74,9 @@ def recorded(
             ),
         )
         own = keras.tree.flatten(callbacks) if callbacks else []
+        set_note(trainer.model, "is_recorded", True)
         trainer.fit(**{**arguments, "check": False}, callbacks=[*own, recorder, _stop_after(steps)])
+        set_note(trainer.model, "is_recorded", False)
     return {
         "steps": found[: steps + 1],
         "plain_batch_norm": batch_norm.plain_batch_normalizations(trainer.model),

@@ -27,7 +27,7 @@ def refuse_other_weights(model: Any, comparison: Comparison) -> None:
     Raises:
         ValueError: The workers hold different ones; the message names the first.
     """
-    if not comparison.workers.has_others:
+    if not comparison.workers.has_others or note_of(model, "is_recorded"):
         return
     weight, state = comparison.differences(also_here=False)
     if found := weight or (state if not note_of(model, "has_parted") else ""):
@@ -45,12 +45,22 @@ class Divergence:
         model: The model, built.
         comparison: Compares its variables over the workers.
         check: As in `fit`: what to do about states of layers that differ.
+        leaves_states: Whether they may differ, since replicas train on their own for some steps.
     """
 
-    def __init__(self, model: Any, comparison: Comparison, *, check: str | bool) -> None:
+    def __init__(
+        self,
+        model: Any,
+        comparison: Comparison,
+        *,
+        check: str | bool,
+        leaves_states: bool = False,
+    ) -> None:
         self._model, self._comparison, self._check = model, comparison, check
+        self._leaves_states = leaves_states
         workers = comparison.workers
-        self._is_needed = workers.share.num_replicas > 1 and not is_tpu(workers.strategy)
+        can_part = workers.share.num_replicas > 1 and not is_tpu(workers.strategy)
+        self._is_needed = can_part and not note_of(model, "is_recorded")
         self._due_at: float | None = None
 
     def is_due(self) -> bool:
@@ -76,6 +86,9 @@ class Divergence:
         weight, state = self._comparison.differences()
         ended = time.monotonic()
         self._due_at = ended + max(_EVERY_SECS, _SHARE * (ended - began))
+        if state and self._leaves_states:
+            set_note(self._model, "has_parted", True)
+            state = ""
         if weight or (state and self._check == "raise"):
             raise RuntimeError(_sentence(step, weight or state))
         if state and not note_of(self._model, "has_parted"):

@@ -13,7 +13,7 @@ from tfdist.compat import keras_internals
 from tfdist.step import variables
 from tfdist.step.finite import FiniteWatch
 from tfdist.training.divergence import Divergence
-from tfdist.training.fingerprints import Comparison, Fingerprint, same_everywhere
+from tfdist.training.fingerprints import Comparison, Fingerprint, is_state, same_everywhere
 from tfdist.training.options import Options
 
 _LOG = logging.getLogger("tfdist")
@@ -40,7 +40,9 @@ class Guard:
         self._model, self._strategy, self._watch = model, comparison.workers.strategy, watch
         self.options = options
         #: Compares the replicas from time to time.
-        self.divergence = Divergence(model, comparison, check=options.check)
+        self.divergence = Divergence(
+            model, comparison, check=options.check, leaves_states=bool(options.local_steps)
+        )
         self.on_nan, self._every = options.on_nan, parse_every(options.fingerprint_every)
         self._fingerprint: Fingerprint | None = None
         self._finite_at, self._has_warned = 0, False
@@ -74,6 +76,8 @@ class Guard:
         if self._every.is_due(step, now=0.0):
             if self._fingerprint is None:
                 entries = same_everywhere(self._model)
+                if self.options.local_steps:  # states follow the weights of a replica's own steps
+                    entries = [entry for entry in entries if not is_state(entry)]
                 self._fingerprint = Fingerprint(entries, self._strategy)
             self._fingerprint.compare(step=step)
             self._every.restart(step, now=0.0)
