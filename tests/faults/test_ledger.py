@@ -55,6 +55,11 @@ class Batches(keras.utils.PyDataset):
         return X[rows], NUMBERS[rows]
 
 
+class Rows(tfdist.RowsDataset):
+    def get_rows(self, indices):
+        return X[indices], NUMBERS[indices]
+
+
 def dataset(rows=slice(None), size=6):
     return tf.data.Dataset.from_tensor_slices((X[rows], NUMBERS[rows])).batch(size)
 
@@ -76,12 +81,18 @@ def files(folder):
     return tf.data.TextLineDataset(paths).map(parse).batch(6).with_options(options)
 
 
+def example(number):
+    return tf.gather(X, number), number
+
+
 # Name, what is given for each rank of so many workers.
 WHOLE = {
     "arrays": lambda: {"x": X, "y": NUMBERS, "batch_size": 6},
     "batches of one row": lambda: {"x": X, "y": NUMBERS, "batch_size": 1},
     "dataset": lambda: {"x": dataset().shuffle(4, seed=2)},
+    "mapped": lambda: {"x": tf.data.Dataset.range(ROWS).shuffle(9, seed=2).map(example).batch(6)},
     "py dataset": lambda: {"x": Batches()},
+    "rows": lambda: {"x": Rows(num_rows=ROWS, batch_size=6)},
 }
 
 
@@ -141,6 +152,12 @@ def work(folder, kinds):
             found[name] = ledger_of(strategy, arguments, already_sharded=True)
     if "files" in kinds:
         found["files"] = ledger_of(strategy, {"x": files(folder)})
+        paths = [f"{folder}/{tfdist.__name__}_{index}.txt" for index in range(2)]
+        records = tfdist.from_files(
+            paths, lambda line: example(tf.strings.to_number(line, tf.int64)), batch_size=6,
+            shuffle=True, format="text",
+        )
+        found["records"] = ledger_of(strategy, {"x": records})
     if "predictions" in kinds:
         found["predictions"] = predictions(strategy, cluster)
     if "refusals" in kinds:
@@ -168,6 +185,12 @@ def refusals(strategy, cluster):
         rows = np.random.default_rng(rank).permutation(ROWS)
         yield from ((X[part], NUMBERS[part]) for part in np.array_split(rows, 4))
 
+    def numbers():
+        order = np.random.default_rng(rank).permutation(ROWS)
+        return tf.data.Dataset.from_generator(
+            lambda: iter(order), output_signature=tf.TensorSpec([], tf.int64)
+        )
+
     given = {
         "contents": {"x": X + rank, "y": NUMBERS},
         "sizes": {"x": X[: 10 + rank], "y": NUMBERS[: 10 + rank]},
@@ -175,6 +198,7 @@ def refusals(strategy, cluster):
         "endless": {"x": dataset().repeat() if rank else dataset(), "already_sharded": True,
                     "steps_per_epoch": 2},
         "generator": {"x": generator()},
+        "elements of maps": {"x": numbers().map(example).batch(6)},
     }
     said = {}
     for name, arguments in given.items():
@@ -192,8 +216,9 @@ KINDS = (*WHOLE, "files", "shares of a dataset", "shares of arrays", "prediction
 
 def assert_ledgers_are_even(results, kinds):
     for result in results:
-        for name in [*WHOLE, "files", "shares of a dataset", "shares of arrays"]:
-            if name in kinds:
+        names = [*kinds, "records"] if "files" in kinds else kinds
+        for name in names:
+            if name not in ("predictions", "refusals"):
                 assert result[name] == [0.0] * 5, name
 
 
@@ -224,6 +249,7 @@ def test_workers_get_predictions_in_the_order_of_their_inputs(two_workers):
         ("seeds", "seeds is"),
         ("endless", "{0: '4 batches', 1: 'endless'} by worker"),
         ("generator", "RuntimeError: The workers have read different batches"),
+        ("elements of maps", "RuntimeError: The workers have read different batches"),
     ],
 )
 def test_workers_that_would_read_something_else_are_refused(kind, words, two_workers):

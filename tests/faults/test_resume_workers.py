@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,25 @@ class Stop(Exception):
     """Ends a run in its midst."""
 
 
-def _fit(device: str, folder: str | None, *, stop_at: int | None = None, **kwargs: Any) -> Any:
-    """Trains on one of the workers; returns weights and history, or what went wrong."""
+def _fit(
+    device: str,
+    folder: str | None,
+    *,
+    stop_at: int | None = None,
+    records: str | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Trains on one of the workers; returns weights and history, or what went wrong.
+
+    Args:
+        device: As in `get_strategy`.
+        folder: For checkpoints, or None.
+        stop_at: The step after which the run ends, or None.
+        records: A file with the number of an example a line, which is read, or None for arrays.
+        **kwargs: As in `fit`.
+    """
     import keras
+    import tensorflow as tf
 
     import tfdist
 
@@ -49,9 +66,20 @@ def _fit(device: str, folder: str | None, *, stop_at: int | None = None, **kwarg
     kwargs = {"batch_size": 4, "epochs": 3, **kwargs}
     if folder is not None:
         kwargs |= {"checkpoint_dir": folder, "save_every": 2}
+    data = {"x": x, "y": y}
+    if records is not None:
+
+        def example(line: Any) -> Any:
+            number = tf.strings.to_number(line, tf.int64)
+            return tf.gather(x, number), tf.gather(y, number)
+
+        size = kwargs.pop("batch_size")
+        files = {"batch_size": size, "shuffle": True, "seed": 5, "format": "text"}
+        data = {"x": tfdist.from_files([records], example, **files)}
+        kwargs["shuffle"] = False
     try:
         history = tfdist.fit(
-            model, x, y, verbose=0, validation_data=(x[:9], y[:9]), callbacks=[StopAt()], **kwargs
+            model, **data, verbose=0, validation_data=(x[:9], y[:9]), callbacks=[StopAt()], **kwargs
         )
     except (Stop, ValueError, RuntimeError) as error:
         return f"{type(error).__name__}: {error}"
@@ -104,26 +132,30 @@ def test_a_folder_that_one_worker_alone_is_given(two_workers):
         assert "ValueError: whether there is a checkpoint_dir" in found["one alone"]
 
 
-def _stop(device: str, folder: str) -> Any:
-    return _fit(device, folder, stop_at=8)
+def _stop(device: str, folder: str, records: str | None) -> Any:
+    return _fit(device, folder, stop_at=8, records=records)
 
 
-def _whole_and_rest(device: str, folder: str) -> list[Any]:
-    return [_fit(device, None), _fit(device, folder)]
+def _whole_and_rest(device: str, folder: str, records: str | None) -> list[Any]:
+    return [_fit(device, where, records=records) for where in (None, folder)]
 
 
 @pytest.mark.parametrize(
-    ("before", "after"),
-    [((2, "cpu"), (1, "cpu")), ((1, "4xcpu"), (1, "3xcpu"))],
-    ids=["2 workers to 1", "4 replicas to 3"],
+    ("before", "after", "has_records"),
+    [((2, "cpu"), (1, "cpu"), True), ((1, "4xcpu"), (1, "3xcpu"), False)],
+    ids=["2 workers to 1, records of a file", "4 replicas to 3"],
 )
-def test_another_world_goes_on_with_the_same_examples(tmp_path, before, after):
-    folder = str(tmp_path)
+def test_another_world_goes_on_with_the_same_examples(tmp_path, before, after, has_records):
+    folder, records = str(tmp_path / "run"), None
+    if has_records:
+        records = str(tmp_path / "numbers")
+        pathlib.Path(records).write_text("".join(f"{number}\n" for number in range(19)))
     workers, device = before
-    stopped = testing.run_workers(_stop, workers=workers, args=(device, folder))
+    stopped = testing.run_workers(_stop, workers=workers, args=(device, folder, records))
     assert stopped == ["Stop: "] * workers
     workers, device = after
-    for whole, rest in testing.run_workers(_whole_and_rest, workers=workers, args=(device, folder)):
+    args = (device, folder, records)
+    for whole, rest in testing.run_workers(_whole_and_rest, workers=workers, args=args):
         for one, other in zip(whole[0], rest[0], strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-13)
         for name, values in whole[1].items():
