@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import keras
@@ -258,3 +259,143 @@ def test_evaluate_checks_its_first_batch(name, told):
     tfdist.evaluate(wrong, x, y, batch_size=5, verbose=0, check=False)
     with pytest.raises(ValueError, match="check='no' must be one of"):
         tfdist.evaluate(wrong, x, y, check="no")
+
+
+class Counting(planted.Step):
+    """A step that is refused where it is split: a log is a whole number of the rows."""
+
+    def logs(self, y: Any, y_pred: Any, loss: Any) -> dict[str, Any]:
+        return {"above": tf.reduce_sum(tf.cast(y_pred > 0, tf.int32))}
+
+
+def _counting() -> keras.Model:
+    model = Counting([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile("sgd")
+    return model
+
+
+def test_whole_is_also_what_cannot_be_split(caplog):
+    x, y = planted.data()
+    keras.utils.set_random_seed(1)
+    with tfdist.get_strategy("2xcpu").scope():
+        model = _counting()
+    expected = int(np.sum(model(x[5:]) > 0))
+    with pytest.raises(ValueError, match="'above' is a whole number"):
+        tfdist.fit(model, x[5:], y[5:], verbose=0)
+    caplog.clear()
+    history = tfdist.fit(model, x[5:], y[5:], batch_size=6, verbose=0, check="whole")
+    assert history.history["above"] == [expected]
+    (told,) = [r.getMessage() for r in caplog.records if r.name == "tfdist"]
+    assert "'above' is a whole number" in told
+    assert "So every train_step is computed whole" in told
+    assert told.startswith(history.checked["train_step"].removeprefix("computed whole, since: "))
+    caplog.clear()
+    tfdist.fit(model, x[5:], y[5:], batch_size=6, verbose=0, check="whole")
+    assert not [r for r in caplog.records if r.name == "tfdist"]  # it has been told
+    assert "train_step of 'counting" in tfdist.describe(model.distribute_strategy).lower()
+
+
+def test_history_and_describe_say_what_was_checked():
+    x, y = planted.data()
+    with tfdist.get_strategy("2xcpu").scope():
+        model = _noisy()
+    history = tfdist.fit(model, x, y, batch_size=5, verbose=0)
+    assert history.checked == {"train_step": "the first one agrees with one device's"}
+    line = f"  checked: train_step of {model.name!r}: the first one agrees with one device's"
+    assert line in tfdist.describe(model.distribute_strategy).splitlines()
+
+
+def test_predict_checks_its_first_batch():
+    wrong, _, right = planted.PLANTED["statistics in a layer"]
+    x, _ = planted.data()
+    found = {}
+    for device in ("cpu", "2xcpu"):
+        keras.utils.set_random_seed(1)
+        with tfdist.get_strategy(device).scope():
+            found[device] = wrong(), right()
+    one, model = found["cpu"][0], found["2xcpu"][0]
+    expected = one.predict(x, batch_size=5, verbose=0)
+    with pytest.raises(ValueError, match=r"the output '0' is .* Own.call makes an output of other"):
+        tfdist.predict(model, x, batch_size=5, verbose=0)
+    with pytest.raises(ValueError, match="the output '0' is"):
+        tfdist.predict_on_batch(model, x[:5])
+    whole = tfdist.predict(model, x, batch_size=5, verbose=0, check="whole")
+    np.testing.assert_allclose(whole, expected, atol=1e-12)
+    of_batch = tfdist.predict_on_batch(model, x[:5], check="whole")
+    np.testing.assert_allclose(of_batch, expected[:5], atol=1e-12)
+    unchecked = tfdist.predict(model, x, batch_size=5, verbose=0, check=False)
+    assert np.abs(unchecked - expected).max() > 1e-3
+    one, model = found["cpu"][1], found["2xcpu"][1]
+    predicted = tfdist.predict(model, x, batch_size=5, verbose=0)
+    np.testing.assert_allclose(predicted, one.predict(x, batch_size=5, verbose=0), atol=1e-12)
+
+
+def test_one_batch_is_checked_and_can_be_whole():
+    build, _, right = planted.PLANTED["a loss that is called a sum"]
+    x, y = planted.data()
+    found = []
+    for device in ("cpu", "2xcpu"):
+        keras.utils.set_random_seed(1)
+        with tfdist.get_strategy(device).scope():
+            model, good = build(), right()
+        is_one = device == "cpu"
+        if not is_one:
+            with pytest.raises(ValueError, match="a sum over the batch in _SumCalled.__call__"):
+                tfdist.train_on_batch(model, x[:5], y[:5])
+            with pytest.raises(ValueError, match="a sum over the batch in _SumCalled.__call__"):
+                tfdist.test_on_batch(model, x[:5], y[:5])
+        given = {} if is_one else {"check": "whole"}
+        train = model.train_on_batch if is_one else functools.partial(tfdist.train_on_batch, model)
+        test = model.test_on_batch if is_one else functools.partial(tfdist.test_on_batch, model)
+        losses = [train(x[:size], y[:size], **given) for size in (5, 4, 1)]
+        losses.append(test(x[:3], y[:3], **given))
+        losses.append(tfdist.train_on_batch(good, x, y))
+        found.append([*losses, *model.get_weights()])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(other, one, atol=1e-9)
+
+
+def test_a_run_that_is_resumed_goes_on_whole(tmp_path, caplog):
+    wrong, _, _ = planted.PLANTED["a masked mean in a step"]
+    x, y = planted.data()
+    y[-1] = 1.0  # or the last batch, of one row, would give NaN
+
+    def trained(epochs: int, folder: Any, check: Any = "whole") -> keras.Model:
+        keras.utils.set_random_seed(1)
+        with tfdist.get_strategy("2xcpu").scope():
+            model = wrong()
+        tfdist.fit(
+            model, x, y, batch_size=5, epochs=epochs, verbose=0, check=check, checkpoint_dir=folder
+        )
+        return model
+
+    trained(1, tmp_path)
+    caplog.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checking, "BothWays", lambda *args: pytest.fail("computed again"))
+        resumed = trained(2, tmp_path)
+    for one, other in zip(
+        trained(2, None).get_weights(), resumed.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(ValueError, match=r"steps: 'whole' in the checkpoint, 'absent' here"):
+        trained(3, tmp_path, check="raise")
+
+
+def test_a_plain_normalization_is_reason_enough(caplog):
+    x, y = planted.data()
+    found = []
+    for device in ("cpu", "2xcpu"):
+        keras.utils.set_random_seed(1)
+        with tfdist.get_strategy(device).scope():
+            model = keras.Sequential([
+                keras.Input((3,)), keras.layers.BatchNormalization(), keras.layers.Dense(1),
+            ])
+            model.compile("adam", "mse")
+        tfdist.fit(model, x, y, batch_size=5, shuffle=False, verbose=0, check="whole")
+        found.append(model.get_weights())
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(other, one, atol=1e-9)
+    told = [r.getMessage() for r in caplog.records if r.name == "tfdist"]
+    assert len(told) == 1
+    assert "normalizes the rows that one replica has" in told[0]

@@ -74,12 +74,13 @@ def run_program(
             f"KERAS_BACKEND={backend!r} is set, and tfdist distributes Keras on TensorFlow. Unset "
             "it, or set KERAS_BACKEND=tensorflow."
         )
+    from tfdist.compat import trainer_methods
     from tfdist.training import patching
     from tfdist.training.trainer import ROUTES
 
     strategy = patching.patch_keras(device)
     asked: str | bool = False if check == "off" else check
-    ROUTES.defaults = {"fit": {"check": asked}, "evaluate": {"check": asked}}
+    ROUTES.defaults = {name: {"check": asked} for name in trainer_methods.METHODS}
     try:
         (child.run_module if is_module else child.run_script)(program, arguments)
     finally:
@@ -102,7 +103,7 @@ def _make_parser() -> argparse.ArgumentParser:
         "--output", choices=OUTPUTS, default="chief", help="whose output is shown (default: chief)"
     )
     parser.add_argument(
-        "--check", choices=("auto", "raise", "warn", "off"), default="auto",
+        "--check", choices=("auto", "raise", "warn", "off", "whole"), default="auto",
         help="what to do where the first step is not one device's, as check in tfdist.fit",
     )
     command.add_job(parser, workers=1)

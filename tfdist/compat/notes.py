@@ -20,7 +20,7 @@ NOTES = {
     "residuals": "rounding errors, one variable per gradient: see step/error_feedback.py",
     "outer_optimizer": "the outer optimizer that was given, and its copy made in the scope",
     "warned_of_statistics": "whether a warning said that normalizations see one replica's rows",
-    "checked": "by step: the optimizer and loss tracker of the first one that was checked",
+    "checked": "by step: what the check of the first one has found, see first_step/found.py",
     "described": "the text of its configuration, and the objects that it was compiled with",
     "is_recorded": "whether its weights are compared with one device's, so that fit need not",
     "has_parted": "whether a warning said that replicas hold different states of layers",
@@ -30,6 +30,7 @@ NOTES = {
     "whereabouts": "how far this worker has come among what all workers do together",
     "exchanges": "the traced functions by which the workers exchange numbers",
     "has_checked_links": "whether the links between the replicas were checked",
+    "checked_steps": "what the checks of its models' first steps have found, by step and model",
     "changes_shapes": "whether a traced step has collectives whose shape follows the batch",
 }
 

@@ -38,6 +38,7 @@ def make_source(
     shuffle: bool | str = False,
     class_weight: dict[int, float] | None = None,
     seed: int = 0,
+    all_rows: bool = False,
 ) -> Source:
     """Makes the source of what `keras.Model.fit` accepts as `x`, with Keras's own meaning.
 
@@ -53,6 +54,7 @@ def make_source(
             that order of batches ("batch"), or as they lie (False).
         class_weight: Class to weight, as in `fit`.
         seed: Seed of the order.
+        all_rows: Whether a batch is one part with all rows, instead of one for each replica.
 
     Raises:
         ValueError: There are no examples, or Keras itself refuses the data.
@@ -75,14 +77,16 @@ def make_source(
         of_rows, class_weight = keras_internals.class_weight_map(class_weight), None
     adapter = _adapter(x, y, sample_weight, batch_size, steps, class_weight, shuffle)
     if isinstance(adapter, keras_internals.array_adapter_class()):
-        return _array_source(adapter, share=share, shuffle=shuffle, seed=seed)
+        share = Share(0, 1, 1) if all_rows else share
+        source = _array_source(adapter, share=share, shuffle=shuffle, seed=seed)
+        return dataclasses.replace(source, has_all_rows=all_rows)
     dataset = adapter.get_tf_dataset()
     # Threads or processes of Keras read a PyDataset ahead, and rest between two epochs: whoever
     # asks them then for a batch of the next one gets an error.
     reads_itself = is_py_dataset and x.workers > (0 if x.use_multiprocessing else 1)
     source = dataset_source(
         dataset, share=share, is_sampled=share.has_others, reads_ahead=not reads_itself,
-        goes_on=True, of_rows=of_rows,
+        goes_on=True, of_rows=of_rows, all_rows=all_rows,
     )
     return dataclasses.replace(
         source,

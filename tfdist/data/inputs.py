@@ -41,6 +41,7 @@ class Inputs:
         shapes: Shapes,
         first_pass: int = 0,
         is_alone: bool = False,
+        all_rows: bool = False,
         **kwargs: Any,
     ) -> Feed:
         """Makes the feed of some data, and ensures that all workers go through it together.
@@ -53,6 +54,7 @@ class Inputs:
             shapes: Which shapes batches are given.
             first_pass: Number of the first pass over the data.
             is_alone: Whether the worker may go through its own examples without the others.
+            all_rows: Whether a batch is one part with all rows, where there are several replicas.
             **kwargs: As in `make_source`.
 
         Raises:
@@ -65,7 +67,10 @@ class Inputs:
         steps = limited(steps, "steps_per_epoch")
         if shapes.are_static and already_sharded:
             refuse_own_share()
-        source = self._source(x, y, already_sharded=already_sharded, steps=steps, **kwargs)
+        source = self._source(
+            x, y, already_sharded=already_sharded, steps=steps,
+            all_rows=all_rows and self.workers.share.num_replicas > 1, **kwargs,
+        )
         if already_sharded and not is_alone:
             source = already_sharded_lib.agreed(source, self.workers)
         if not already_sharded and self.workers.has_others:

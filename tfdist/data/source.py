@@ -33,6 +33,8 @@ class Source:
         is_dataset: Whether it is the user's `tf.data.Dataset`, which counts its iterators.
         is_share: Whether it holds only this worker's own examples, see already_sharded.py.
         makes_own_rows: Whether a worker makes the examples of its own rows only (own_rows.py).
+        has_all_rows: Whether a batch is one part with all rows, the same on every worker, from
+            which replicas take theirs later.
         begin_with: Makes the current pass begin with a batch in its middle, at no cost; None if
             the batches before it have to be read.
         identity: Returns the facts that must be the same on every worker, by name.
@@ -54,6 +56,7 @@ class Source:
     is_dataset: bool = False
     is_share: bool = False
     makes_own_rows: bool = False
+    has_all_rows: bool = False
     identity: Callable[[], dict[str, Any]] = dict
     begin_with: Callable[[int], None] | None = None
     batch_size: Callable[[], int | None] = lambda: None

@@ -36,6 +36,7 @@ def dataset_source(
     reads_ahead: bool = True,
     goes_on: bool = False,
     of_rows: Callable[..., Any] | None = None,
+    all_rows: bool = False,
 ) -> Source:
     """Makes the source of a dataset of global batches, all of which every worker goes through.
 
@@ -48,13 +49,14 @@ def dataset_source(
         goes_on: Whether the stream may go on with the following passes by itself.
         of_rows: A function of each row that the batches go through last, as in `Dataset.map`, or
             None.
+        all_rows: Whether a batch is one part with all rows, instead of one for each replica.
 
     Raises:
         ValueError: The dataset is not batched, or has tensors of different numbers of rows for
             several replicas.
     """
     rows.refuse_unbatched(dataset.element_spec)
-    own = _own_rows(dataset, share, goes_on=goes_on)
+    own = None if all_rows else _own_rows(dataset, share, goes_on=goes_on)
     is_seekable = goes_on and own is not None and own.order is not None
     if of_rows is not None:
         dataset = dataset.map(of_rows)
@@ -75,7 +77,8 @@ def dataset_source(
         )
         if share.num_replicas == 1:
             return global_size, (data,)
-        parts = tuple(part_of(data, replica, global_size) for replica in share.replicas)
+        local = share.replicas
+        parts = (data,) if all_rows else tuple(part_of(data, r, global_size) for r in local)
         return (global_size, parts, same_data.sample(data)) if is_sampled else (global_size, parts)
 
     def parts_of_own(global_size: tf.Tensor, first: tf.Tensor, sample: Any, data: Any) -> Any:
@@ -109,7 +112,7 @@ def dataset_source(
         makes_own_rows=own is not None,
         is_seekable=is_seekable, endless=is_seekable,
         batch_size=lambda: largest_batch(dataset), is_even=rows.fixed(spec) is not None,
-        reads_ahead=reads_ahead,
+        reads_ahead=reads_ahead, has_all_rows=all_rows,
     )
 
 

@@ -9,5 +9,6 @@ Read in this order; each file imports from those above it only:
 3. rows.py: which rows it gets in both ways.
 4. recorded.py: which gradients a step applied.
 5. both_ways.py: how one step is computed twice, and all put back.
-6. checking.py: when the first step is checked, and what is said.
+6. found.py: what has been found of a model's steps.
+7. checking.py: when the first step is checked, and what is said.
 """

@@ -6,6 +6,7 @@ them on replica 0.
 
 from __future__ import annotations
 
+import functools
 import pickle
 import random
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ from tfdist.first_step.likely_cause import drawing
 from tfdist.first_step.recorded import Recorded
 from tfdist.first_step.rows import FirstRows
 from tfdist.loop.programs import Programs
-from tfdist.step import rules
+from tfdist.step import rules, update
 from tfdist.step.logs import LastLogs, flat
 from tfdist.step.replicas import Batch
 from tfdist.step.variables import Entry, entries_of, value_of
@@ -41,8 +42,13 @@ class BothWays:
         self._model, self._programs = model, programs
         self._strategy = workers.strategy
         self._recorded, self._returned = Recorded(), LastLogs()
-        rule = rules.train_rule if step == "train_step" else rules.test_rule
-        self._rule = rule(model, workers.strategy, self._returned)
+        if step == "predict_step":
+            predict = functools.partial(update.predict_step, model, workers.strategy, of_all=True)
+            self._rule: Callable[[Batch], Any] = predict
+        else:
+            rule = rules.train_rule if step == "train_step" else rules.test_rule
+            self._rule = rule(model, workers.strategy, self._returned)
+        self._is_quiet = step == "predict_step"
         self._traced: dict[str, Any] = {}
         self.draws: list[str] = []
 
@@ -64,8 +70,8 @@ class BothWays:
             made = []
             for step, batch in zip(steps, (rows.split, rows.whole), strict=True):
                 try:
-                    step(batch.global_size, batch.sizes, batch.parts)
-                    made.append(self._outcome(entries))
+                    outputs = step(batch.global_size, batch.sizes, batch.parts)
+                    made.append(self._outcome(entries, outputs))
                 finally:
                     for part, value in zip(parts, held, strict=True):
                         part.assign(value)
@@ -75,9 +81,11 @@ class BothWays:
         return before, made[1], made[0]
 
     def _step(self, batch: Batch, spec: Any, rows: FirstRows) -> Callable[..., Any]:
-        def run(size: Any, sizes: Any, parts: Any) -> None:
+        def run(size: Any, sizes: Any, parts: Any) -> list[tf.Tensor]:
             with self._recorded.recording():
-                self._rule(Batch(size, tuple(parts), sizes))
+                outputs = self._rule(Batch(size, tuple(parts), sizes))
+            leaves = [leaf for leaf in keras.tree.flatten(outputs) if leaf is not None]
+            return tf.nest.flatten(leaves, expand_composites=True)
 
         if self._model.run_eagerly:
             return run
@@ -105,10 +113,12 @@ class BothWays:
             for entry in entries
         }
 
-    def _outcome(self, entries: Sequence[Entry]) -> Outcome:
+    def _outcome(self, entries: Sequence[Entry], outputs: Sequence[Any]) -> Outcome:
         gradients, values = self._recorded.take(), self._values(entries)
-        logs = {**flat(self._programs.logs("check")), **self._returned.read()}
-        hidden = counted_logs(self._model)
+        logs, hidden = {}, set()
+        if not self._is_quiet:
+            logs = {**flat(self._programs.logs("check")), **self._returned.read()}
+            hidden = counted_logs(self._model)
         return Outcome(
             gradients=gradients,
             logs={
@@ -117,6 +127,7 @@ class BothWays:
             },
             states={name: value for name, value in values.items() if name not in gradients},
             trained={name: value for name, value in values.items() if name in gradients},
+            outputs={str(number): value.numpy() for number, value in enumerate(outputs)},
         )
 
 

@@ -17,58 +17,75 @@ import tensorflow as tf
 
 from tfdist.communication.workers import Workers
 from tfdist.compat import keras_internals
-from tfdist.compat.notes import note_of, set_note
 from tfdist.data.arrays import Cursor
 from tfdist.data.errors import told_plainly
 from tfdist.data.feed import Feed
+from tfdist.data.source import Source
+from tfdist.first_step import found as found_lib
 from tfdist.first_step.both_ways import BothWays
 from tfdist.first_step.differences import first_difference, precision_of
 from tfdist.first_step.likely_cause import Found, cause
 from tfdist.first_step.rows import FirstRows, first_rows
 from tfdist.global_batch import batch_norm
 from tfdist.loop.programs import Programs
-from tfdist.loop.while_loop import Loop
+from tfdist.step import whole
 from tfdist.step.own_code import own_code
+from tfdist.step.replicas import Batch
 
 _LOG = logging.getLogger("tfdist")
-_STEPS = ("train_step", "test_step")
+_STEPS = ("train_step", "test_step", "predict_step")
 
 
 def first_step_of(
-    model: keras.Model, programs: Programs, feed: Feed, workers: Workers, *,
+    model: keras.Model, programs: Programs, source: Source, workers: Workers, *,
     check: str | bool, step: str = "train_step",
 ) -> FirstStep | None:
     """Returns the check of a run's first step; None where there is nothing that it could find.
 
     With one replica nothing is split. Keras's own parts are known, and so is a step that was found
-    right since `compile`. A `replica_step` says by itself what its shares add up to, and works on
-    variables that are not known here. Local steps and a plain BatchNormalization differ from one
-    device by definition. And where lengths are padded to buckets, or XLA compiles each trace for a
-    TPU, a further trace is too dear.
+    right, or is computed whole, since `compile`. A `replica_step` says by itself what its shares
+    add up to, and works on variables that are not known here. Local steps differ from one device by
+    definition, and so does a plain BatchNormalization, which with "whole" is reason enough. And
+    where lengths are padded to buckets, or XLA compiles each trace for a TPU, a further trace is
+    too dear.
 
     Args:
         model: The model, built.
         programs: Its traced functions.
-        feed: The data.
+        source: The data.
         workers: All workers.
         check: As in `Options`.
-        step: "train_step", or "test_step" where a run evaluates.
+        step: "train_step", or "test_step" or "predict_step" where a run evaluates or predicts.
     """
-    padding = feed.source.padding
+    padding = source.padding
     if not check or workers.share.num_replicas == 1:
         return None
     if padding is not None and padding.lengths is not None:
         return None
-    is_training = step == "train_step"
-    if is_training and batch_norm.plain_batch_normalizations(model):
+    plain = batch_norm.plain_batch_normalizations(model) if step == "train_step" else []
+    if plain and check != "whole":
         return None
-    known = [step] if is_training or keras_internals.overrides(model, step) else _STEPS
-    if any(_is_checked(model, one) for one in known):
+    if _is_known(model, step, check=check):
         return None
     code = own_code(model, step=step)
-    if not code:
+    if not code and not plain:
         return None
-    return FirstStep(model, programs, feed, workers, check=check, step=step, code=code)
+    return FirstStep(
+        model, programs, source, workers, check=check, step=step, code=code, plain=plain
+    )
+
+
+def _is_known(model: keras.Model, step: str, *, check: str | bool) -> bool:
+    """Tells whether a step, or another one that computes the same, was checked."""
+    if found_lib.is_settled(model, step, check):
+        return True
+    others: list[str] = []
+    if step == "test_step" and not keras_internals.overrides(model, step):
+        others = ["train_step"]
+    elif step == "predict_step" and not keras_internals.overrides(model, step):
+        others = [one for one in _STEPS if not keras_internals.overrides(model, one)]
+    enough = (found_lib.ALIKE, found_lib.DIFFERS) if check == "warn" else (found_lib.ALIKE,)
+    return any(found_lib.kind_of(model, one) in enough for one in others)
 
 
 class FirstStep:
@@ -77,98 +94,157 @@ class FirstStep:
     Args:
         model: The model.
         programs: Its traced functions.
-        feed: The data.
+        source: The data.
         workers: All workers.
-        check: "raise" or "warn".
-        step: "train_step" or "test_step".
+        check: "raise", "warn" or "whole".
+        step: "train_step", "test_step" or "predict_step".
         code: Names of the model's own code.
+        plain: Names of normalizations that differ by definition; only with "whole".
     """
 
     def __init__(
-        self, model: keras.Model, programs: Programs, feed: Feed, workers: Workers, *,
-        check: str | bool, step: str, code: Sequence[str],
+        self, model: keras.Model, programs: Programs, source: Source, workers: Workers, *,
+        check: str | bool, step: str, code: Sequence[str], plain: Sequence[str] = (),
     ) -> None:
-        self._model, self._programs, self._feed, self._workers = model, programs, feed, workers
-        self._check_option, self._step, self._code = check, step, code
-        self._is_done = False
+        self._model, self._programs, self._source, self._workers = model, programs, source, workers
+        self._option, self._step, self._code, self._plain = check, step, code, plain
+        self._failure = ""
 
-    def before(self, loop: Loop) -> Loop:
-        """Returns a loop that checks its first batch, before it trains on it as on any other."""
+    def before(self, loop: Any, feed: Feed) -> Any:
+        """Returns a loop that checks its first batch, before it goes through it as any other.
 
-        def run(iterator: Any, wanted: int) -> int:
-            if self._is_done or wanted < 1:
+        Args:
+            loop: Returns how many batches it went through, or that and their outputs.
+            feed: What it goes through.
+        """
+        is_done = False
+
+        def run(iterator: Any, wanted: int) -> Any:
+            nonlocal is_done
+            if is_done or wanted < 1:
                 return loop(iterator, wanted)
-            self._is_done = True
+            is_done = True
             if isinstance(iterator, Cursor):
                 gathering = iterator.arrays.gathering
                 number = tf.constant(iterator.batch, tf.int64)
                 with tf.device("/CPU:0"):
                     element = gathering.batch(iterator.arrays.tensors, iterator.order, number)
-                self._check(element, (gathering.spec,) * len(element[1]))
+                self.check(element, gathering.spec)
                 return loop(iterator, wanted)
             batch = iterator.get_next_as_optional()
             has_batch = bool(batch.has_value())
             if not self._workers.any(not has_batch):
-                self._check(batch.get_value(), iterator.element_spec[1])
+                self.check(batch.get_value(), iterator.element_spec[1][0])
             if not has_batch:
                 return loop(iterator, wanted)
-            ran = loop(self._feed.reading_again(batch.get_value()), 1)
-            return ran + loop(iterator, wanted - 1) if ran and wanted > 1 else ran
+            first = loop(feed.reading_again(batch.get_value()), 1)
+            if wanted == 1 or not _number(first):
+                return first
+            return _together(first, loop(iterator, wanted - 1))
 
         return told_plainly()(run)
 
-    def _check(self, element: Any, spec: Any) -> None:
+    def check(self, element: Any, spec: Any) -> None:
+        """Checks the step on a batch, and acts on what it finds.
+
+        Args:
+            element: What a source's stream gives, of this worker: `(size, parts, ...)`.
+            spec: The spec of a part.
+
+        Raises:
+            ValueError: The step differs, and `check` is "raise".
+        """
+        share = self._workers.share
+        if self._source.has_all_rows:
+            size, parts, *_ = element
+            element = size, whole.split(Batch(size, parts), share).parts
+        text = (
+            f"{', '.join(self._plain)} normalizes the rows that one replica has by their own mean "
+            "and variance." if self._plain
+            else self._found(element, (spec,) * share.local_replicas)
+        )
+        if text:
+            self._act_on(text)
+        elif self._failure:
+            self._note(found_lib.NOTHING, self._failure)
+        else:
+            self._note(found_lib.ALIKE, "the first one agrees with one device's")
+
+    def _act_on(self, text: str) -> None:
+        """Raises a ValueError that says what was found, or says it and goes on."""
+        if self._option == "raise":
+            raise ValueError(
+                f"{text} To go on nevertheless, pass check='whole', which computes every step on "
+                "all rows, with one device's numbers and speed, or check=False (tfdist run: "
+                "--check=whole, --check=off)."
+            )
+        if self._option == "warn":
+            self._note(found_lib.DIFFERS, text)
+            _LOG.warning("%s To get one device's numbers, pass check='whole'.", text)
+            return
+        self._note(found_lib.WHOLE, f"computed whole, since: {text}")
+        _LOG.warning(
+            "%s So every %s is computed whole, on all rows by each of the %d replicas: with one "
+            "device's numbers, and no faster than it.",
+            text, self._step, self._workers.share.num_replicas,
+        )
+
+    def _note(self, kind: str, text: str) -> None:
+        found_lib.note(self._model, self._workers.strategy, self._step, kind, text)
+
+    def _found(self, element: Any, spec: Any) -> str:
+        """Returns what differs, or why it must be taken for different; "" where nothing does."""
         twice = BothWays(self._model, self._programs, self._workers, self._step)
-        source, workers = self._feed.source, self._workers
+        source, workers = self._source, self._workers
         rows = first_rows(element, spec, source, workers)
         found = self._difference(twice, rows, spec)
+        if self._failure and self._option == "whole":
+            return self._failure
         if rows is None or not workers.any(found is not None):
-            _set_checked(self._model, self._step)
-            return
+            return ""
         # What unequal parts blur, equal ones show: a factor, say.
         even = first_rows(element, spec, source, workers, evenly=True)
         found_evenly = self._difference(twice, even, spec) if even else None
-        text = self._told(
-            self._sentence(found, rows, found_evenly, twice.draws) if found else ""
-        )
-        if self._check_option == "warn":
-            _LOG.warning("%s", text)
-            _set_checked(self._model, self._step)
-            return
-        raise ValueError(text)
+        return self._told(self._sentence(found, rows, found_evenly, twice.draws) if found else "")
 
     def _difference(self, twice: BothWays, rows: FirstRows | None, spec: Any) -> Found | None:
         """Computes the step both ways; returns what differs, or None."""
         if rows is None:
-            _LOG.warning(
-                "The first step was not checked, since the workers' examples are of different "
-                "lengths, and cannot be put on one replica."
+            self._fail(
+                "the workers' examples are of different lengths, and cannot be put on one replica."
             )
             return None
         try:
-            before, whole, split = twice.outcomes(rows, spec)
+            before, of_one, of_all = twice.outcomes(rows, spec)
         except Exception as error:
-            if self._workers.has_others:  # which wait in the same step
+            # What a trace raises is raised on all workers; else the others wait in the same step.
+            is_alike = self._option == "whole" and not isinstance(error, tf.errors.OpError)
+            if self._workers.has_others and not is_alike:
                 raise
-            _LOG.warning(
-                "The first step was not checked, since it fails where all of its rows are on one "
-                "replica, or their number is open: %s", str(error).strip().partition("\n")[0],
+            first_line, *_ = str(error).strip().splitlines() or [type(error).__name__]
+            self._fail(
+                "it fails where all of its rows are on one replica, or their number is open: "
+                f"{first_line}"
             )
             return None
-        return first_difference(before, whole, split, precision=precision_of(self._model))
+        return first_difference(before, of_one, of_all, precision=precision_of(self._model))
+
+    def _fail(self, why: str) -> None:
+        self._failure = f"The first step was not checked, since {why}"
+        if self._option != "whole":
+            _LOG.warning("%s", self._failure)
 
     def _sentence(
         self, found: Found, rows: FirstRows, evenly: Found | None, draws: Sequence[str]
     ) -> str:
         total = self._workers.share.num_replicas
         split, whole = found.values
-        kind = {"gradient": "gradient of", "state": "change of", "log": "log"}[found.group]
+        kind = {"gradient": "gradient of", "state": "change of"}.get(found.group, found.group)
         told = cause(found, evenly, replicas=total, code=self._code, draws=draws)
         return (
             f"The first step is not one device's: with its {rows.count} rows split over {total} "
             f"replicas, the {kind} {found.name!r} is {split:.6g} instead of {whole:.6g}. Likely "
-            f"cause: {told} To go on nevertheless, with these numbers, pass check=False "
-            "(tfdist run: --check=off)."
+            f"cause: {told}"
         )
 
     def _told(self, own: str) -> str:
@@ -176,15 +252,13 @@ class FirstStep:
         return next(text for text in self._workers.payloads(own.encode()) if text).decode()
 
 
-def _compiled(model: keras.Model) -> tuple[Any, Any]:
-    """Returns what `compile` makes anew."""
-    return model.optimizer, keras_internals.loss_tracker(model)
+def _number(ran: Any) -> int:
+    """Returns how many batches a loop went through."""
+    return int(ran[0] if isinstance(ran, tuple) else ran)
 
 
-def _is_checked(model: keras.Model, step: str) -> bool:
-    checked = note_of(model, "checked", {}).get(step, (None, None))
-    return all(one is other for one, other in zip(checked, _compiled(model), strict=True))
-
-
-def _set_checked(model: keras.Model, step: str) -> None:
-    set_note(model, "checked", {**note_of(model, "checked", {}), step: _compiled(model)})
+def _together(first: Any, rest: Any) -> Any:
+    """Adds up what a loop returned for the first batch, and for the next ones."""
+    if isinstance(first, tuple):
+        return tuple(one + other for one, other in zip(first, rest, strict=True))
+    return first + rest

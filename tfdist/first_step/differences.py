@@ -24,6 +24,7 @@ _ROUNDING = {
     "float64": (1e-5, 1e-7), "float32": (1e-3, 1e-5), "bfloat16": (6e-2, 1e-2),
     "float16": (3e-2, 3e-3),
 }  # fmt: skip
+_JUMPS = 0.1  # of predicted classes may differ by rounding
 # Metrics of Keras that count: rounding may move an example from one side of a threshold to the
 # other, and their arithmetic is tfdist's own matter.
 _COUNTING = (
@@ -41,12 +42,14 @@ class Outcome:
         logs: The results of the metrics, and what the step returned, by name.
         states: All other variables after the step, one row a local replica, by path.
         trained: The variables that got a gradient, in the same way.
+        outputs: What the step predicts, by number.
     """
 
     gradients: Mapping[str, np.ndarray]
     logs: Mapping[str, np.ndarray]
     states: Mapping[str, np.ndarray]
     trained: Mapping[str, np.ndarray]
+    outputs: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def first_difference(
@@ -86,6 +89,13 @@ def _differences(
         room = own * _largest(value) + beside * min(1.0, _largest(value))
         if name in split.logs and _differ(value, split.logs[name], room):
             yield Found("log", name, value, split.logs[name])
+    for name, value in whole.outputs.items():
+        other = split.outputs[name]
+        if not _is_number(value):
+            continue
+        room = own * _largest(value)
+        if _differ(value, other, room) and not _are_counted(value, other):
+            yield Found("output", name, value, other)
 
 
 def precision_of(model: keras.Model) -> str:
@@ -128,6 +138,17 @@ def _largest(value: Any) -> float:
 
 def _number(value: Any) -> np.ndarray:
     return np.asarray(value, np.float64)
+
+
+def _are_counted(one: np.ndarray, other: np.ndarray) -> bool:
+    """Tells whether whole numbers differ in few entries: rounding may choose another class."""
+    if _is_float(one) or one.shape != other.shape:
+        return False
+    return float(np.mean(one != other)) <= _JUMPS
+
+
+def _is_number(value: np.ndarray) -> bool:
+    return value.dtype.kind in "iufb" or value.dtype.name == "bfloat16"
 
 
 def _is_float(value: np.ndarray) -> bool:

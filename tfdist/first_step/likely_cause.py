@@ -28,8 +28,8 @@ class Found:
     """The first tensor that differs between the two computations of a step.
 
     Attributes:
-        group: "gradient", "state" or "log".
-        name: The variable's path, or the log's name.
+        group: "gradient", "state", "log" or "output".
+        name: The variable's path, the log's name, or the output's number.
         whole: Its values with all rows on one replica.
         split: Its values with the rows split; of the replica that differs.
     """
@@ -102,6 +102,12 @@ def cause(
             f"with equal parts it is right: {where} takes a mean of each replica's rows and gives "
             "it the same weight, whatever their number. Add up sums, and divide by the number of "
             "all rows, or use batches that the replicas divide."
+        )
+    if found.group == "output":
+        return (
+            f"{where} makes an output of other examples than its own: of statistics or a sum of "
+            "the batch, or of draws. Use tfdist.all_rows, which gives the rows of all replicas, or "
+            "BatchNormalization(synchronized=True) for statistics."
         )
     if found.group == "log":
         return (

@@ -55,6 +55,11 @@ class Position:
     fixed_rows: int | None = None
     inputs: tuple[Any, ...] = ()
 
+    @property
+    def has_all(self) -> bool:
+        """Whether the replica has the whole batch, and computes as one device does."""
+        return bool(self.collectives.num_replicas == 1)
+
     def fraction(self, dtype: Any) -> Any:
         """Returns `local_size / global_size` as a scalar of `dtype`: this replica's share."""
         import tensorflow as tf

@@ -24,6 +24,7 @@ from tfdist.global_batch import (
     row_losses,
 )
 from tfdist.global_batch import position as position_lib
+from tfdist.global_batch.position import Position
 
 
 @contextlib.contextmanager
@@ -60,7 +61,7 @@ def undoing_filler(model: keras.Model, replica_fn: Callable[[Any], Any]) -> Call
 
     def wrapped(data: Any) -> Any:
         position = position_lib.current()
-        if position is None or position.keeps_filler or position.padded_rows is not None:
+        if position is None or _has_no_filler(position):
             return replica_fn(data)
         states = [variable.value for variable in model.metrics_variables]
         before = [tf.identity(state) for state in states]
@@ -76,7 +77,7 @@ def undoing_filler(model: keras.Model, replica_fn: Callable[[Any], Any]) -> Call
 def counted(structure: Any) -> Any:
     """Cuts the filler row of an empty replica, which must not count."""
     position = position_lib.current()
-    if position is None or position.keeps_filler or position.padded_rows is not None:
+    if position is None or _has_no_filler(position):
         return structure
 
     def cut(value: Any) -> Any:
@@ -85,6 +86,11 @@ def counted(structure: Any) -> Any:
         return tensor_notes.with_notes(lambda rows: _first_rows(rows, position.local_size), value)
 
     return keras.tree.map_structure(cut, structure)
+
+
+def _has_no_filler(position: Position) -> bool:
+    """Tells whether no row has to be cut; a replica that has the whole batch is never empty."""
+    return position.keeps_filler or position.padded_rows is not None or position.has_all
 
 
 def _first_rows(value: Any, count: Any) -> Any:

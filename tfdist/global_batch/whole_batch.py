@@ -64,7 +64,7 @@ def _call_loss(
 ) -> Any:
     """Calls a loss, and remembers how to compute it again on the rows of all replicas."""
     position = position_lib.current()
-    if isinstance(loss, keras.losses.Circle) and position is not None:
+    if isinstance(loss, keras.losses.Circle) and position and not position.has_all:
         raise ValueError(
             "keras.losses.Circle compares the examples of a batch with each other, and they "
             f"lie on {position.collectives.num_replicas} replicas. Train with it on one device."
@@ -99,7 +99,7 @@ def _reduce(
     if call is not None:
         padded_timesteps.require_mask(mask, call.y_true, call.name)
         padded_timesteps.require(values, call.y_true, call.name)
-    if position is None or call is None or len(values.shape) > 0:
+    if position is None or position.has_all or call is None or len(values.shape) > 0:
         return original(values, sample_weight, mask, reduction, dtype)
     is_weighted = sample_weight is not None or mask is not None
     if is_weighted and reduction in (None, "none"):
@@ -112,7 +112,7 @@ def _reduce(
     value = ops.convert_to_tensor(_on_all_rows(call, position), dtype=dtype)
     if is_weighted:
         weights, mask = (_weights_of_all(w, position) for w in (sample_weight, mask))
-        with position_lib.at(_one_device(position)):
+        with position_lib.at(one_device(position)):
             value = original(value, weights, mask, reduction, dtype)
     # The value is weighted by this replica's fraction like any other. Its gradient counts in full,
     # since no other replica has the gradient of these rows.
@@ -148,7 +148,7 @@ def value_of_metric(values: Any) -> Any:
         values = _tensor(values)
     if call is not None:
         padded_timesteps.require(values, call.y_true, call.name)
-    if position is None or call is None or len(values.shape) > 0:
+    if position is None or position.has_all or call is None or len(values.shape) > 0:
         return values
     return _tensor(_on_all_rows(call, position))
 
@@ -189,11 +189,11 @@ def _on_all_rows(call: _Call, position: Position) -> Any:
         keras.tree.map_structure(gathered, rows)
         for rows in (call.y_true, call.y_pred)
     )
-    with position_lib.at(_one_device(position)), _remembered(None):
+    with position_lib.at(one_device(position)), _remembered(None):
         return call.compute(y_true, y_pred)
 
 
-def _one_device(position: Position) -> Position:
+def one_device(position: Position) -> Position:
     """Returns the position of a replica that has the whole global batch."""
     return Position(position.global_size, position.global_size, 0, collectives.alone())
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from tfdist.communication.compression import EXACT, Reduction
 from tfdist.data.shapes import Padding
+from tfdist.data.source import Source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,6 +16,8 @@ class LoopOptions:
 
     Attributes:
         is_share: Whether each worker's iterator holds only its own rows.
+        has_all_rows: Whether it gives all rows of a batch in one part.
+        is_whole: Whether every replica computes on all of these, see step/whole.py.
         padding: The shape that every batch is padded to; None without static shapes.
         stops_at_nan: Whether training ends after a step whose loss is not finite.
         on_nan: What to do if a gradient is not finite; one of options.ON_NAN.
@@ -25,6 +28,8 @@ class LoopOptions:
     """
 
     is_share: bool = False
+    has_all_rows: bool = False
+    is_whole: bool = False
     padding: Padding | None = None
     stops_at_nan: bool = False
     on_nan: str = "warn"
@@ -32,6 +37,13 @@ class LoopOptions:
     local_steps: int | None = None
     outer_optimizer: Any = None
     is_timed: bool = False
+
+
+def of_source(source: Source) -> LoopOptions:
+    """Returns the options of a loop that learns nothing from its batches."""
+    return LoopOptions(
+        is_share=source.is_share, has_all_rows=source.has_all_rows, padding=source.padding
+    )
 
 
 #: Options for a loop that asks for nothing.

@@ -2,7 +2,7 @@
 
 One traced loop for training, one for testing, one for predicting, and a traced read of the results.
 Each is made when it is first needed, and kept, also between calls of `fit`, until the model is
-compiled again.
+compiled again. In one file, since all of them are dropped together then.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tfdist.loop.while_loop import (
     next_where,
     split_where,
 )
-from tfdist.step import accumulation, local_steps, rules, update
+from tfdist.step import accumulation, local_steps, rules, update, whole
 from tfdist.step.finite import FiniteWatch
 from tfdist.step.logs import LastLogs
 from tfdist.step.replicas import Batch
@@ -187,6 +187,8 @@ class Programs:
             one_step = undoing(self._model, self._strategy, one_step)
         if options.padding is not None:
             one_step = branches.padded(one_step, options.padding)
+        if options.has_all_rows:
+            one_step = self._of_all_rows(one_step, options.is_whole)
         next_batch = next_where
         if options.is_timed:
             one_step, next_batch = self.waits().after(one_step), self.waits().next_where
@@ -205,17 +207,23 @@ class Programs:
         loop = split_where(loop, changes_shapes, goes_on=goes_on)
         return told_plainly()(loop)
 
+    def _of_all_rows(self, step: Callable[[Batch], Any], is_whole: bool) -> Callable[[Batch], Any]:
+        return whole.of_all_rows(step, self._model, self._strategy, is_whole=is_whole)
+
     def _step(self, phase: str, rule: Callable[..., rules.Rule], *args: Any) -> rules.Rule:
         returned = self._returned.setdefault(phase, LastLogs())
         return rule(self._model, self._strategy, returned, *args)
 
-    def on_batch(self, phase: str, spec: Any, build: Callable[[], None]) -> Callable[..., Any]:
+    def on_batch(
+        self, phase: str, spec: Any, build: Callable[[], None], *, is_whole: bool = False
+    ) -> Callable[..., Any]:
         """Returns `step(global_size, parts)`, which returns the outputs if it predicts.
 
         Args:
             phase: "train", "test" or "predict".
             spec: Of a replica's part of the batch, with an open number of rows.
             build: Creates what the step needs; called before the first one.
+            is_whole: Whether a batch is one part, with all rows, and computed whole.
         """
 
         def make() -> Callable[[Any, Any], Any]:
@@ -226,6 +234,9 @@ class Programs:
             elif phase == "test":
                 step = self._step(phase, rules.test_rule)
 
+            if is_whole:
+                step = self._of_all_rows(step, is_whole)
+
             def on_batch(global_size: Any, parts: Any) -> Any:
                 return step(Batch(global_size, parts))
 
@@ -235,10 +246,11 @@ class Programs:
             is_own = keras_internals.overrides(self._model, f"{phase}_step")
             if is_own or update.asks_for_sizes(self._model):
                 return traced
-            parts = (spec,) * self._share.local_replicas  # one trace, whatever the size
+            # One trace, whatever the size.
+            parts = (spec,) * (1 if is_whole else self._share.local_replicas)
             return traced.get_concrete_function(tf.TensorSpec([], tf.int32), parts)
 
-        return self._kept((phase, "on_batch", repr(spec)), make)
+        return self._kept((phase, "on_batch", repr(spec), is_whole), make)
 
     def _agree(self, number: tf.Tensor) -> tf.Tensor:
         return agreed_end.numbers_of_replicas(self._strategy, number)
@@ -253,8 +265,9 @@ class Programs:
             return tf.math.is_finite(tracker.result() if loss is None else loss)
 
     def _predict(self, options: LoopOptions, followed: shapes.Followed | None) -> OutputLoop:
-        def outputs_of(batch: Batch) -> Any:
-            return update.predict_step(self._model, self._strategy, batch)
+        outputs_of: Any = functools.partial(update.predict_step, self._model, self._strategy)
+        if options.has_all_rows:
+            outputs_of = self._of_all_rows(outputs_of, options.is_whole)
 
         def one_step(element: Any) -> Any:
             global_size, parts, *_ = element
@@ -266,7 +279,7 @@ class Programs:
             return branches.cut_back(outputs, parts[0][1], followed) if followed else outputs
 
         # Gathered rows of other workers vary in shape with the batch: one batch per call.
-        is_gathered = not options.is_share and self._share.has_others
+        is_gathered = not options.is_share and not options.is_whole and self._share.has_others
         loop = make_output_loop(
             one_step, agree=self._agree, eager=self._is_eager, joins=not is_gathered
         )

@@ -24,4 +24,5 @@ Read in this order; each file imports from those above it only:
 17. accumulation.py: accumulated gradients: one reduction per update.
 18. local_steps.py: replicas that train on their own for some steps, and then average their weights.
 19. rules.py: which rule trains this model.
+20. whole.py: a step that every replica computes on all rows.
 """

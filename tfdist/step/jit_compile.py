@@ -33,7 +33,7 @@ def compiled(replica_fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
     @tf.function(autograph=False, jit_compile=True)
     def run(data: Any, sums: list[tf.Tensor]) -> Any:
         position = position_lib.current()
-        if position is None:
+        if position is None or position.has_all:
             return replica_fn(data)
         left = iter(sums)
         with position_lib.at(_asking(position, lambda value: next(left))):
@@ -41,7 +41,7 @@ def compiled(replica_fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
     def with_sums(data: Any) -> Any:
         position = position_lib.current()
-        if position is None:
+        if position is None or position.has_all:
             return run(data, [])
         summands = _summands(replica_fn, data, position)
         return run(data, [position.collectives.sum(v) for v in summands])

@@ -48,7 +48,8 @@ def extra_logs(
         state = _state_behind(model, tensor)
         if name in results and (state is not None or tf.executing_eagerly()):
             continue
-        if state is not None and position_lib.current() is not None:
+        position = position_lib.current()
+        if state is not None and position is not None and not position.has_all:
             raise ValueError(
                 f"The log {name!r} is computed from the metric state {state!r}, which inside a "
                 "step holds one replica's part only. Return the metric's result itself, or make a "
@@ -63,6 +64,8 @@ def _share(name: str, value: tf.Tensor, inputs: Any) -> tf.Tensor:
     position = position_lib.current()
     if position is None:
         return value
+    if position.has_all:
+        return tf.cast(value, tf.int32) if value.dtype == tf.bool else value
     if not value.shape.is_fully_defined():
         raise ValueError(
             f"The log {name!r} has the shape {value.shape}, with a value for each row, say, and "

@@ -35,13 +35,14 @@ def own_code(model: keras.Model, *, step: str = "train_step") -> list[str]:
 
     Args:
         model: The model, built.
-        step: The step that runs: "train_step" or "test_step".
+        step: "train_step", "test_step" or "predict_step", of which the last reduces nothing.
 
     Returns:
         A name for each piece, such as "Encoder.train_step"; [] for Keras's own parts alone.
     """
     own_step = [f"{type(model).__name__}.{step}"] if keras_internals.overrides(model, step) else []
-    return list(dict.fromkeys([*own_step, *own_reductions(model), *_of_layers(model)]))
+    reductions = [] if step == "predict_step" else own_reductions(model)
+    return list(dict.fromkeys([*own_step, *reductions, *_of_layers(model)]))
 
 
 def own_reductions(model: keras.Model) -> list[str]:

@@ -26,7 +26,7 @@ from tfdist.compat import keras_internals, tf_internals
 from tfdist.global_batch import position as position_lib
 from tfdist.global_batch import row_losses
 from tfdist.global_batch.position import Position
-from tfdist.step import from_replica, lookups, tpu_step, update, uses
+from tfdist.step import from_replica, lookups, replicas, tpu_step, update, uses
 from tfdist.step.dependence import Origins, leaves, origins
 
 
@@ -34,10 +34,14 @@ class OwnGradients:
     """The gradients of one step of a model's own: what stands in place of TensorFlow's and Keras's.
 
     Made in cross-replica context, before the replicas run the step.
+
+    Args:
+        reduction: How gradients travel between replicas.
+        is_whole: Whether every replica has all rows, so that its gradients are those of the batch.
     """
 
-    def __init__(self, reduction: Reduction = EXACT) -> None:
-        self._reduction = reduction
+    def __init__(self, reduction: Reduction = EXACT, *, is_whole: bool = False) -> None:
+        self._reduction, self._is_whole = reduction, is_whole
         self._graph = tf.compat.v1.get_default_graph()
         self._summed: dict[int, Any] = {}  # by id; each is kept, so that its id is its own
         self._apart: list[Any] = []
@@ -49,7 +53,7 @@ class OwnGradients:
     ) -> Any:
         """Does as `tape.gradient`, for the global batch where all sources are variables."""
         position = position_lib.current()
-        if position is None or getattr(self._thread, "goes_back", False):
+        if position is None or self._is_whole or getattr(self._thread, "goes_back", False):
             return original(tape, target, sources, *args, **kwargs)
         if not row_losses.are_variables(sources):
             return row_losses.gradient(original, tape, target, sources, *args, **kwargs)
@@ -78,12 +82,17 @@ class OwnGradients:
         grads = list(grads)
         variables = list(variables or keras_internals.trainable_variables_of(optimizer))
         if not self._can_sum(position):
+            total = tf.distribute.get_strategy().num_replicas_in_sync
             raise ValueError(
                 "optimizer.apply is called inside of tf.cond, tf.while_loop or a tf.function, "
-                f"where the {position.collectives.num_replicas} replicas cannot update their "
-                "weights together. Call it in train_step itself; to accumulate gradients, make "
-                "the optimizer with gradient_accumulation_steps=n, which Keras does by itself."
+                f"where the {total} replicas cannot update their weights together. Call it in "
+                "train_step itself; to accumulate gradients, make the optimizer with "
+                "gradient_accumulation_steps=n, which Keras does by itself."
             )
+        if self._is_whole:
+            own = replicas.of_first(grads)
+            sums = from_replica.sum_gradients(own, reduction=self._reduction)
+            return from_replica.apply_sums(optimizer, sums, variables)
         waiting = {
             index: self._share(gradient, position)
             for index, gradient in enumerate(grads)
@@ -127,7 +136,8 @@ class OwnGradients:
     def _can_sum(self, position: Position) -> bool:
         """Tells whether replicas can ask each other here: not inside of tf.cond, say."""
         is_outermost = tf.compat.v1.get_default_graph() is self._graph
-        return is_outermost or position.collectives.num_replicas == 1 or tpu_step.is_here()
+        is_alone = position.has_all and not self._is_whole
+        return is_outermost or is_alone or tpu_step.is_here()
 
     def _is_summed(self, gradient: Any, position: Position) -> bool:
         if all(id(tensor) in self._summed for tensor in _parts(gradient)):

@@ -21,6 +21,7 @@ from tfdist.data.shapes import Padding
 from tfdist.global_batch import position as position_lib
 from tfdist.global_batch.position import Position, Timesteps
 from tfdist.global_batch.tracing import whole_batch_semantics
+from tfdist.global_batch.whole_batch import one_device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Batch:
             `share.bounds`; else None.
         padding: The shape that every part is padded to; None without static shapes.
         timesteps: The length of the targets, if that is padded too.
+        is_whole: Whether every part has all rows. Every replica then computes on them as one device
+            does, and what replica 0 makes of them counts; see whole.py.
     """
 
     global_size: tf.Tensor
@@ -42,6 +45,7 @@ class Batch:
     sizes: tf.Tensor | None = None
     padding: Padding | None = None
     timesteps: Timesteps | None = None
+    is_whole: bool = False
 
     @property
     def is_padded(self) -> bool:
@@ -56,6 +60,7 @@ def run(
     *,
     reduces_losses: bool = True,
     keeps_sizes: bool = False,
+    gives_rows: bool = False,
 ) -> Any:
     """Runs `replica_fn` on each replica's rows.
 
@@ -69,9 +74,10 @@ def run(
         keeps_sizes: Whether the function sees how many rows there are, if the data fixes it. A
             number derived from it looks like any other constant, so only code that may ask for the
             number sees it.
+        gives_rows: Whether the function returns rows, and not the replica's shares of a sum.
 
     Returns:
-        What `replica_fn` returns, per replica.
+        What `replica_fn` returns, per replica. Of a batch that is whole, shares are `of_first`.
     """
     plain = tf.autograph.experimental.do_not_convert
     if strategy.num_replicas_in_sync == 1 and not batch.is_padded:
@@ -79,6 +85,8 @@ def run(
 
     def placed(data: Any) -> Any:
         position = position_of(batch.global_size, batch.sizes, batch.padding)
+        if batch.is_whole:
+            position = one_device(position)
         if batch.padding is None and not keeps_sizes:
             data = rows.opened(data)
         position = dataclasses.replace(
@@ -86,7 +94,8 @@ def run(
             inputs=tuple(keras.tree.flatten(data)),
         )
         with position_lib.at(position):
-            return replica_fn(data)
+            result = replica_fn(data)
+        return of_first(result) if batch.is_whole and not gives_rows else result
 
     with whole_batch_semantics(reduces_losses=reduces_losses):
         return strategy.run(plain(placed), args=(reduction.per_replica(strategy, batch.parts),))
@@ -122,6 +131,27 @@ def position_of(
         global_size=global_size, local_size=stop - start, offset=start, collectives=collectives,
         padded_rows=padding.rows if padding is not None else None,
     )
+
+
+def of_first(structure: Any) -> Any:
+    """Returns what replica 0 has, and zeros on all others, so that the sum is replica 0's.
+
+    Args:
+        structure: Tensors, IndexedSlices and None; called by every replica.
+    """
+    is_first = tf.equal(tf.distribute.get_replica_context().replica_id_in_sync_group, 0)
+
+    def own(value: Any) -> Any:
+        if value is None:
+            return None
+        if isinstance(value, tf.IndexedSlices):  # none of the others' rows
+            count = tf.where(is_first, tf.shape(value.indices)[0], 0)
+            rows, indices = value.values[:count], value.indices[:count]
+            return tf.IndexedSlices(rows, indices, value.dense_shape)
+        value = tf.convert_to_tensor(value)
+        return tf.where(is_first, value, tf.zeros_like(value))
+
+    return tf.nest.map_structure(own, structure)
 
 
 def gather_rows(

@@ -131,7 +131,7 @@ def _own_step(
     run_one = _own_on_replica(model, own, logs, results)
     if model.jit_compile and not model.run_eagerly and not is_tpu:
         run_one = tf.function(run_one, autograph=False, jit_compile=True)
-    with _reducing_optimizers(reduction), results.noting(model):
+    with _reducing_optimizers(reduction, is_whole=batch.is_whole), results.noting(model):
         undoing = tracing.undoing_filler(model, run_one)
         logs.keep(update.run_and_sum(strategy, undoing, batch, keeps_sizes=True))
 
@@ -169,9 +169,9 @@ def _own_on_replica(
 
 
 @contextlib.contextmanager
-def _reducing_optimizers(reduction: Reduction) -> Iterator[None]:
+def _reducing_optimizers(reduction: Reduction, *, is_whole: bool = False) -> Iterator[None]:
     """Makes `tape.gradient` the one reduction, and `optimizer.apply` the one update, of a step."""
 
-    own = OwnGradients(reduction)
+    own = OwnGradients(reduction, is_whole=is_whole)
     with replacing.replaced_apply(own.apply), replacing.replaced_gradient(own.gradient):
         yield

@@ -115,21 +115,28 @@ def run_and_sum(
     return sum_shares(strategy, shares)
 
 
-def predict_step(model: keras.Model, strategy: tf.distribute.Strategy, batch: Batch) -> Any:
+def predict_step(
+    model: keras.Model, strategy: tf.distribute.Strategy, batch: Batch, *, of_all: bool = False
+) -> Any:
     """Returns the model's outputs for one global batch, in input order, on every worker.
 
-    If the batch has `sizes`, a worker gets only the outputs for its own rows.
+    If the batch has `sizes`, a worker gets only the outputs for its own rows, unless `of_all`.
     """
     outputs = replicas.run(
         strategy, lambda data: tracing.counted(model.predict_step(data)), batch,
-        keeps_sizes=asks_for_sizes(model),
+        keeps_sizes=asks_for_sizes(model), gives_rows=True,
     )
+    if batch.is_whole:
+        return keras.tree.map_structure(
+            lambda rows: strategy.experimental_local_results(rows)[0], outputs
+        )
 
     # A TPU cannot cut rows whose number is not known at compile time.
     on_host = tf.device("/CPU:0") if share.is_tpu(strategy) else contextlib.nullcontext()
 
     def joined(rows: Any) -> Any:
-        rows = replicas.gather_rows(strategy, rows, only_own=batch.sizes is not None)
+        only_own = batch.sizes is not None and not of_all
+        rows = replicas.gather_rows(strategy, rows, only_own=only_own)
         return replicas.without_padding(rows, batch, strategy.num_replicas_in_sync)
 
     with on_host:

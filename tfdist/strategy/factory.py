@@ -29,6 +29,7 @@ from tfdist.cluster.detection import Cluster, detect_cluster
 from tfdist.cluster.meeting import meet
 from tfdist.cluster.tf_config import TRAINING_TYPES
 from tfdist.compat import private_names
+from tfdist.compat.notes import note_of
 from tfdist.strategy.bring_up import make_strategy
 from tfdist.strategy.devices import DeviceSpec, Inventory, parse_device, take_inventory
 from tfdist.strategy.plan import Plan, decide
@@ -88,7 +89,8 @@ def describe(strategy: tf.distribute.Strategy) -> str:
         strategy: Any strategy, made by `get_strategy` or not.
 
     Returns:
-        Its class, the replicas and workers, this worker's rank and devices, and the reason.
+        Its class, the replicas and workers, this worker's rank and devices, and the reason; and
+        which steps of models were checked on it, and with what outcome.
     """
     if not isinstance(strategy, tf.distribute.Strategy):
         raise ValueError(f"strategy={strategy!r} is not a tf.distribute.Strategy; pass one.")
@@ -97,11 +99,13 @@ def describe(strategy: tf.distribute.Strategy) -> str:
     why = made.plan.reason if made else "not made by tfdist.get_strategy"
     name = re.sub(r"V[12]$", "", type(strategy).__name__)
     name = _PUBLIC_NAMES.get(name, name)
-    return (
-        f"{name}: replicas={strategy.num_replicas_in_sync} workers={num_workers} rank={rank}\n"
-        f"  devices: {_devices(strategy)}\n"
-        f"  why: {why}"
-    )
+    checked = note_of(strategy, "checked_steps", {})
+    return "\n".join([
+        f"{name}: replicas={strategy.num_replicas_in_sync} workers={num_workers} rank={rank}",
+        f"  devices: {_devices(strategy)}",
+        f"  why: {why}",
+        *(f"  checked: {step}: {found}" for step, found in checked.items()),
+    ])
 
 
 def made_strategies() -> tuple[tf.distribute.Strategy, ...]:

@@ -16,11 +16,12 @@ Read in this order; each file imports from those above it only:
 10. shared_events.py: what callbacks need when several workers run them.
 11. building.py: when a model's variables are created, and by what.
 12. epochs.py: how an epoch runs.
-13. on_batch.py: how a single batch is trained on.
-14. routing.py: how a model's own `fit`, and Keras's, come to tfdist.
-15. trainer.py: arguments in, results out.
-16. fitting.py: `fit`, `evaluate` and `predict` as functions.
-17. saving.py: which worker writes, where an unchanged program saves its model.
-18. patching.py: how a program of plain Keras becomes distributed.
-19. custom_loop.py: the parts of a step for a custom training loop.
+13. predicting.py: how a model predicts for a whole feed.
+14. on_batch.py: how a single batch is trained on.
+15. routing.py: how a model's own `fit`, and Keras's, come to tfdist.
+16. trainer.py: arguments in, results out.
+17. fitting.py: `fit`, `evaluate` and `predict` as functions.
+18. saving.py: which worker writes, where an unchanged program saves its model.
+19. patching.py: how a program of plain Keras becomes distributed.
+20. custom_loop.py: the parts of a step for a custom training loop.
 """

@@ -19,15 +19,17 @@ from tfdist.communication.workers import Workers
 from tfdist.compat import keras_internals, tf_internals
 from tfdist.data.feed import Feed
 from tfdist.data.same_data import refuse_other_batches
+from tfdist.first_step import found
 from tfdist.first_step.checking import first_step_of
-from tfdist.loop.loop_options import LoopOptions
-from tfdist.loop.outputs import OutputLoop, as_array
+from tfdist.loop.loop_options import LoopOptions, of_source
 from tfdist.loop.pacing import Stopwatch, batches_between_events, stops_at_nan_of
 from tfdist.loop.programs import Programs
 from tfdist.loop.while_loop import Loop
 from tfdist.step.rounds import Rounds
 from tfdist.training.guard import Guard
 from tfdist.training.profiling import Profiler
+
+_WHOLE = {"steps": "whole"}  # a fact of a run, which a process that resumes it has to know
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,14 +88,19 @@ class Epochs:
         self._begin(training)
         stops_at_nan = self._workers.any(stops_at_nan_of(model, events))
         options = dataclasses.replace(training.options, stops_at_nan=stops_at_nan)
+
         def loop(iterator: Any, num_steps: int) -> int:
+            now = found.as_found(model, options, "train_step")
+            if now.is_whole:
+                run.note(**_WHOLE)
             # A callback may have called `make_train_function(force=True)`, for a new trace.
-            return self._programs.train(options)(iterator, num_steps)
+            return self._programs.train(now)(iterator, num_steps)
 
         timed = profiler.timed(loop) if profiler else loop
         asked = training.guard.options
-        if not run.point.step and not asked.local_steps:  # or another process has checked it
-            timed = self._checked(timed, training.feed, check=asked.check, step="train_step")
+        is_checked = run.point.step and asked.check != "whole"  # by another process
+        if not is_checked and not asked.local_steps:
+            timed = self.checked(timed, training.feed, check=asked.check, step="train_step")
         for epoch in run.point.epochs(training.epochs):
             run.leave_if_told(self._workers)
             if not run.point.done:  # otherwise an earlier process has begun the epoch
@@ -113,6 +120,7 @@ class Epochs:
                 break
         self._finalize(training.epochs)
         training.guard.divergence.compare(run.point.step)
+        model.history.checked = found.texts(model)
         events.on_train_end(run.point.logs or None)
 
     def evaluate(self, feed: Feed, events: Any, *, check: str | bool) -> dict[str, Any]:
@@ -121,22 +129,33 @@ class Epochs:
         events.on_test_begin()
         self._model.reset_metrics()
         feed.rewind()
-        options = LoopOptions(is_share=feed.source.is_share, padding=feed.source.padding)
-        loop = self._programs.test(options)
-        loop = self._checked(loop, feed, check=check, step="test_step")
+        options = of_source(feed.source)
+
+        def loop(iterator: Any, num_steps: int) -> int:
+            now = found.as_found(self._model, options, "test_step")
+            return self._programs.test(now)(iterator, num_steps)
+
+        loop = self.checked(loop, feed, check=check, step="test_step")
         self._steps(feed, loop, events, phase="test")
         logs = keras_internals.python_logs(self._programs.logs("test"))
         events.on_test_end(logs)
         return logs
 
-    def _checked(self, loop: Loop, feed: Feed, **how: Any) -> Loop:
-        first = first_step_of(self._model, self._programs, feed, self._workers, **how)
-        return first.before(loop) if first else loop
+    def checked(self, loop: Any, feed: Feed, *, check: str | bool, step: str) -> Any:
+        """Returns a loop that checks its first batch, if there is something to check."""
+        first = first_step_of(
+            self._model, self._programs, feed.source, self._workers, check=check, step=step
+        )
+        return first.before(loop, feed) if first else loop
 
     def _begin(self, training: Training) -> None:
         """Moves everything to where the run begins: its start, a checkpoint, a callback's epoch."""
         run, feed = training.run, training.feed
         self._model.stop_training = False
+        if feed.source.has_all_rows and run.noted("steps") == _WHOLE["steps"]:
+            given = self._model, self._workers.strategy, "train_step"
+            found.note(*given, found.WHOLE, "computed whole, as before the stop")
+            run.note(**_WHOLE)
         point = run.begin(
             training.events, feed=feed, validation=training.validation,
             epoch=training.initial_epoch,
@@ -244,53 +263,3 @@ class Epochs:
         if isinstance(optimizer, keras.optimizers.Optimizer) and epochs > 0:
             with tf_internals.default_replica_mode():
                 optimizer.finalize_variable_values(self._model.trainable_weights)
-
-
-def predicted(
-    model: keras.Model, feed: Feed, events: Any, loop: OutputLoop, *, workers: Workers | None
-) -> Any:
-    """Runs a model over one epoch of a feed, with the events of Keras's `predict`.
-
-    Args:
-        model: The model.
-        feed: Its inputs.
-        events: The callbacks.
-        loop: Runs a number of batches.
-        workers: The workers that predict together, or None where each predicts alone.
-
-    Returns:
-        NumPy arrays (or ragged or sparse tensors) of the model's output structure, with the rows of
-        all batches.
-
-    Raises:
-        ValueError: There was no batch.
-    """
-    plan = batches_between_events(model, events, phase="predict")
-    plan = plan.agreed(workers) if workers else plan
-    model.stop_predicting = False
-    events.on_predict_begin()
-    planned, done, ended, outputs = feed.begin_epoch(), 0, False, []
-    while not ended and not model.stop_predicting and (planned is None or done < planned):
-        wanted = plan.next_steps(done, left=None if planned is None else planned - done)
-        events.on_predict_batch_begin(done)
-        with Stopwatch() as watch:
-            ran, parts = loop(feed.iterator, wanted)
-        ended = ran < wanted
-        if ran == 0:
-            break
-        outputs += parts
-        logs = {"outputs": _joined(parts)} if plan.is_watched else None
-        events.on_predict_batch_end(done + (plan.event_steps or ran) - 1, logs)
-        done += ran
-        plan.steps = plan.after(ran, watch.secs, done=done)
-    feed.end_epoch(done, ended=ended and not model.stop_predicting)
-    events.on_predict_end()
-    if not outputs:
-        raise ValueError("The data held no batch to predict on. Give at least one example.")
-    return keras.tree.map_structure(as_array, _joined(outputs))
-
-
-def _joined(batches: list[Any]) -> Any:
-    return keras.tree.map_structure(
-        lambda *values: keras_internals.concat_batches(list(values)), *batches
-    )

@@ -15,12 +15,19 @@ from tfdist.communication.share import bounds, is_tpu
 from tfdist.communication.workers import Workers
 from tfdist.compat import keras_internals
 from tfdist.data import rows
+from tfdist.data.source import Source
+from tfdist.first_step import found
+from tfdist.first_step.checking import first_step_of
 from tfdist.loop.outputs import as_array
 from tfdist.loop.programs import Programs
+from tfdist.step import update
 from tfdist.training import building
 
 
-def run(model: Any, programs: Programs, workers: Workers, phase: str, data: Any) -> Any:
+def run(
+    model: Any, programs: Programs, workers: Workers, phase: str, data: Any, *,
+    check: str | bool = False,
+) -> Any:
     """Runs one step on one global batch, and builds the model before the first one.
 
     Args:
@@ -29,6 +36,7 @@ def run(model: Any, programs: Programs, workers: Workers, phase: str, data: Any)
         workers: Of its strategy; all of them call this together.
         phase: "train", "test" or "predict".
         data: Structure of arrays or tensors: the global batch.
+        check: As in `Options`, for the first batch after `compile`.
 
     Returns:
         In phase "predict" the outputs as NumPy arrays, one row per example; else None.
@@ -50,13 +58,34 @@ def run(model: Any, programs: Programs, workers: Workers, phase: str, data: Any)
     if share.num_replicas > 1:
         held = [bounds(size, replica, share.num_replicas) for replica in share.replicas]
         parts = tuple(rows.cut(data, *rows.never_empty(*own, size)) for own in held)
-    spec = rows.open_spec(rows.spec_of(data))
+    spec, step = rows.open_spec(rows.spec_of(data)), f"{phase}_step"
 
     def build() -> None:
-        building.build(model, workers.strategy, spec, method=f"{phase}_step")
+        building.build(model, workers.strategy, spec, method=step)
 
-    outputs = programs.on_batch(phase, spec, build)(tf.constant(size), parts)
+    if not found.is_settled(model, step, check):
+        build()
+        _check(model, programs, workers, step, (tf.constant(size), parts), check)
+    is_whole = check == "whole" and found.is_whole(model, step)
+    run_step = programs.on_batch(phase, spec, build, is_whole=is_whole)
+    outputs = run_step(tf.constant(size), (data,) if is_whole else parts)
     return keras.tree.map_structure(as_array, outputs) if phase == "predict" else None
+
+
+def _check(
+    model: Any, programs: Programs, workers: Workers, step: str, element: Any, check: str | bool
+) -> None:
+    """Checks a step on its first batch, and notes if there is nothing that could be found."""
+    spec = rows.spec_of(element[1][0])
+    if not keras_internals.overrides(model, step) and not update.asks_for_sizes(model):
+        spec = rows.open_spec(spec)
+    source = Source(None, None, spec, lambda first_pass, start: tf.data.Dataset.range(0))
+    first = first_step_of(model, programs, source, workers, check=check, step=step)
+    if first is None:
+        kind = found.ALIKE if check == "whole" else found.NOTHING
+        found.note(model, workers.strategy, step, kind)
+    else:
+        first.check(element, spec)
 
 
 def _tensor(leaf: Any) -> Any:

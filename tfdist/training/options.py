@@ -17,7 +17,7 @@ from tfdist.data.shapes import Shapes, parse_shapes
 from tfdist.step import local_steps as local_steps_lib
 
 ON_NAN = ("warn", "raise", "skip", "ignore")
-CHECK = ("auto", "raise", "warn", False)
+CHECK = ("auto", "raise", "warn", False, "whole")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Options:
         save_every: As in `fit`.
         fingerprint_every: As in `fit`.
         on_nan: One of ON_NAN.
-        check: "raise", "warn" or False, which it is for a `replica_step` and on a TPU.
+        check: "raise", "warn", "whole" or False, which it is for a `replica_step` and on a TPU.
         reduction: How gradients travel between replicas.
         local_steps: As in `fit`.
         outer_optimizer: As in `fit`.
@@ -51,6 +51,14 @@ class Options:
     local_steps: int | None
     outer_optimizer: Any
     profile: Any
+
+    @property
+    def of_data(self) -> dict[str, Any]:
+        """The options of `Inputs.feed`, by name."""
+        return {
+            "already_sharded": self.already_sharded, "shapes": self.shapes,
+            "all_rows": self.check == "whole",
+        }  # fmt: skip
 
 
 def options_of(
@@ -97,6 +105,7 @@ def options_of(
         profile=profile,
     )
     _refuse(options)
+    _refuse_whole_rules(options, check=check, has_replica_step=replica_step is not None)
     if reduction is not None and replica_step is not None:
         raise ValueError(
             f"reduction={reduction!r} was given to fit, but gradients are summed by "
@@ -126,15 +135,49 @@ def _refuse(options: Options) -> None:
         raise ValueError(f"fingerprint_every={every!r} must be a whole number of steps from 1.")
 
 
+def _refuse_whole_rules(options: Options, *, check: Any, has_replica_step: bool) -> None:
+    """Raises a ValueError where the rule of training leaves no step that could be whole."""
+    if check != "whole":
+        return
+    if has_replica_step:
+        raise ValueError(
+            "check='whole' computes a step of Keras or of the model on all rows, and replica_step "
+            "says by itself what its shares add up to. Leave check out."
+        )
+    if options.local_steps is not None:
+        raise ValueError(
+            f"local_steps={options.local_steps} lets each replica train on its own rows, which "
+            "check='whole' would give to all of them. Leave out one of the two."
+        )
+    refuse_whole(check, already_sharded=options.already_sharded, shapes=options.shapes)
+
+
+def refuse_whole(check: Any, *, already_sharded: bool, shapes: Shapes) -> None:
+    """Raises a ValueError where check="whole" cannot have all rows of a batch, as they are."""
+    if check != "whole":
+        return
+    if already_sharded:
+        raise ValueError(
+            "check='whole' computes a step on all rows of the global batch, and with "
+            "already_sharded=True each worker has its own alone. Give every worker the same data "
+            "without already_sharded, or leave check out."
+        )
+    if shapes.are_static:
+        raise ValueError(
+            "check='whole' computes a step on the batches as they are, and static_shapes=True or "
+            "length_buckets pads those of each replica. Leave out one of the two."
+        )
+
+
 def parse_check(check: Any, *, is_tpu: bool) -> str | bool:
-    """Returns "raise", "warn" or False for the option `check`.
+    """Returns "raise", "warn", "whole" or False for the option `check`.
 
     Raises:
         ValueError: It is none of CHECK, or needs more traces than a TPU should compile.
     """
     if check not in CHECK or (check is not False and not isinstance(check, str)):
         raise ValueError(f"check={check!r} must be one of {', '.join(map(repr, CHECK))}.")
-    if is_tpu and check in ("raise", "warn"):
+    if is_tpu and check in ("raise", "warn", "whole"):
         raise ValueError(
             f"check={check!r} computes the first step on other numbers of rows, for each of which "
             "a TPU would compile another program. Check it on the CPU, with get_strategy('2xcpu'), "

@@ -16,6 +16,7 @@ In one file, since the signatures of three methods are a third of it.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -36,8 +37,9 @@ from tfdist.compat.notes import note_of, set_note
 from tfdist.data.feed import Feed, limited
 from tfdist.data.inputs import Inputs
 from tfdist.data.shapes import Shapes, parse_shapes
+from tfdist.first_step import found
 from tfdist.global_batch import batch_norm
-from tfdist.loop.loop_options import LoopOptions
+from tfdist.loop.loop_options import LoopOptions, of_source
 from tfdist.loop.programs import Programs
 from tfdist.step import error_feedback
 from tfdist.step import local_steps as local_steps_lib
@@ -53,10 +55,11 @@ from tfdist.training import (
     same_call,
     shared_events,
 )
-from tfdist.training.epochs import Epochs, Training, predicted
+from tfdist.training.epochs import Epochs, Training
 from tfdist.training.fingerprints import Comparison
 from tfdist.training.guard import Guard
-from tfdist.training.options import Options, options_of, parse_check
+from tfdist.training.options import Options, options_of, parse_check, refuse_whole
+from tfdist.training.predicting import predicted
 from tfdist.training.profiling import Profiler
 
 _P = ParamSpec("_P")
@@ -209,9 +212,11 @@ class Trainer:
                 draws that bypass Keras, a state that is assigned. The first step is computed with
                 some of its rows split and with all of them on one replica, and all variables are
                 put back. "raise" names the first tensor that differs, and the likely cause; "warn"
-                trains on; False does not compute it. "auto" is "raise", and False on a TPU. Without
-                such code, or with one replica, a `replica_step`, `local_steps`, `length_buckets` or
-                a plain `BatchNormalization`, there is no check, and it costs nothing.
+                trains on; "whole" trains on with steps that every replica computes on all rows,
+                with one device's numbers and speed; False does not compute it. "auto" is "raise",
+                and False on a TPU. Without such code, or with one replica, a `replica_step`,
+                `local_steps`, `length_buckets` or a plain `BatchNormalization` (which "whole" takes
+                for a difference), there is no check, and it costs nothing.
             reduction: How gradients travel between replicas: a `tfdist.Reduction`, or its type,
                 "bfloat16" or "float16", which halves the bytes and rounds. Exact by default.
             local_steps: Replicas train on their own for this many steps, and continue from the mean
@@ -223,8 +228,9 @@ class Trainer:
                 folder, it also writes a TensorBoard trace of some of the chief's steps there.
 
         Returns:
-            The `History` of the whole run, the same on every worker. With `profile`,
-            `history.profile` is the `Profile` of this worker.
+            The `History` of the whole run, the same on every worker. `history.checked` says what
+            the check has found, by step. With `profile`, `history.profile` is the `Profile` of this
+            worker.
 
         Raises:
             ValueError: The model was not compiled, the data cannot be used, or an option is invalid
@@ -251,11 +257,11 @@ class Trainer:
             feed = self._inputs.feed(
                 x, y, sample_weight=sample_weight, class_weight=class_weight, batch_size=batch_size,
                 steps=steps_per_epoch, shuffle=shuffle, seed=seed, first_pass=initial_epoch,
-                already_sharded=already_sharded, shapes=options.shapes,
+                **options.of_data,
             )
             validation = self._inputs.validation_feed(
                 validation_data, batch_size=validation_batch_size or batch_size,
-                steps=validation_steps, already_sharded=already_sharded, shapes=options.shapes,
+                steps=validation_steps, **options.of_data,
             )
             run.note(shuffle=shuffle, class_weight=class_weight, initial_epoch=initial_epoch)
             loop_options = self._prepared(feed, validation, options, run)
@@ -301,7 +307,8 @@ class Trainer:
             model, self.strategy, options.reduction, is_own_rule=options.is_own_rule,
             local_steps=options.local_steps, on_nan=options.on_nan,
         )
-        batch_norm.warn_of_plain(model, self._workers.share.num_replicas)
+        if options.check != "whole":
+            batch_norm.warn_of_plain(model, self._workers.share.num_replicas)
         self._refuse_other_weights()
         feed.rewind()
         reduction = bucket_tuning.settled(
@@ -312,7 +319,8 @@ class Trainer:
         if options.local_steps:
             run.note(local_steps=options.local_steps)
         return LoopOptions(
-            is_share=feed.source.is_share, padding=feed.source.padding, on_nan=options.on_nan,
+            is_share=feed.source.is_share, has_all_rows=feed.source.has_all_rows,
+            padding=feed.source.padding, on_nan=options.on_nan,
             reduction=reduction, local_steps=options.local_steps,
             outer_optimizer=options.outer_optimizer, is_timed=bool(options.profile),
         )
@@ -356,16 +364,17 @@ class Trainer:
             What `keras.Model.evaluate` returns: a scalar, a list, or with `return_dict` a dict.
         """
         keras_internals.assert_compiled(self.model, "evaluate")
+        shapes = self._shapes(static_shapes, length_buckets)
+        allowed = self._check(check, already_sharded=already_sharded, shapes=shapes)
         feed = self._inputs.feed(
             x, y, sample_weight=sample_weight, batch_size=batch_size, steps=steps,
-            already_sharded=already_sharded, shapes=self._shapes(static_shapes, length_buckets),
+            already_sharded=already_sharded, shapes=shapes, all_rows=allowed == "whole",
         )
         self._build(feed, "test_step")
         self._refuse_other_weights()
         self._programs.followed(feed.source)
         with callback_files.files_of_chief_alone(callbacks, is_chief=self.is_chief):
             events = self._events(callbacks, verbose=verbose, epochs=1, steps=feed.num_batches)
-            allowed = parse_check(check, is_tpu=is_tpu(self.strategy))
             logs = self._epochs.evaluate(feed, events, check=allowed)
         return logs if return_dict else keras_internals.flat_results(self.model, logs)
 
@@ -381,6 +390,7 @@ class Trainer:
         already_sharded: bool = False,
         static_shapes: bool | None = None,
         length_buckets: Sequence[int] | None = None,
+        check: str | bool = "auto",
     ) -> Any:
         """Returns the model's outputs for `x`, in input order, on every worker.
 
@@ -396,21 +406,32 @@ class Trainer:
             already_sharded: Whether a worker passes its own inputs, and gets only their outputs.
             static_shapes: As in `fit`.
             length_buckets: As in `fit`; outputs come back as long as their batch was.
+            check: As in `fit`, for the outputs of the first batch, unless each worker has its own.
 
         Returns:
             NumPy arrays of the model's output structure, with one row per example. Outputs whose
             length differs between batches are ragged tensors, as in `keras.Model.predict`.
         """
+        shapes = self._shapes(static_shapes, length_buckets)
+        allowed = self._check(check, already_sharded=already_sharded, shapes=shapes)
         feed = self._inputs.feed(
             x, batch_size=batch_size, steps=steps, already_sharded=already_sharded, is_alone=True,
-            shapes=self._shapes(static_shapes, length_buckets),
+            shapes=shapes, all_rows=allowed == "whole",
         )
         self._build(feed, "predict_step")
         if not already_sharded:
             self._refuse_other_weights()
-        options = LoopOptions(is_share=already_sharded, padding=feed.source.padding)
+        options = dataclasses.replace(of_source(feed.source), is_share=already_sharded)
         followed = self._programs.followed(feed.source, predicts=True)
-        loop = self._presence.ticking(self._programs.predict(options, followed))
+
+        def predict(iterator: Any, num_batches: int) -> Any:
+            now = found.as_found(self.model, options, "predict_step")
+            return self._programs.predict(now, followed)(iterator, num_batches)
+
+        allowed = False if already_sharded else allowed  # the others may not be here
+        loop = self._presence.ticking(
+            self._epochs.checked(predict, feed, check=allowed, step="predict_step")
+        )
         with callback_files.files_of_chief_alone(callbacks, is_chief=self.is_chief):
             events = self._events(
                 callbacks, verbose=verbose, epochs=1, steps=feed.num_batches, is_alone=True
@@ -426,6 +447,8 @@ class Trainer:
         sample_weight: Any = None,
         class_weight: dict[int, float] | None = None,
         return_dict: bool = False,
+        *,
+        check: str | bool = "auto",
     ) -> Any:
         """Updates the model once, by one *global* batch, the same on every worker.
 
@@ -437,6 +460,7 @@ class Trainer:
             sample_weight: The weight of each example.
             class_weight: As in Keras.
             return_dict: As in Keras.
+            check: As in `fit`, for the first batch after `compile`.
 
         Returns:
             What `keras.Model.train_on_batch` returns: a scalar, a list, or with `return_dict` a
@@ -448,11 +472,12 @@ class Trainer:
         """
         keras_internals.assert_compiled(self.model, "train_on_batch")
         sample_weight = on_batch.with_class_weight(y, sample_weight, class_weight)
-        return self._observe_batch("train", (x, y, sample_weight), return_dict)
+        return self._observe_batch("train", (x, y, sample_weight), return_dict, check)
 
     @_as_a_run
     def test_on_batch(
-        self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
+        self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False, *,
+        check: str | bool = "auto",
     ) -> Any:
         """Returns the loss and metrics of one *global* batch, the same on every worker.
 
@@ -461,33 +486,40 @@ class Trainer:
             y: As in `train_on_batch`.
             sample_weight: As in `train_on_batch`.
             return_dict: As in Keras.
+            check: As in `train_on_batch`.
 
         Returns:
             As `train_on_batch`.
         """
         keras_internals.assert_compiled(self.model, "test_on_batch")
-        return self._observe_batch("test", (x, y, sample_weight), return_dict)
+        return self._observe_batch("test", (x, y, sample_weight), return_dict, check)
 
     @_as_a_run
-    def predict_on_batch(self, x: Any) -> Any:
+    def predict_on_batch(self, x: Any, *, check: str | bool = "auto") -> Any:
         """Returns the model's outputs for one *global* batch, in its order, on every worker.
 
         Args:
             x: As in `train_on_batch`.
+            check: As in `train_on_batch`.
 
         Returns:
             NumPy arrays of the model's output structure, with one row per example.
         """
-        return self._on_batch("predict", (x,))
+        return self._on_batch("predict", (x,), check)
 
-    def _observe_batch(self, phase: str, data: Any, return_dict: bool) -> Any:
+    def _observe_batch(self, phase: str, data: Any, return_dict: bool, check: Any) -> Any:
         self.model.reset_metrics()
-        self._on_batch(phase, data)
+        self._on_batch(phase, data, check)
         logs = keras_internals.python_logs(self._programs.logs(phase))
         return logs if return_dict else keras_internals.flat_results(self.model, logs)
 
-    def _on_batch(self, phase: str, data: Any) -> Any:
-        outputs = on_batch.run(self.model, self._programs, self._workers, phase, data)
+    def _on_batch(self, phase: str, data: Any, check: str | bool) -> Any:
+        allowed = parse_check(check, is_tpu=is_tpu(self.strategy))
+        if self._replica_step is not None and phase == "train":
+            allowed = False
+        outputs = on_batch.run(
+            self.model, self._programs, self._workers, phase, data, check=allowed
+        )
         if self._num_batches % _BATCHES_BETWEEN_COMPARISONS == 0:
             self._refuse_other_weights()
         self._num_batches += 1
@@ -515,6 +547,11 @@ class Trainer:
 
     def _shapes(self, static_shapes: bool | None, length_buckets: Any) -> Shapes:
         return parse_shapes(static_shapes, length_buckets, is_tpu=is_tpu(self.strategy))
+
+    def _check(self, check: Any, **given: Any) -> str | bool:
+        """Returns the option `check` of a method other than `fit`, if it can be had."""
+        refuse_whole(check, **given)
+        return parse_check(check, is_tpu=is_tpu(self.strategy))
 
     def _build(self, feed: Feed, method: str) -> None:
         if method == "train_step" and not self.model.compiled:
