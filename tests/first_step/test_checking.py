@@ -399,3 +399,32 @@ def test_a_plain_normalization_is_reason_enough(caplog):
     told = [r.getMessage() for r in caplog.records if r.name == "tfdist"]
     assert len(told) == 1
     assert "normalizes the rows that one replica has" in told[0]
+
+
+class Noisy(planted.Step):
+    """Draws for a batch and its negative at once, as people do for real and generated images."""
+
+    def loss_of(self, y: Any, y_pred: Any) -> Any:
+        both = keras.ops.concatenate([y_pred, -y_pred], axis=0)
+        noise = keras.random.uniform(keras.ops.shape(both), seed=self.draws)
+        return keras.ops.mean(keras.ops.square(both + noise))
+
+
+@pytest.mark.parametrize("is_fixed", [False, True])
+def test_draws_for_two_batches_are_right_or_named(is_fixed):
+    x, y = planted.data()
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(4, drop_remainder=is_fixed)
+    found = []
+    for device in ("cpu", "2xcpu"):
+        keras.utils.set_random_seed(1)
+        with tfdist.get_strategy(device).scope():
+            model = Noisy([keras.Input((3,)), keras.layers.Dense(1)])
+            model.compile("sgd")
+        if is_fixed and device == "2xcpu":
+            with pytest.raises(ValueError, match=r"a draw of 4 rows, where a replica has 2, is"):
+                tfdist.fit(model, data, verbose=0)
+        history = tfdist.fit(model, data, verbose=0, check="whole" if is_fixed else "auto")
+        found.append(history.history["cost"])
+        found[-1] += model.get_weights()
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(other, one, atol=1e-12)

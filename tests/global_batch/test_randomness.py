@@ -12,8 +12,8 @@ import tensorflow as tf
 from parity.one_step import joined, on_replicas, parts_of, traced
 
 from tfdist.communication import share
+from tfdist.global_batch import philox
 from tfdist.global_batch import position as position_lib
-from tfdist.global_batch import randomness
 
 random = keras.random
 _SIZES = (7, 4, 1)  # of the global batch: uneven, even, and all replicas but one empty
@@ -22,6 +22,16 @@ _SEED = 11
 
 def _like(x: Any, *rest: int) -> list[Any]:
     return [keras.ops.shape(x)[0], *rest]
+
+
+def _twice(x: Any) -> Any:
+    return keras.ops.concatenate([x, -x], axis=0)
+
+
+def _flat(x: Any) -> Any:
+    """Does to rows what a network does that flattens images."""
+    x = keras.ops.leaky_relu(keras.ops.reshape(x, (-1, 2, 2)) * 2.0)
+    return keras.ops.matmul(keras.ops.reshape(x, (-1, 4)), np.ones((4, 3), "float32"))
 
 
 _DRAWS: dict[str, Callable[[Any], Any]] = {
@@ -48,6 +58,11 @@ _DRAWS: dict[str, Callable[[Any], Any]] = {
     "gamma, an alpha a row": lambda x: random.gamma(
         keras.ops.shape(x), 1 + keras.ops.abs(x), seed=_SEED
     ),
+    "two batches": lambda x: random.normal(keras.ops.shape(_twice(x)), seed=_SEED),
+    "two batches, shape as a tensor": lambda x: random.uniform(tf.shape(_twice(x)), seed=_SEED),
+    "two batches, dropout": lambda x: random.dropout(_flat(_twice(x)), 0.4, seed=_SEED),
+    "two batches, randint": lambda x: random.randint(tf.shape(_twice(x)), 0, 100, seed=_SEED),
+    "two batches, categorical": lambda x: random.categorical(_twice(x), 4, seed=_SEED),
     "folded time": lambda x: random.uniform([keras.ops.shape(x)[0] * 5, 2], seed=_SEED),
 }
 
@@ -65,9 +80,11 @@ def test_rows_are_those_of_one_device(name: str) -> None:
         results = run(_rows(size))
         counts = [b - a for a, b in (share.bounds(size, r, 4) for r in range(4))]
         per_row = len(whole) // size
-        found = np.concatenate(
-            [result[: count * per_row] for result, count in zip(results, counts, strict=True)]
-        )
+        blocks = 2 if name.startswith("two") else 1
+        found = np.concatenate([
+            np.split(result, blocks)[block][: count * (per_row // blocks)]
+            for block in range(blocks) for result, count in zip(results, counts, strict=True)
+        ])
         np.testing.assert_array_equal(found, whole, err_msg=f"{size} rows")
 
 
@@ -112,9 +129,9 @@ def test_any_offset(offset: int, dtype: str) -> None:
     position = position_lib.Position(
         global_size=offset + 9, local_size=4, offset=offset, collectives=None
     )
-    rows = randomness.uniform_rows((4, 3), position, dtype=dtype, seed=tf.constant([1, 2]))
+    rows = philox.uniform_rows((4, 3), position, dtype=dtype, seed=tf.constant([1, 2]))
     np.testing.assert_array_equal(rows, whole[offset : offset + 4])
-    normal = randomness.normal_rows((4, 3), position, dtype=dtype, seed=tf.constant([1, 2]))
+    normal = philox.normal_rows((4, 3), position, dtype=dtype, seed=tf.constant([1, 2]))
     whole = tf.random.stateless_normal([offset + 9, 3], [1, 2], dtype=dtype)
     np.testing.assert_array_equal(normal, whole[offset : offset + 4])
 

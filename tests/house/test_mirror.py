@@ -57,6 +57,8 @@ _TESTED_BY = {
     "loop/branches.py": "data/test_lengths.py",
     "loop/programs.py": "training/test_trainer.py",
     "step/dependence.py": "step/test_lookups.py",
+    "global_batch/blocks.py": "global_batch/test_randomness.py",
+    "global_batch/philox.py": "global_batch/test_randomness.py",
     "first_step/rows.py": "first_step/test_checking.py",
     "first_step/found.py": "first_step/test_checking.py",
     "step/from_replica.py": "training/test_custom_loop.py",

@@ -19,7 +19,7 @@ import tensorflow as tf
 from tfdist.communication.workers import Workers
 from tfdist.data import rows as rows_lib
 from tfdist.first_step.differences import Outcome, counted_logs
-from tfdist.first_step.likely_cause import drawing
+from tfdist.first_step.likely_cause import drawing, of_several_rows
 from tfdist.first_step.recorded import Recorded
 from tfdist.first_step.rows import FirstRows
 from tfdist.loop.programs import Programs
@@ -34,6 +34,7 @@ class BothWays:
 
     Attributes:
         draws: Names what draws random numbers by itself.
+        several: Names draws that are taken for several rows an example.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class BothWays:
         self._is_quiet = step == "predict_step"
         self._traced: dict[str, Any] = {}
         self.draws: list[str] = []
+        self.several: list[str] = []
 
     def outcomes(
         self, rows: FirstRows, spec: Any
@@ -61,6 +63,7 @@ class BothWays:
             steps = [self._step(batch, spec, rows) for batch in (rows.split, rows.whole)]
             moved = pickle.dumps(_numbers()) != pickle.dumps(numbers)
             graphs = {id(s.graph): s.graph for s in steps if hasattr(s, "graph")}
+            self.several = self.several or of_several_rows(list(graphs.values()))
             self.draws = self.draws or drawing(list(graphs.values()), numpy_moved=moved)
             entries = _states(self._model)
             parts = self._parts(entries, graphs.values())

@@ -205,7 +205,7 @@ class FirstStep:
         # What unequal parts blur, equal ones show: a factor, say.
         even = first_rows(element, spec, source, workers, evenly=True)
         found_evenly = self._difference(twice, even, spec) if even else None
-        return self._told(self._sentence(found, rows, found_evenly, twice.draws) if found else "")
+        return self._told(self._sentence(found, rows, found_evenly, twice) if found else "")
 
     def _difference(self, twice: BothWays, rows: FirstRows | None, spec: Any) -> Found | None:
         """Computes the step both ways; returns what differs, or None."""
@@ -235,12 +235,15 @@ class FirstStep:
             _LOG.warning("%s", self._failure)
 
     def _sentence(
-        self, found: Found, rows: FirstRows, evenly: Found | None, draws: Sequence[str]
+        self, found: Found, rows: FirstRows, evenly: Found | None, twice: BothWays
     ) -> str:
         total = self._workers.share.num_replicas
         split, whole = found.values
         kind = {"gradient": "gradient of", "state": "change of"}.get(found.group, found.group)
-        told = cause(found, evenly, replicas=total, code=self._code, draws=draws)
+        told = cause(
+            found, evenly, replicas=total, code=self._code, draws=twice.draws,
+            several=twice.several,
+        )
         return (
             f"The first step is not one device's: with its {rows.count} rows split over {total} "
             f"replicas, the {kind} {found.name!r} is {split:.6g} instead of {whole:.6g}. Likely "

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from tfdist.global_batch.randomness import SEVERAL_ROWS
+
 # Operations that draw from a generator of their own, which no seed of Keras reaches.
 _DRAWING = {
     "Multinomial", "ParameterizedTruncatedNormal", "RandomGamma", "RandomPoisson",
@@ -58,7 +60,8 @@ class Found:
 
 
 def cause(
-    found: Found, evenly: Found | None, *, replicas: int, code: Sequence[str], draws: Sequence[str]
+    found: Found, evenly: Found | None, *, replicas: int, code: Sequence[str],
+    draws: Sequence[str], several: Sequence[str] = (),
 ) -> str:
     """Returns the likely cause of a difference, and the cure, in two sentences.
 
@@ -68,6 +71,7 @@ def cause(
         replicas: Replicas of all workers together.
         code: The model's own code, see step/own_code.py.
         draws: What draws by itself, see `drawing`.
+        several: Draws of several rows an example, see `of_several_rows`.
     """
     where = ", ".join(code[:3]) + (", ..." if len(code) > 3 else "")
     if draws:
@@ -75,6 +79,13 @@ def cause(
             f"{', '.join(draws[:3])} draws numbers that bypass Keras, so each replica has its own. "
             "Draw with keras.random and a keras.random.SeedGenerator, which give every row what it "
             "gets on one device."
+        )
+    if several:
+        return (
+            f"in {where}, {several[0]} is taken for one of several rows an example, next to each "
+            "other. Where they are of several batches, one after the other (a concatenation of "
+            "real and generated ones, say), draw for each of them by itself, or use batches "
+            "without drop_remainder=True."
         )
     factor = evenly.factor if evenly else float("nan")
     if abs(factor * replicas - 1) <= _NEAR:
@@ -138,6 +149,12 @@ def drawing(graphs: Sequence[Any], *, numpy_moved: bool) -> list[str]:
     if numpy_moved:
         names.append("NumPy's or Python's random, once while the step is traced,")
     return list(dict.fromkeys(names))
+
+
+def of_several_rows(graphs: Sequence[Any]) -> list[str]:
+    """Names the draws in traced steps whose number of rows is a multiple of the replica's."""
+    found = [told for graph in graphs for told in graph.get_collection(SEVERAL_ROWS)]
+    return list(dict.fromkeys(found))
 
 
 def _nodes(graph: Any) -> Iterator[Any]:

@@ -14,6 +14,8 @@ Read in this order; each file imports from those above it only:
 7. row_losses.py: losses with one value a row, which Keras or a tape sums.
 8. activity_losses.py: what activity regularizers add.
 9. batch_norm.py: how a BatchNormalization sees the rows of all replicas.
-10. randomness.py: what a replica draws.
-11. tracing.py: how a replica's function means the global batch while it is traced.
+10. blocks.py: whether rows are those of several batches, one after the other.
+11. philox.py: which numbers of a draw are a replica's rows.
+12. randomness.py: what a replica draws.
+13. tracing.py: how a replica's function means the global batch while it is traced.
 """

@@ -11,11 +11,14 @@ The generators are counter based (Philox: Salmon et al., "Parallel random number
 rows cost. Distributions that use a varying number of counters (truncated normal, gamma, ...) are
 drawn for the whole global batch and cut: also exact, at N times the cost of the draw.
 
+Of several batches that were put one after the other, each is drawn for by itself (blocks.py).
+
 There are two limits. `keras.random.shuffle` of the batch (MixUp and CutMix use it) shuffles only
 the replica's own rows. And a draw whose first dimension is unknown while tracing counts as a draw
 of rows. So Keras's own steps see an open number of rows, and there a draw of fixed size is the same
 for all examples (`replicas.run`). A custom step sees the sizes of the data, and there a multiple of
-the replica's rows counts as rows too.
+the replica's rows counts as rows too, of which each example has several: nothing shows what a
+number was made of. The graph notes such draws, for first_step/.
 """
 
 from __future__ import annotations
@@ -32,10 +35,12 @@ import tensorflow as tf
 from tfdist.compat import keras_internals
 from tfdist.compat.untraced import outside_of_steps
 from tfdist.global_batch import position as position_lib
+from tfdist.global_batch.blocks import blocks_of_rows, blocks_of_size
+from tfdist.global_batch.philox import computed_rows, dims_of, normal_rows, uniform_rows
 from tfdist.global_batch.position import Position
 
-_PHILOX = 1
-_BLOCK_BITS = 128  # yielded by one step of Philox's counter
+#: The collection of a graph with what is said of draws that have several rows for each example.
+SEVERAL_ROWS = "tfdist_several_rows"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +91,9 @@ def _uniform(
         return own.uniform(shape, minval, maxval, dtype, seed)
     dtype = dtype or own.floatx()
     minval, maxval = tf.cast(minval, dtype), tf.cast(maxval, dtype)
-    raw = uniform_rows(shape, position, dtype=dtype, seed=own.seed(seed))
+    raw = uniform_rows(
+        shape, position, dtype=dtype, seed=own.seed(seed), blocks=_blocks(shape)
+    )
     return raw * (maxval - minval) + minval
 
 
@@ -97,7 +104,7 @@ def _normal(
     if position is None:
         return own.normal(shape, mean, stddev, dtype, seed)
     dtype = dtype or own.floatx()
-    raw = normal_rows(shape, position, dtype=dtype, seed=own.seed(seed))
+    raw = normal_rows(shape, position, dtype=dtype, seed=own.seed(seed), blocks=_blocks(shape))
     return raw * tf.convert_to_tensor(stddev, dtype) + tf.convert_to_tensor(mean, dtype)
 
 
@@ -110,7 +117,9 @@ def _dropout(
     position = _position(shape)
     if position is None:
         return own.dropout(inputs, rate, noise_shape, seed)
-    drawn = uniform_rows(shape, position, dtype=inputs.dtype, seed=own.seed(seed))
+    drawn = uniform_rows(
+        shape, position, dtype=inputs.dtype, seed=own.seed(seed), blocks=blocks_of_rows(inputs)
+    )
     scale = tf.constant(1 / (1 - rate), inputs.dtype)
     kept = tf.where(drawn >= rate, inputs * scale, tf.zeros((), inputs.dtype))
     kept.set_shape(inputs.shape)
@@ -124,7 +133,7 @@ def _categorical(
     position = _position([rows])
     if position is None:
         return own.categorical(logits, num_samples, dtype, seed)
-    cut = _Cut(position, rows)
+    cut = _Cut(position, rows, blocks_of_rows(logits))
     return cut.of(own.categorical(cut.padded(logits), num_samples, dtype, seed))
 
 
@@ -132,11 +141,18 @@ _SHAPED = ("randint", "truncated_normal", "gamma", "binomial", "beta")  # take a
 
 
 class _Cut:
-    """Where `own` rows of a replica stand in a draw for the whole global batch."""
+    """Where `own` rows of a replica stand in a draw for the whole global batch.
 
-    def __init__(self, position: Position, own: Any) -> None:
+    Args:
+        position: Where the replica stands.
+        own: The rows that it draws.
+        blocks: Of how many batches, one after the other, they are.
+    """
+
+    def __init__(self, position: Position, own: Any, blocks: int = 1) -> None:
+        self._blocks = [_Cut(position, own // blocks) for _ in range(blocks)] if blocks > 1 else []
         # Rows of the draw per row of the batch: several if time is folded into the batch.
-        per_row = -(-own // _computed_rows(position))
+        per_row = -(-own // computed_rows(position))
         if position.padded_rows is None:
             self.total = per_row * position.global_size
         else:  # with rows that no replica has, which keeps the shape static
@@ -144,14 +160,22 @@ class _Cut:
         # An empty replica computes on one row that does not count: any row will do.
         self.start = tf.minimum(per_row * position.offset, self.total - own)
         self._own = own
+        if self._blocks:
+            self.total = blocks * self._blocks[0].total
 
     def of(self, whole: Any) -> Any:
         """Returns this replica's rows of a tensor that has the rows of all."""
+        if self._blocks:
+            parts = tf.split(whole, len(self._blocks))
+            return tf.concat([b.of(p) for b, p in zip(self._blocks, parts, strict=True)], 0)
         begin = tf.stack([self.start, *[0] * (whole.shape.rank - 1)])
         return tf.slice(whole, begin, [self._own, *[-1] * (whole.shape.rank - 1)])
 
     def padded(self, rows: Any) -> Any:
         """Returns this replica's rows at their offset, with ones for the other replicas' rows."""
+        if self._blocks:
+            parts = tf.split(rows, len(self._blocks))
+            return tf.concat([b.padded(p) for b, p in zip(self._blocks, parts, strict=True)], 0)
         rest = [[0, 0]] * (rows.shape.rank - 1)
         whole = tf.pad(rows, [[0, self.total - self._own], *rest], constant_values=1)
         return tf.roll(whole, self.start, axis=0)  # XLA can only pad by a constant
@@ -162,8 +186,8 @@ def _cut_from_global(draw: Callable[..., Any]) -> Callable[..., Any]:
         position = _position(shape)
         if position is None:
             return draw(shape, *args, **kwargs)
-        dims = _dims(shape)
-        cut = _Cut(position, dims[0])
+        dims = dims_of(shape)
+        cut = _Cut(position, dims[0], _blocks(shape))
 
         def spread(value: Any) -> Any:  # a parameter may have one value per row, such as `alpha`
             is_of_rows = tf.is_tensor(value) and value.shape.rank == len(dims) != 0
@@ -209,48 +233,15 @@ def _draw_seed_once(draw_seed: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return draw
 
 
-def uniform_rows(shape: Any, position: Position, *, dtype: Any, seed: Any) -> tf.Tensor:
-    """Draws this replica's rows of a uniform `[0, 1)` tensor over the global batch.
-
-    Args:
-        shape: Shape of the replica's own rows.
-        position: Where these rows stand.
-        dtype: A floating dtype.
-        seed: int32 or int64 tensor of shape (2,).
-
-    Returns:
-        Tensor of `shape`: from row `position.offset` on, the rows of `tf.random.stateless_uniform`
-        with the global shape and the same seed, bit for bit.
-    """
-    return _rows(tf.raw_ops.StatelessRandomUniformV2, shape, position, dtype=dtype, seed=seed)
-
-
-def normal_rows(shape: Any, position: Position, *, dtype: Any, seed: Any) -> tf.Tensor:
-    """Draws this replica's rows of a standard normal tensor; see `uniform_rows`."""
-    return _rows(tf.raw_ops.StatelessRandomNormalV2, shape, position, dtype=dtype, seed=seed)
-
-
-def _rows(op: Callable[..., Any], shape: Any, position: Position, *, dtype: Any, seed: Any) -> Any:
-    dims = _dims(shape)
-    dtype = tf.as_dtype(dtype)
-    per_block = min(_BLOCK_BITS // (8 * dtype.size), 4)
-    count = tf.reduce_prod(tf.cast(tf.stack(dims), tf.int64))
-    per_row = count // tf.cast(_computed_rows(position), tf.int64)
-    begin = per_row * tf.cast(position.offset, tf.int64)
-    skipped = begin % per_block
-    key, counter = _key_and_counter(seed)
-    counter = tf.stack([counter[0] + tf.cast(begin // per_block, tf.uint64), counter[1]])
-    # One block too many, so that XLA sees sizes that do not depend on the position.
-    size = tf.reshape(count + per_block, [1])
-    flat = op(shape=size, key=key, counter=counter, alg=_PHILOX, dtype=dtype)
-    rows = tf.reshape(tf.slice(flat, [skipped], tf.reshape(count, [1])), tf.stack(dims))
-    rows.set_shape(_static(shape))
-    return rows
-
-
-def _key_and_counter(seed: Any) -> tuple[tf.Tensor, tf.Tensor]:
-    drawn = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
-    return drawn.key, drawn.counter
+def _blocks(shape: Any) -> int:
+    dims, position = dims_of(shape), position_lib.current()
+    if not dims:
+        return 1
+    fixed = position.fixed_rows if position else None
+    if isinstance(dims[0], int) and fixed not in (None, dims[0]) and not tf.executing_eagerly():
+        told = f"a draw of {dims[0]} rows, where a replica has {fixed},"
+        tf.compat.v1.get_default_graph().add_to_collection(SEVERAL_ROWS, told)
+    return blocks_of_size(dims[0])
 
 
 def _position(shape: Any) -> Position | None:
@@ -258,7 +249,7 @@ def _position(shape: Any) -> Position | None:
     position = position_lib.current()
     if position is None or position.collectives.num_replicas == 1:
         return None
-    dims = _dims(shape)
+    dims = dims_of(shape)
     if not dims:
         return None
     first, local = dims[0], position.padded_rows or position.fixed_rows
@@ -266,27 +257,6 @@ def _position(shape: Any) -> Position | None:
         # A fixed first dimension is the batch only if the batch has a fixed size too.
         return position if local and first % local == 0 else None
     return position
-
-
-def _computed_rows(position: Position) -> Any:
-    """Returns the rows that a replica computes on, whether they count or not."""
-    return position.padded_rows or position.fixed_rows or tf.maximum(position.local_size, 1)
-
-
-def _dims(shape: Any) -> list[Any]:
-    """Returns the dimensions of a shape: ints, or int32 scalar tensors where they are open."""
-    if isinstance(shape, tf.TensorShape):
-        return shape.as_list()
-    if not tf.is_tensor(shape):
-        return [tf.cast(dim, tf.int32) if tf.is_tensor(dim) else int(dim) for dim in shape]
-    dims = tf.unstack(tf.cast(shape, tf.int32))
-    known = tf.get_static_value(shape, partial=True)
-    known = [None] * len(dims) if known is None else list(known)
-    return [dim if size is None else int(size) for dim, size in zip(dims, known, strict=True)]
-
-
-def _static(shape: Any) -> Any:
-    return [dim if isinstance(dim, int) else None for dim in _dims(shape)]
 
 
 def _noise_shape(inputs: Any, noise_shape: Any) -> list[Any]:
