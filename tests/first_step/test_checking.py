@@ -331,13 +331,13 @@ def test_predict_checks_its_first_batch():
 
 
 def test_one_batch_is_checked_and_can_be_whole():
-    build, _, right = planted.PLANTED["a loss that is called a sum"]
+    build, _, _ = planted.PLANTED["a loss that is called a sum"]
     x, y = planted.data()
     found = []
     for device in ("cpu", "2xcpu"):
         keras.utils.set_random_seed(1)
         with tfdist.get_strategy(device).scope():
-            model, good = build(), right()
+            model = build()
         is_one = device == "cpu"
         if not is_one:
             with pytest.raises(ValueError, match="a sum over the batch in _SumCalled.__call__"):
@@ -349,7 +349,6 @@ def test_one_batch_is_checked_and_can_be_whole():
         test = model.test_on_batch if is_one else functools.partial(tfdist.test_on_batch, model)
         losses = [train(x[:size], y[:size], **given) for size in (5, 4, 1)]
         losses.append(test(x[:3], y[:3], **given))
-        losses.append(tfdist.train_on_batch(good, x, y))
         found.append([*losses, *model.get_weights()])
     for one, other in zip(*found, strict=True):
         np.testing.assert_allclose(other, one, atol=1e-9)
