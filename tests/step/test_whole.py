@@ -115,6 +115,12 @@ class _Batches(keras.utils.PyDataset):
         return x[5 * number : 5 * number + 5], y[5 * number : 5 * number + 5]
 
 
+class _Rows(tfdist.RowsDataset):
+    def get_rows(self, indices: np.ndarray) -> Any:
+        x, y = planted.data()
+        return x[indices], y[indices]
+
+
 def _data(kind: str) -> dict[str, Any]:
     x, y = planted.data()
     dataset = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(20, seed=2)
@@ -122,6 +128,8 @@ def _data(kind: str) -> dict[str, Any]:
         return {"x": x, "y": y, "batch_size": 5}
     if kind == "PyDataset":
         return {"x": _Batches()}
+    if kind == "rows":
+        return {"x": _Rows(num_rows=len(x), batch_size=5)}
     return {"x": dataset.batch(5, drop_remainder=kind == "fixed")}
 
 
@@ -184,7 +192,7 @@ def _on_worker() -> dict[str, Any]:
     keras.config.set_dtype_policy("float64")
     return {
         kind: _outcome(build, kind, "cpu")
-        for build, kind in ((_own, "arrays"), (_own, "dataset"), (_keras, "PyDataset"))
+        for build, kind in ((_own, "arrays"), (_own, "dataset"), (_keras, "rows"))
     }
 
 
@@ -195,7 +203,7 @@ def test_on_two_workers():
     assert len(of_workers) == 2
     expected = {
         "arrays": _outcome(_own, "arrays", None), "dataset": _outcome(_own, "dataset", None),
-        "PyDataset": _outcome(_keras, "PyDataset", None),
+        "rows": _outcome(_keras, "rows", None),
     }
     for found in of_workers:
         for kind, one in expected.items():

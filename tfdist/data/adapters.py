@@ -66,9 +66,11 @@ def make_source(
             "itself, in global batches; tfdist splits it."
         )
     if gives_rows(x) and y is None and sample_weight is None:
-        return _rows_source(
-            x, share=share, shuffle=shuffle, seed=seed, class_weight=class_weight
+        reader = Share(0, 1, 1) if all_rows else share
+        source = _rows_source(
+            x, share=reader, shuffle=shuffle, seed=seed, class_weight=class_weight
         )
+        return dataclasses.replace(source, has_all_rows=all_rows)
     is_py_dataset = isinstance(x, keras.utils.PyDataset)
     x = _ordered_py_dataset(x, shuffle=shuffle, seed=seed)
     of_rows = None

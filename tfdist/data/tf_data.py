@@ -8,7 +8,6 @@ its first batch, unless reading that would change the batches that follow.
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -56,7 +55,8 @@ def dataset_source(
             several replicas.
     """
     rows.refuse_unbatched(dataset.element_spec)
-    own = None if all_rows else _own_rows(dataset, share, goes_on=goes_on)
+    reader = Share(0, 1, 1) if all_rows else share
+    own = _own_rows(dataset, reader, goes_on=goes_on)
     is_seekable = goes_on and own is not None and own.order is not None
     if of_rows is not None:
         dataset = dataset.map(of_rows)
@@ -66,7 +66,13 @@ def dataset_source(
     is_of_unknown_length = int(dataset.cardinality()) == tf.data.UNKNOWN_CARDINALITY
     if share.has_others:
         dataset = same_data.in_one_order(dataset)
-    part_of = functools.partial(_part_of, share=share, fill_empty=fill_empty)
+
+    def split(data: Any, global_size: tf.Tensor, reader: Share, first: Any = 0) -> tuple[Any, ...]:
+        """Returns the rows of each of a reader's replicas, of those from row `first` on."""
+        return tuple(
+            _part_of(data, replica, global_size, share=reader, fill_empty=fill_empty, first=first)
+            for replica in reader.replicas
+        )
 
     def parts_of(*batch: Any) -> tuple[Any, ...]:
         """Cuts a global batch."""
@@ -77,17 +83,14 @@ def dataset_source(
         )
         if share.num_replicas == 1:
             return global_size, (data,)
-        local = share.replicas
-        parts = (data,) if all_rows else tuple(part_of(data, r, global_size) for r in local)
+        parts = (data,) if all_rows else split(data, global_size, share)
         return (global_size, parts, same_data.sample(data)) if is_sampled else (global_size, parts)
 
     def parts_of_own(global_size: tf.Tensor, first: tf.Tensor, sample: Any, data: Any) -> Any:
         """Cuts the rows of a global batch that this worker has made, from the first one on."""
         if of_rows is not None:
             data = of_rows(*data) if isinstance(data, tuple) else of_rows(data)
-        parts = tuple(
-            part_of(data, replica, global_size, first=first) for replica in share.replicas
-        )
+        parts = split(data, global_size, reader, first)
         return (global_size, parts, sample) if is_sampled else (global_size, parts)
 
     def with_number(number: tf.Tensor, element: Any) -> Any:
