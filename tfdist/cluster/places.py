@@ -10,12 +10,12 @@ Synopsis:
     >>> first, second = Whereabouts(), Whereabouts()
     >>> for one in (first, second):
     ...     with one.inside("fit"):
-    ...         one.come_to("steps")
+    ...         _ = one.come_to("steps")
     >>> with first.inside("predict"):
-    ...     first.come_to("the beginning")
+    ...     _ = first.come_to("the beginning")
     >>> first.place.count, second.place.doing
     (2, 'steps of fit')
-    >>> second.come_to("an agreement")
+    >>> _ = second.come_to("an agreement")
     >>> parted({0: first.place, 1: second.place})
     'worker 0 is at the beginning of predict, and worker 1 at an agreement'
 """
