@@ -201,6 +201,11 @@ def test_spec_has_an_open_number_of_rows(kind):
         assert leaf.shape[0] is None or isinstance(leaf, tf.RaggedTensorSpec)
 
 
+def test_size_of_a_dataset_is_known_where_classes_are_weighed():
+    source = make_source(**KINDS["dataset, class weights"](), share=ONE)
+    assert source.batch_size() == 4
+
+
 def test_spec_has_no_place_for_what_is_not_there():
     arguments = KINDS["generator, no weights"]()
     source = make_source(**arguments, share=Share(0, 1, 1))

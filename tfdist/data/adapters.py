@@ -71,7 +71,9 @@ def make_source(
             x, share=reader, shuffle=shuffle, seed=seed, class_weight=class_weight
         )
         return dataclasses.replace(source, has_all_rows=all_rows)
-    is_py_dataset = isinstance(x, keras.utils.PyDataset)
+    is_dataset, is_py_dataset = (
+        isinstance(x, kind) for kind in (tf.data.Dataset, keras.utils.PyDataset)
+    )
     x = _ordered_py_dataset(x, shuffle=shuffle, seed=seed)
     of_rows = None
     if class_weight is not None and isinstance(x, tf.data.Dataset):
@@ -94,8 +96,9 @@ def make_source(
         source,
         num_batches=adapter.num_batches,
         is_infinite=source.is_infinite or (is_py_dataset and adapter.num_batches is None),
-        is_dataset=isinstance(x, tf.data.Dataset),
-        batch_size=source.batch_size if x is dataset else lambda: first_batch(x, adapter),
+        is_dataset=is_dataset,
+        # Where classes are weighed, Keras's adapter has mapped the dataset that was given.
+        batch_size=source.batch_size if is_dataset else lambda: first_batch(x, adapter),
         begin_with=x.begin_with if isinstance(x, OrderedBatches) else None,
         on_pass_begin=adapter.on_epoch_begin,
         on_pass_end=adapter.on_epoch_end,
