@@ -8,7 +8,7 @@
 #   make test-next                  the TensorFlow and the Keras that are not released yet
 #   make test-all                   all four
 #   make parity                     the whole parity table, into README.md and PARITY.md
-#   make keras-own                  all of Keras's own tests of its trainer, on two replicas
+#   make keras-own                  all of Keras's own tests of its trainer and layers, on two replicas
 #   make programs                 programs in the shape of people's, unchanged, all of them
 #   make oracles                    what stock Keras gives for its rows, where that is out of date
 #   make check                      lint and types

@@ -97,7 +97,6 @@ def make_source(
         num_batches=adapter.num_batches,
         is_infinite=source.is_infinite or (is_py_dataset and adapter.num_batches is None),
         is_dataset=is_dataset,
-        # Where classes are weighed, Keras's adapter has mapped the dataset that was given.
         batch_size=source.batch_size if is_dataset else lambda: first_batch(x, adapter),
         begin_with=x.begin_with if isinstance(x, OrderedBatches) else None,
         on_pass_begin=adapter.on_epoch_begin,

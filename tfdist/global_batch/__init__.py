@@ -17,5 +17,6 @@ Read in this order; each file imports from those above it only:
 10. blocks.py: whether rows are those of several batches, one after the other.
 11. philox.py: which numbers of a draw are a replica's rows.
 12. randomness.py: what a replica draws.
-13. tracing.py: how a replica's function means the global batch while it is traced.
+13. unsplit_layers.py: which layers cannot mean it, and are refused.
+14. tracing.py: how a replica's function means the global batch while it is traced.
 """

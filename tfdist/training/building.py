@@ -19,7 +19,7 @@ import tensorflow as tf
 from tfdist.compat import keras_internals, replacing, tf_internals
 from tfdist.compat.untraced import outside_of_steps
 from tfdist.data.source import Source
-from tfdist.global_batch import row_losses
+from tfdist.global_batch import row_losses, unsplit_layers
 from tfdist.step import update
 from tfdist.step.variables import optimizers_of
 from tfdist.strategy import factory
@@ -37,7 +37,8 @@ def build(
         method: The step: "train_step", "test_step" or "predict_step".
 
     Raises:
-        ValueError: The optimizer was made outside the scope of the strategy.
+        ValueError: The optimizer was made outside the scope of the strategy, or replicas cannot
+            train the model.
     """
     is_compiled = model.compiled
     if is_compiled:
@@ -53,6 +54,8 @@ def build(
     elif is_compiled:
         with strategy.scope():
             keras_internals.symbolic_build(model, spec)
+    if method == "train_step":
+        unsplit_layers.refuse(model, strategy.num_replicas_in_sync)
 
 
 def spec_of(source: Source, model: Any, *, method: str) -> Any:

@@ -39,7 +39,7 @@ from tfdist.communication.reduction import per_replica
 from tfdist.communication.workers import Workers
 from tfdist.compat import keras_internals, private_names, replacing, tf_internals
 from tfdist.data import rows, tf_data
-from tfdist.global_batch import all_rows, randomness, tracing
+from tfdist.global_batch import all_rows, randomness, tracing, unsplit_layers
 from tfdist.global_batch import position as position_lib
 from tfdist.global_batch.position import Position
 from tfdist.step import from_replica
@@ -109,7 +109,8 @@ def apply_gradients(
         reduction: How gradients travel between replicas, as in `tfdist.fit`.
 
     Raises:
-        ValueError: The numbers of gradients and variables differ, or `reduction` is invalid.
+        ValueError: The numbers of gradients and variables differ, `reduction` is invalid, or
+            variables are to be overwritten with gradients (float8).
         RuntimeError: There is no replica: it was called in the strategy's scope.
     """
     gradients, variables = list(gradients), list(trainable_variables)
@@ -130,7 +131,7 @@ def apply_gradients(
     if context.num_replicas_in_sync == 1:
         optimizer.apply(gradients, variables)
         return
-
+    unsplit_layers.refuse_overwritten(variables, context.num_replicas_in_sync)
     from_replica.apply_gradients(optimizer, gradients, variables, reduction=reduction)
 
 
