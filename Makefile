@@ -7,7 +7,8 @@
 #   make test-colab                 the versions that Colab carries, in an environment of their own
 #   make test-next                  the TensorFlow and the Keras that are not released yet
 #   make test-all                   all four
-#   make parity                     the whole parity table, into README.md and PARITY.md
+#   make parity                     all pairs of choices, and the parity table, into README.md and
+#                                   PARITY.md
 #   make keras-own                  all of Keras's own tests of its trainer and layers, on two replicas
 #   make programs                 programs in the shape of people's, unchanged, all of them
 #   make oracles                    what stock Keras gives for its rows, where that is out of date
@@ -80,6 +81,7 @@ engines:
 	else echo "Without: sudo bash scripts/setup_engines.sh, mpi, slurm and spark are not tested."; fi
 
 parity: $(READY),$(WITH)
+	PYTHONPATH=tests $(RUN) -m parity.pairs
 	PYTHONPATH=tests $(RUN) -m parity.remake --all
 	$(RUN) scripts/parity_table.py --write
 

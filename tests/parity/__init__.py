@@ -8,4 +8,7 @@ model_losses.py, batches.py, layers.py, recomputation.py, models_by_shape.py, ra
 loop_options.py, static_shapes.py, static_lengths.py, metrics.py, custom_steps.py. `table.ROWS` is
 all of them, selection.py and rotation.py say which are tested where, remake.py makes anew what is
 kept, and verdicts.py says what came of the rows.
+
+Beside the rows, which vary one thing at a time: axes.py (what can be chosen in a training),
+trainings.py (what is trained then), and pairs.py (trainings in which each two choices meet).
 """

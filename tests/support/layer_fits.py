@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import fnmatch
 import functools
+import gc
 import importlib
 import inspect
 import pathlib
@@ -105,6 +106,7 @@ def fits_of(test: unittest.TestCase, *, floatx: str) -> tuple[list[Fit], str]:
     with warnings.catch_warnings(), _recorded(fits), _little_else():
         warnings.simplefilter("ignore")
         type(test)(_name_of(test)).run(result)
+    gc.collect()  # traced functions are cycles
     problems = [text for _, text in result.errors + result.failures]
     return fits, problems[0] if problems else ""
 
