@@ -87,6 +87,18 @@ EXCLUDED = (
         "a generator is used up by fit",
     ),
     Excluded(
+        ("reduction", ("none",)), ("layer", ("add_loss", "penalized", "activity penalized")),
+        "Keras fails: it adds one number to a loss of many",
+    ),
+    Excluded(
+        ("weights", ("of classes",)), ("data", ("generator",)),
+        "Keras refuses class_weight for generators",
+    ),
+    Excluded(
+        ("layer", ("activity penalized",)), ("precision", ("mixed_bfloat16", "mixed_float16")),
+        "Keras fails: it adds a penalty in 16 bits to a loss in 32",
+    ),
+    Excluded(
         ("data", ("generator",)), ("steps_per_execution", ("2", "3")),
         "Keras runs on past steps_per_epoch to fill an execution; tfdist ends the epoch there",
     ),
@@ -101,6 +113,10 @@ EXCLUDED = (
     Excluded(
         ("jit_compile", ("True",)), ("loss", ("dice",)),
         "refused: XLA compiles what a replica does, and nothing between the replicas",
+    ),
+    Excluded(
+        ("data", ("padded",)), ("layer", ("add_loss",)),
+        "refused: a loss of one number counts the rows that pad",
     ),
     Excluded(
         ("data", ("padded",)), ("loss", ("dice",)),
