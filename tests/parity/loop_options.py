@@ -36,6 +36,17 @@ ROWS = (
         then=BOTH,
         worlds=WORLDS,
     ),
+    # Compiled, a normal number depends on how many there are: of 8 rows, and of the last 6 or 7.
+    Case(
+        name="jit_compile, noise",
+        build=models.mlp(
+            models.momentum, lambda: keras.layers.GaussianNoise(0.3), jit_compile=True
+        ),
+        data=data.plain,
+        batch_size=8,
+        then=(),
+        worlds=NO_THIRD_WORKER,
+    ),
     Case(
         name="jit_compile, embedding and regularizer",
         build=models.bag_of_words(lambda: keras.optimizers.Adam(0.02), jit_compile=True),

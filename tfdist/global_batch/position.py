@@ -43,6 +43,7 @@ class Position:
         fixed_rows: Rows that the replica computes on, including those that do not count, if the
             traced shapes show them; None if their first dimension is open.
         inputs: The tensors of this replica's rows; () if unknown.
+        is_compiled: Whether XLA compiles what this replica does, for `jit_compile=True`.
     """
 
     global_size: Any
@@ -54,6 +55,7 @@ class Position:
     timesteps: Timesteps | None = None
     fixed_rows: int | None = None
     inputs: tuple[Any, ...] = ()
+    is_compiled: bool = False
 
     @property
     def has_all(self) -> bool:

@@ -9,7 +9,8 @@ weights, one number for the batch) are the same on all replicas, since one devic
 The generators are counter based (Philox: Salmon et al., "Parallel random numbers: as easy as 1, 2,
 3", 2011), so a slice is made by starting the counter further on; it costs what the replica's own
 rows cost. Distributions that use a varying number of counters (truncated normal, gamma, ...) are
-drawn for the whole global batch and cut: also exact, at N times the cost of the draw.
+drawn for the whole global batch and cut: also exact, at N times the cost of the draw. So are normal
+numbers where XLA compiles the step: it makes them in pairs, of which one lies half a draw further.
 
 Of several batches that were put one after the other, each is drawn for by itself (blocks.py).
 
@@ -103,6 +104,9 @@ def _normal(
     position = _position(shape)
     if position is None:
         return own.normal(shape, mean, stddev, dtype, seed)
+    if position.is_compiled:
+        _refuse_padded(position)
+        return _cut_from_global(own.normal)(shape, mean, stddev, dtype, seed)
     dtype = dtype or own.floatx()
     raw = normal_rows(shape, position, dtype=dtype, seed=own.seed(seed), blocks=_blocks(shape))
     return raw * tf.convert_to_tensor(stddev, dtype) + tf.convert_to_tensor(mean, dtype)
@@ -135,6 +139,15 @@ def _categorical(
         return own.categorical(logits, num_samples, dtype, seed)
     cut = _Cut(position, rows, blocks_of_rows(logits))
     return cut.of(own.categorical(cut.padded(logits), num_samples, dtype, seed))
+
+
+def _refuse_padded(position: Position) -> None:
+    if position.padded_rows is not None:
+        raise ValueError(
+            "jit_compile=True draws normal numbers (keras.random.normal, GaussianNoise) for all "
+            "rows of a batch at once, and the static shapes do not say how many they are. Compile "
+            "with jit_compile=False, or pass static_shapes=False."
+        )
 
 
 _SHAPED = ("randint", "truncated_normal", "gamma", "binomial", "beta")  # take a shape first

@@ -83,7 +83,7 @@ def _asking(position: Position, answer: Callable[[Any], Any]) -> Position:
     """Returns the position with `answer` as its sum, and with every other collective refused."""
     known: Collectives = position.collectives
     collectives = dataclasses.replace(known, sum=answer, linked_sum=_refuse, gather=_refuse)
-    return dataclasses.replace(position, collectives=collectives)
+    return dataclasses.replace(position, collectives=collectives, is_compiled=True)
 
 
 def _refuse(*_: Any) -> NoReturn:
