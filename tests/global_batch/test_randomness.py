@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 import tensorflow as tf
 from parity.one_step import joined, on_replicas, parts_of, traced
 
-from tfdist.communication import share
+from tfdist.communication import collectives, share
+from tfdist.compat import keras_internals
 from tfdist.global_batch import philox
 from tfdist.global_batch import position as position_lib
 
@@ -134,6 +136,14 @@ def test_any_offset(offset: int, dtype: str) -> None:
     normal = philox.normal_rows((4, 3), position, dtype=dtype, seed=tf.constant([1, 2]))
     whole = tf.random.stateless_normal([offset + 9, 3], [1, 2], dtype=dtype)
     np.testing.assert_array_equal(normal, whole[offset : offset + 4])
+
+
+def test_compiled_normal_numbers_of_padded_rows_are_refused() -> None:
+    two = dataclasses.replace(collectives.alone(), num_replicas=2)
+    position = position_lib.Position(7, 3, 4, two, padded_rows=4, is_compiled=True)
+    draw = randomness.keyed_draws(keras_internals.random_functions())["normal"]
+    with position_lib.at(position), pytest.raises(ValueError, match=r"jit_compile.*static_shapes"):
+        draw((4, 2), seed=_SEED)
 
 
 def test_a_seed_generator_moves_on_once_a_step() -> None:
