@@ -14,7 +14,7 @@ from parity.one_step import joined, on_replicas, parts_of, traced
 
 from tfdist.communication import collectives, share
 from tfdist.compat import keras_internals
-from tfdist.global_batch import philox
+from tfdist.global_batch import philox, randomness
 from tfdist.global_batch import position as position_lib
 
 random = keras.random

@@ -10,7 +10,7 @@ The generators are counter based (Philox: Salmon et al., "Parallel random number
 3", 2011), so a slice is made by starting the counter further on; it costs what the replica's own
 rows cost. Distributions that use a varying number of counters (truncated normal, gamma, ...) are
 drawn for the whole global batch and cut: also exact, at N times the cost of the draw. So are normal
-numbers where XLA compiles the step, which makes each of two rows: they depend on how many there are.
+numbers where XLA compiles the step: it makes them in pairs, so they depend on how many there are.
 
 Of several batches that were put one after the other, each is drawn for by itself (blocks.py).
 
@@ -144,9 +144,9 @@ def _categorical(
 def _refuse_padded(position: Position) -> None:
     if position.padded_rows is not None:
         raise ValueError(
-            "jit_compile=True draws normal numbers (keras.random.normal, GaussianNoise) for all rows "
-            "of a batch at once, and the static shapes do not say how many they are. Compile with "
-            "jit_compile=False, pass static_shapes=False, or give full batches alone."
+            "jit_compile=True draws normal numbers (keras.random.normal, GaussianNoise) for all "
+            "rows of a batch at once, and the static shapes do not say how many they are. Compile "
+            "with jit_compile=False, or pass static_shapes=False."
         )
 
 
