@@ -129,7 +129,7 @@ def test_a_folder_that_the_chief_cannot_write_to(two_workers):
 
 def test_a_folder_that_one_worker_alone_is_given(two_workers):
     for found in two_workers[0]:
-        assert "ValueError: whether there is a checkpoint_dir" in found["one alone"]
+        assert "worker 0: checkpoint_dir is given; worker 1: checkpoint_dir" in found["one alone"]
 
 
 def _stop(device: str, folder: str, records: str | None) -> Any:

@@ -35,7 +35,7 @@ def _is_possible(training: Training) -> bool:
 
 
 @hypothesis.settings(
-    max_examples=15, deadline=None, derandomize=True, database=None,
+    max_examples=8, deadline=None, derandomize=True, database=None,
     suppress_health_check=[hypothesis.HealthCheck.filter_too_much],
 )
 @hypothesis.given(training=_drawn.filter(_is_possible))

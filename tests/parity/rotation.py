@@ -11,7 +11,7 @@ import pathlib
 import subprocess
 import zlib
 
-FURTHER_WORLDS = 8  # in how many parts the worlds go round in which a row is not hardest
+FURTHER_WORLDS = 12  # in how many parts the worlds go round in which a row is not hardest
 ORACLES = 16  # in how many parts the kept outcomes of stock Keras are computed again
 _HERE = pathlib.Path(__file__).parent
 
