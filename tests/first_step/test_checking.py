@@ -18,14 +18,7 @@ from tfdist.training.fitting import trainer_of
 _QUICK = ("a sum in a step", "a running maximum", "statistics in a layer")
 
 
-@pytest.fixture(autouse=True)
-def _double():
-    before = keras.config.floatx(), keras.config.dtype_policy()
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx(before[0])
-    keras.config.set_dtype_policy(before[1])
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def _check(build: Any, device: str = "2xcpu", **kwargs: Any) -> keras.Model:

@@ -21,14 +21,7 @@ import tfdist
 layers, ops = keras.layers, keras.ops
 
 
-@pytest.fixture(autouse=True)
-def _double():
-    before = keras.config.floatx(), keras.config.dtype_policy()
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx(before[0])
-    keras.config.set_dtype_policy(before[1])
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 class Codebook(layers.Layer):

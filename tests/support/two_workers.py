@@ -1,4 +1,4 @@
-"""What do two workers tell each other?  Two threads of this process, in place of two processes."""
+"""What do two workers tell each other?  In this process, in place of two processes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+from tfdist.communication.workers import Workers
 
 _LIMIT_SECS = 20.0
 
@@ -54,3 +56,19 @@ def refused(first: Callable[[OneOfTwo], None], second: Callable[[OneOfTwo], None
     for worker in workers:
         worker.join()
     return raised
+
+
+class Apart(Workers):
+    """What two workers tell each other, where the other one holds something else in a place."""
+
+    has_others = True
+
+    def __init__(self, strategy: Any, index: int | None = None) -> None:
+        super().__init__(strategy)
+        self.index = index
+
+    def gather(self, *values: int, what: str = "") -> np.ndarray:
+        rows = np.array([values, values], np.int64)
+        if self.index is not None:
+            rows[1, self.index] += 1
+        return rows

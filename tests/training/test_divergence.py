@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from models import Codebook
+from two_workers import Apart
 
 import tfdist
 from tfdist.communication.workers import Workers
@@ -14,18 +16,6 @@ from tfdist.training import divergence
 from tfdist.training.fingerprints import Comparison, same_everywhere
 
 _X = np.random.default_rng(0).normal(size=(20, 3))
-
-
-class _Codebook(keras.layers.Layer):
-    """Keeps a mean of the rows that it sees, as a VQ-VAE does."""
-
-    def build(self, shape):
-        self.book = self.add_weight(shape=shape[-1:], trainable=False, name="book")
-
-    def call(self, x, training=False):
-        if training:
-            self.book.assign(0.9 * self.book + 0.1 * keras.ops.mean(x, axis=0))
-        return x + 0 * self.book
 
 
 class _Spoil(keras.callbacks.Callback):
@@ -80,7 +70,7 @@ def test_what_should_differ_is_left_alone(caplog):
 @pytest.mark.parametrize("check", ["raise", False])
 def test_a_state_that_parts_is_refused_or_warned_of_once(check, caplog):
     def run() -> None:  # the first step of a model with a plain normalization is not checked
-        _fit(_Codebook, keras.layers.BatchNormalization, epochs=1, check=check)
+        _fit(Codebook, keras.layers.BatchNormalization, epochs=1, check=check)
 
     if check == "raise":
         with pytest.raises(RuntimeError, match=r"^After step 5 .*'model/.*/book' differs between"):
@@ -90,7 +80,7 @@ def test_a_state_that_parts_is_refused_or_warned_of_once(check, caplog):
     told = [record for record in caplog.records if "no longer hold" in record.getMessage()]
     assert len(told) == 1
     with pytest.raises(RuntimeError, match="^After step 1 .*/book' differs .1 of"):
-        _fit(_Codebook, keras.layers.BatchNormalization, check=False, fingerprint_every=1)
+        _fit(Codebook, keras.layers.BatchNormalization, check=False, fingerprint_every=1)
 
 
 def test_states_of_replicas_that_train_on_their_own_may_differ(caplog):
@@ -103,28 +93,12 @@ def test_states_of_replicas_that_train_on_their_own_may_differ(caplog):
     assert "no longer hold" not in caplog.text
 
 
-class _Two(Workers):
-    """What two workers tell each other, where the other one holds something else in a place."""
-
-    has_others = True
-
-    def __init__(self, strategy: Any, index: int | None) -> None:
-        super().__init__(strategy)
-        self._index = index
-
-    def gather(self, *values: int, what: str = "") -> np.ndarray:
-        rows = np.array([values, values], np.int64)
-        if self._index is not None:
-            rows[1, self._index] += 1
-        return rows
-
-
 def test_workers_with_other_weights_do_not_begin():
     model = _fit(_synchronized, epochs=1)
     names = [entry.name for entry in same_everywhere(model)]
 
     def refuse(index):
-        workers = _Two(model.distribute_strategy, index)
+        workers = Apart(model.distribute_strategy, index)
         divergence.refuse_other_weights(model, Comparison(model, workers))
 
     refuse(None)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from parity import worlds
+from two_workers import Apart
 
 import tfdist
-from tfdist.communication.workers import Workers
 from tfdist.training import fingerprints
 
 pytestmark = pytest.mark.slow
@@ -115,22 +113,6 @@ def test_interval_that_cannot_be(every):
         _fit(fingerprint_every=every)
 
 
-class _Apart(Workers):
-    """What two workers tell each other, where the other one holds something else in a place."""
-
-    has_others = True
-
-    def __init__(self, strategy: Any, index: int | None = None) -> None:
-        super().__init__(strategy)
-        self.index = index
-
-    def gather(self, *values: int, what: str = "") -> np.ndarray:
-        rows = np.array([values, values], np.int64)
-        if self.index is not None:
-            rows[1, self.index] += 1
-        return rows
-
-
 @pytest.fixture
 def model() -> keras.Model:
     with worlds.local_strategy(2).scope():
@@ -142,8 +124,8 @@ def model() -> keras.Model:
 
 def test_the_variable_that_differs_is_named(model):
     strategy = worlds.local_strategy(2)
-    assert fingerprints.Comparison(model, _Apart(strategy)).differing() == []
-    [found] = fingerprints.Comparison(model, _Apart(strategy, index=1)).differing()
+    assert fingerprints.Comparison(model, Apart(strategy)).differing() == []
+    [found] = fingerprints.Comparison(model, Apart(strategy, index=1)).differing()
     assert found.variable is model.trainable_variables[1]
 
 
@@ -153,7 +135,7 @@ def test_variables_are_traced_once_until_there_are_others(model, monkeypatch):
     counting = lambda value: seen.append(0) or number_of(value)  # noqa: E731
     monkeypatch.setattr(fingerprints, "number_of", counting)
     strategy = worlds.local_strategy(2)
-    comparison = fingerprints.Comparison(model, _Apart(strategy))
+    comparison = fingerprints.Comparison(model, Apart(strategy))
     comparison.differing()
     first = len(seen)
     assert first >= len(model.variables) + len(model.optimizer.variables)

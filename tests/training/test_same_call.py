@@ -9,6 +9,7 @@ import inspect
 import keras
 import numpy as np
 import pytest
+from models import Codebook
 from two_workers import refused
 
 import tfdist
@@ -62,18 +63,6 @@ def _told(first, second):
 
 def _clipped(norm):
     return _model(keras.optimizers.SGD(clipnorm=norm))
-
-
-class _Codebook(keras.layers.Layer):
-    """Keeps a mean of the rows that it sees, as a VQ-VAE does."""
-
-    def build(self, shape):
-        self.book = self.add_weight(shape=shape[-1:], trainable=False, name="book")
-
-    def call(self, x, training=False):
-        if training:
-            self.book.assign(0.9 * self.book + 0.1 * keras.ops.mean(x, axis=0))
-        return x + 0 * self.book
 
 
 class _NoConfig:
@@ -245,7 +234,7 @@ def _on_worker():
             plain.set_weights([weight * 2 for weight in plain.get_weights()])
         tfdist.predict(plain, _X, verbose=0)
     with noted("a state that parts"), strategy.scope():
-        own = keras.Sequential([keras.Input((2,)), _Codebook(), keras.layers.Dense(1)])
+        own = keras.Sequential([keras.Input((2,)), Codebook(), keras.layers.Dense(1)])
         own.compile("sgd", "mse")
         tfdist.fit(own, _X, _X[:, :1], check=False, fingerprint_every=2, **fit)
     with noted("units"):  # last, since TensorFlow's collectives end with it

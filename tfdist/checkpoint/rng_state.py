@@ -34,8 +34,8 @@ def settle(strategy: tf.distribute.Strategy) -> None:
 
 def take(workers: Workers) -> dict[str, np.ndarray]:
     """Returns the states of all generators on all workers; every worker has to call it."""
-    local = workers.share.local_replicas
-    rows = workers.rows(np.tile(_own_row(), (local, 1)))[::local]
+    own = _own_row().tobytes()
+    rows = workers.row_of_each(own, length=len(own))
     of_keras = keras_internals.global_seed_generator()
     return {_OF_WORKERS: rows} | ({_OF_KERAS: np.asarray(of_keras.state)} if of_keras else {})
 

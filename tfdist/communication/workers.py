@@ -117,14 +117,10 @@ class Workers:
 
     def _refuse_parted(self, place: Place) -> None:
         """Raises a RuntimeError that says where each worker is; all of them have to call it."""
-        row = np.zeros(_LONGEST_PLACE, np.uint8)
         text = place.doing.encode()[:_LONGEST_PLACE]
-        row[: len(text)] = np.frombuffer(text, np.uint8)
-        local = self.share.local_replicas
-        every = self.rows(np.tile(row, (local, 1)))[::local]
         places = {
             rank: Place(0, bytes(one).rstrip(b"\0").decode(errors="replace"))
-            for rank, one in enumerate(every)
+            for rank, one in enumerate(self.row_of_each(text, length=_LONGEST_PLACE))
         }
         raise RuntimeError(parted_sentence(places))
 
@@ -156,11 +152,23 @@ class Workers:
             own: This worker's.
         """
         lengths = self.gather(len(own))[:, 0]
-        row = np.zeros(int(lengths.max()), np.uint8)
+        every = self.row_of_each(own, length=int(lengths.max()))
+        return [one[:length].tobytes() for one, length in zip(every, lengths, strict=True)]
+
+    def row_of_each(self, own: bytes, *, length: int) -> np.ndarray:
+        """Returns every worker's bytes, in rank order, on every worker.
+
+        Args:
+            own: This worker's, `length` of them at most.
+            length: The same on all workers.
+
+        Returns:
+            uint8 of shape `(workers, length)`, with zeros behind what is shorter.
+        """
+        row = np.zeros(length, np.uint8)
         row[: len(own)] = np.frombuffer(own, np.uint8)
         local = self.share.local_replicas
-        every = self.rows(np.tile(row, (local, 1)))[::local]
-        return [one[:length].tobytes() for one, length in zip(every, lengths, strict=True)]
+        return self.rows(np.tile(row, (local, 1)))[::local]
 
     def rows(self, own: np.ndarray) -> np.ndarray:
         """Returns all replicas' rows of bytes, in their order, on every worker.

@@ -6,11 +6,13 @@ who reads a dataset apart then takes it as a whole.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
 
 from tfdist.compat.keras_internals import module
+from tfdist.compat.tf_internals import bodies_of
 
 
 def kind_of(dataset: tf.data.Dataset) -> str:
@@ -26,6 +28,35 @@ def kind_of(dataset: tf.data.Dataset) -> str:
 def inputs_of(dataset: tf.data.Dataset) -> list[tf.data.Dataset]:
     """Returns the datasets that a dataset reads from."""
     return list(getattr(dataset, "_inputs", list)())
+
+
+def parts_of(dataset: tf.data.Dataset) -> Iterator[tf.data.Dataset]:
+    """Yields a dataset, and all datasets that it reads from, each once."""
+    waiting, seen = [dataset], set()
+    while waiting:
+        part = waiting.pop()
+        if id(part) not in seen:
+            seen.add(id(part))
+            yield part
+            waiting += inputs_of(part)
+
+
+def graphs_in(dataset: tf.data.Dataset) -> Iterator[Any]:
+    """Yields the graphs of the functions of one dataset, without those that it reads from."""
+    for function in getattr(dataset, "_functions", list)():
+        yield function.function.graph.as_graph_def()
+
+
+def batch_size_of(dataset: tf.data.Dataset) -> int | None:
+    """Returns the size of the last `.batch(n)` of a dataset; None if none is visible."""
+    sizes = (number_in(part, "batch_size") for part in parts_of(dataset))
+    return next((size for size in sizes if size is not None), None)
+
+
+def seeds_of(part: Any) -> tuple[int, int] | None:
+    """Returns the two seeds of a part of a dataset; None if it draws no random numbers."""
+    seeds = number_in(part, "seed"), number_in(part, "seed2")
+    return None if None in seeds else seeds  # type: ignore[return-value]
 
 
 def zipped_in(dataset: tf.data.Dataset) -> Any:
@@ -67,8 +98,8 @@ def stateful_operations(dataset: tf.data.Dataset) -> set[str] | None:
     if wrapper is None:
         return None
     graph = wrapper.function.graph.as_graph_def()
-    nodes = [*graph.node, *(node for inner in graph.library.function for node in inner.node_def)]
-    definitions = {node.op: registry.get(node.op) for node in nodes}
+    kinds = {node.op for nodes in bodies_of(graph) for node in nodes}
+    definitions = {kind: registry.get(kind) for kind in kinds}
     defined = {function.signature.name for function in graph.library.function}
     return {
         kind for kind, definition in definitions.items()

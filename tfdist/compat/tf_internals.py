@@ -94,34 +94,9 @@ def initialized_tpus() -> tuple[str, ...]:
         return ()
 
 
-def batch_size_of(dataset: tf.data.Dataset) -> int | None:
-    """Returns the size of the last `.batch(n)` of a dataset; None if none is visible."""
-    sizes = (getattr(part, "_batch_size", None) for part in dataset_parts(dataset))
-    return next((int(size) for size in sizes if size is not None), None)
-
-
-def dataset_parts(dataset: tf.data.Dataset) -> Iterator[Any]:
-    """Yields a dataset, all datasets that it reads from, and the graphs of their functions.
-
-    Parts that a release hides are left out: this looks for unset seeds, but proves nothing.
-    """
-    waiting, seen = [dataset], set()
-    while waiting:
-        part = waiting.pop()
-        if id(part) in seen:
-            continue
-        seen.add(id(part))
-        yield part
-        waiting += getattr(part, "_inputs", list)()
-        for function in getattr(part, "_functions", list)():
-            yield function.function.graph.as_graph_def()
-
-
-def seeds_of(part: Any) -> tuple[int, int] | None:
-    """Returns the two seeds of a part of a dataset; None if it draws no random numbers."""
-    if not (hasattr(part, "_seed") and hasattr(part, "_seed2")):
-        return None
-    return int(part._seed), int(part._seed2)
+def bodies_of(graph: Any) -> list[Any]:
+    """Returns the operations of a `GraphDef`, and those of each function in its library."""
+    return [graph.node, *(function.node_def for function in graph.library.function)]
 
 
 def iterator_resource(iterator: Any) -> tf.Tensor:

@@ -65,24 +65,22 @@ def make_source(
             f"The data was distributed already: x={type(x).__name__}. Give the tf.data.Dataset "
             "itself, in global batches; tfdist splits it."
         )
+    reader = Share(0, 1, 1) if all_rows else share
     if gives_rows(x) and y is None and sample_weight is None:
-        reader = Share(0, 1, 1) if all_rows else share
         source = _rows_source(
             x, share=reader, shuffle=shuffle, seed=seed, class_weight=class_weight
         )
         return dataclasses.replace(source, has_all_rows=all_rows)
-    is_dataset, is_py_dataset = (
-        isinstance(x, kind) for kind in (tf.data.Dataset, keras.utils.PyDataset)
-    )
+    is_dataset = isinstance(x, tf.data.Dataset)
+    is_py_dataset = isinstance(x, keras.utils.PyDataset)
     x = _ordered_py_dataset(x, shuffle=shuffle, seed=seed)
     of_rows = None
-    if class_weight is not None and isinstance(x, tf.data.Dataset):
+    if class_weight is not None and is_dataset:
         # Keras's own map, over batches, looks at each row by itself.
         of_rows, class_weight = keras_internals.class_weight_map(class_weight), None
     adapter = _adapter(x, y, sample_weight, batch_size, steps, class_weight, shuffle)
     if isinstance(adapter, keras_internals.array_adapter_class()):
-        share = Share(0, 1, 1) if all_rows else share
-        source = _array_source(adapter, share=share, shuffle=shuffle, seed=seed)
+        source = _array_source(adapter, share=reader, shuffle=shuffle, seed=seed)
         return dataclasses.replace(source, has_all_rows=all_rows)
     dataset = adapter.get_tf_dataset()
     # Threads or processes of Keras read a PyDataset ahead, and rest between two epochs: whoever

@@ -17,7 +17,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfdist.communication.share import bounds
 from tfdist.data import rows
 
 #: Bytes of a global batch up to which gathering in the loop was faster.
@@ -150,7 +149,7 @@ def own_rows(indices: tf.Tensor, size: Any, replica: int, num_replicas: int) -> 
     """Returns a replica's part of a global batch's `indices`, never an empty one."""
     if num_replicas == 1:
         return indices
-    start, stop = rows.never_empty(*bounds(size, replica, num_replicas), size)
+    start, stop = rows.computed_bounds(size, replica, num_replicas)
     return indices[start:stop]
 
 

@@ -18,7 +18,14 @@ from tfdist.communication.share import Share, bounds
 from tfdist.compat import tf_datasets, tf_internals
 from tfdist.compat.notes import note_of
 from tfdist.data import same_data
-from tfdist.data.pipeline import Batching, Examples, Pipeline, read_apart
+from tfdist.data.pipeline import (
+    OF_PYTHON,
+    Batching,
+    Examples,
+    Pipeline,
+    has_maps,
+    read_apart,
+)
 from tfdist.data.rows import unconverted
 
 _SPECS = (tf.TensorSpec, tf.RaggedTensorSpec, tf.SparseTensorSpec)
@@ -140,12 +147,16 @@ def own_rows(dataset: tf.data.Dataset, share: Share) -> OwnRows | str | None:
         share: Which replicas this worker feeds.
 
     Returns:
-        The stream; None if a worker saves nothing by it, since no map makes the examples; or why
-        each worker has to make all of them, as a part of a sentence.
+        The stream; None if a worker saves nothing by it, since no map makes the examples, or it is
+        alone and has to read them from the beginning; or why each worker has to make all of them,
+        as a part of a sentence.
     """
+    is_ordered = any(note_of(part, "order") for part in tf_datasets.parts_of(dataset))
+    if not share.has_others and not is_ordered:
+        return None
     pipeline = read_apart(dataset)
     if isinstance(pipeline, str):
-        return pipeline if _has_maps(dataset) else None
+        return pipeline if has_maps(dataset) else None
     examples, size = pipeline.examples, pipeline.batching.size
     if not examples.maps:
         return examples.obstacle
@@ -178,16 +189,6 @@ def _batched(made: tf.data.Dataset, height: int, batching: Batching) -> tf.data.
     return made.batch(height, drop_remainder=drops, num_parallel_calls=batching.parallel_calls)
 
 
-def _has_maps(dataset: tf.data.Dataset) -> bool:
-    parts = [dataset]
-    while parts:
-        part = parts.pop()
-        if tf_datasets.kind_of(part) in ("Map", "ParallelMap"):
-            return True
-        parts += tf_datasets.inputs_of(part)
-    return False
-
-
 def _state_of_python(examples: Examples) -> str | None:
     """Says why a map that calls Python must see all examples; None if it gives the same twice."""
     order = note_of(examples.elements, "order")
@@ -214,14 +215,14 @@ def _state_of_python(examples: Examples) -> str | None:
 
 def _calls_python(dataset: tf.data.Dataset) -> bool:
     """Tells whether reading a dataset, a generator's say, runs Python code."""
-    graphs = [
-        part for part in tf_internals.dataset_parts(dataset)
-        if not isinstance(part, tf.data.Dataset)
-    ]
-    bodies = [g.node for g in graphs]
-    bodies += [function.node_def for graph in graphs for function in graph.library.function]
-    python = {"EagerPyFunc", "GeneratorDataset", "PyFunc"}
-    return any(node.op in python for nodes in bodies for node in nodes)
+    python = {"GeneratorDataset", *OF_PYTHON}
+    return any(
+        node.op in python
+        for part in tf_datasets.parts_of(dataset)
+        for graph in tf_datasets.graphs_in(part)
+        for nodes in tf_internals.bodies_of(graph)
+        for node in nodes
+    )
 
 
 def _states() -> tuple[str, int]:

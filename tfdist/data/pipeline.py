@@ -21,7 +21,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfdist.compat import tf_datasets, tf_internals
+from tfdist.compat import tf_datasets
 
 _MAPS = ("Map", "ParallelMap")
 _BATCHES = ("Batch", "ParallelBatch")
@@ -33,7 +33,7 @@ _HARMLESS = {
     "Assert", "Case", "If", "LookupTableFindV2", "LookupTableSizeV2", "PrintV2", "ReadVariableOp",
     "ResourceGather", "ResourceGatherNd", "StatefulPartitionedCall", "VarIsInitializedOp", "While",
 }
-_OF_PYTHON = {"EagerPyFunc", "PyFunc"}
+OF_PYTHON = {"EagerPyFunc", "PyFunc"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Examples:
     def uses_python(self) -> bool:
         """Whether a map calls a Python function, which may have a state that nobody sees."""
         return any(
-            _OF_PYTHON & (tf_datasets.stateful_operations(part) or set()) for part in self.maps
+            OF_PYTHON & (tf_datasets.stateful_operations(part) or set()) for part in self.maps
         )
 
 
@@ -139,6 +139,11 @@ def read_apart(dataset: tf.data.Dataset) -> Pipeline | str:
     return Pipeline(examples_of(source), batching, tuple(reversed(after)))
 
 
+def has_maps(dataset: tf.data.Dataset) -> bool:
+    """Tells whether a map makes the elements of a dataset, or of one that it reads from."""
+    return any(tf_datasets.kind_of(part) in _MAPS for part in tf_datasets.parts_of(dataset))
+
+
 def examples_of(dataset: tf.data.Dataset) -> Examples:
     """Returns how the examples of a dataset are made."""
     kind = tf_datasets.kind_of(dataset)
@@ -152,7 +157,7 @@ def examples_of(dataset: tf.data.Dataset) -> Examples:
     if kind not in _MAPS:
         return Examples(dataset, lambda element: element, obstacle=_obstacle(dataset))
     states = tf_datasets.stateful_operations(dataset)
-    if states is None or states - _HARMLESS - _OF_PYTHON:
+    if states is None or states - _HARMLESS - OF_PYTHON:
         return Examples(dataset, lambda element: element, obstacle=_state_in_map(states))
     inner = examples_of(inputs[0])
     calls = None
@@ -236,10 +241,7 @@ def _batching(dataset: tf.data.Dataset) -> tuple[Batching, tf.data.Dataset] | st
 
 def _obstacle(dataset: tf.data.Dataset) -> str | None:
     """Says why a dataset's elements are not read apart, if there are maps in them."""
-    parts = [
-        part for part in tf_internals.dataset_parts(dataset) if isinstance(part, tf.data.Dataset)
-    ]
-    if not any(tf_datasets.kind_of(part) in _MAPS for part in parts if part is not dataset):
+    if not any(map(has_maps, tf_datasets.inputs_of(dataset))):
         return None
     kind = tf_datasets.kind_of(dataset)
     if kind == "Cache":

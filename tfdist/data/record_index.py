@@ -8,6 +8,7 @@ Nothing here needs TensorFlow.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import mmap
 import os
 import pathlib
@@ -33,9 +34,14 @@ class Records:
     files: tuple[str, ...]
     places: tuple[np.ndarray, ...]
 
+    @functools.cached_property
+    def _stops(self) -> np.ndarray:
+        """The number behind each file's last record."""
+        return np.cumsum([len(places) for places in self.places])
+
     def __len__(self) -> int:
         """Returns the records of all files."""
-        return sum(map(len, self.places))
+        return int(self._stops[-1])
 
     def read(self, number: int) -> bytes:
         """Returns the content of a record.
@@ -43,10 +49,8 @@ class Records:
         Raises:
             ValueError: The file has become shorter since its records were counted.
         """
-        which = 0
-        while number >= len(self.places[which]):
-            number -= len(self.places[which])
-            which += 1
+        which = int(np.searchsorted(self._stops, number, side="right"))
+        number -= int(self._stops[which]) - len(self.places[which])
         begin, size = map(int, self.places[which][number])
         with open(self.files[which], "rb", buffering=0) as file:
             content = os.pread(file.fileno(), size, begin)

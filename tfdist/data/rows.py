@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfdist.communication.share import bounds
+
 # For functions without Python control flow: AutoGraph leaves them alone, and does not warn.
 unconverted = tf.autograph.experimental.do_not_convert
 
@@ -95,6 +97,17 @@ def never_empty(start: Any, stop: Any, size: Any) -> tuple[Any, Any]:
     """
     start = tf.minimum(start, size - 1)
     return start, tf.maximum(stop, start + 1)
+
+
+def computed_bounds(size: Any, replica: Any, num_replicas: int) -> tuple[Any, Any]:
+    """Returns the rows of a global batch that a replica computes on: its own, or one that is not.
+
+    Args:
+        size: Rows in the global batch, an int32 scalar.
+        replica: Number of the replica among those of all workers.
+        num_replicas: Replicas of all workers together.
+    """
+    return never_empty(*bounds(size, replica, num_replicas), size)
 
 
 def fixed(spec: Any) -> int | None:

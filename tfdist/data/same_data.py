@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from tfdist.communication.agreement import require_alike
 from tfdist.communication.workers import Workers
-from tfdist.compat import tf_internals
+from tfdist.compat import tf_datasets, tf_internals
 from tfdist.compat.untraced import plain_variable
 
 _LOG = logging.getLogger("tfdist")
@@ -205,17 +205,15 @@ def _sample_one(value: tf.Tensor) -> tf.Tensor:
 
 def random_parts(dataset: tf.data.Dataset) -> Iterator[tuple[str, tuple[int, int]]]:
     """Yields the name and the two seeds of everything in a dataset that draws random numbers."""
-    for part in tf_internals.dataset_parts(dataset):
-        if isinstance(part, tf.data.Dataset):
-            if (seeds := tf_internals.seeds_of(part)) is not None:
-                yield type(part).__name__.strip("_"), seeds
-        else:
-            yield from _seeds_of_graph(part)
+    for part in tf_datasets.parts_of(dataset):
+        if (seeds := tf_datasets.seeds_of(part)) is not None:
+            yield type(part).__name__.strip("_"), seeds
+        for graph in tf_datasets.graphs_in(part):
+            yield from _seeds_of_graph(graph)
 
 
 def _seeds_of_graph(graph: Any) -> Iterator[tuple[str, tuple[int, int]]]:
-    bodies = [graph.node, *[function.node_def for function in graph.library.function]]
-    for nodes in bodies:
+    for nodes in tf_internals.bodies_of(graph):
         constants = {node.name: node for node in nodes if node.op == "Const"}
         for node in nodes:
             if "seed" in node.attr and "seed2" in node.attr:

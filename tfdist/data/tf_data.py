@@ -16,7 +16,7 @@ import keras
 import tensorflow as tf
 
 from tfdist.communication.share import Share, bounds
-from tfdist.compat import keras_internals, tf_internals
+from tfdist.compat import keras_internals, tf_datasets
 from tfdist.data import rows, same_data
 from tfdist.data.order import OrderedBatches
 from tfdist.data.own_rows import OwnRows, own_rows
@@ -67,12 +67,15 @@ def dataset_source(
     if share.has_others:
         dataset = same_data.in_one_order(dataset)
 
-    def split(data: Any, global_size: tf.Tensor, reader: Share, first: Any = 0) -> tuple[Any, ...]:
-        """Returns the rows of each of a reader's replicas, of those from row `first` on."""
-        return tuple(
-            _part_of(data, replica, global_size, share=reader, fill_empty=fill_empty, first=first)
-            for replica in reader.replicas
-        )
+    bounds_of = rows.computed_bounds if fill_empty else bounds
+
+    def split(data: Any, global_size: tf.Tensor, whose: Share, first: Any = 0) -> tuple[Any, ...]:
+        """Returns the rows of each replica of a share; `data` begins with row `first`."""
+        parts = []
+        for replica in whose.replicas:
+            start, stop = bounds_of(global_size, replica, whose.num_replicas)
+            parts.append(rows.cut(data, start - first, stop - first))
+        return tuple(parts)
 
     def parts_of(*batch: Any) -> tuple[Any, ...]:
         """Cuts a global batch."""
@@ -133,22 +136,6 @@ def _own_rows(dataset: tf.data.Dataset, share: Share, *, goes_on: bool) -> OwnRo
     return None
 
 
-def _part_of(
-    data: Any,
-    replica: int,
-    global_size: tf.Tensor,
-    *,
-    share: Share,
-    fill_empty: bool,
-    first: Any = 0,
-) -> Any:
-    """Returns the rows of a replica; `data` holds the global batch from row `first` on."""
-    start, stop = bounds(global_size, replica, share.num_replicas)
-    if fill_empty:
-        start, stop = rows.never_empty(start, stop, global_size)
-    return rows.cut(data, start - first, stop - first)
-
-
 def largest_batch(dataset: tf.data.Dataset) -> int | None:
     """Returns the rows of the largest batch of a dataset; None if that cannot be found out.
 
@@ -157,7 +144,7 @@ def largest_batch(dataset: tf.data.Dataset) -> int | None:
             batch is read once more, unless the dataset draws random numbers: reading would change
             their order.
     """
-    known = rows.fixed(dataset.element_spec) or tf_internals.batch_size_of(dataset)
+    known = rows.fixed(dataset.element_spec) or tf_datasets.batch_size_of(dataset)
     if known is not None or any(True for _ in same_data.random_parts(dataset)):
         return known
     for batch in dataset.take(1):

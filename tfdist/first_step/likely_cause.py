@@ -7,11 +7,12 @@ which operations draw by themselves.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from tfdist.compat.tf_internals import bodies_of
 from tfdist.global_batch.randomness import SEVERAL_ROWS
 
 # Operations that draw from a generator of their own, which no seed of Keras reaches.
@@ -144,7 +145,8 @@ def drawing(graphs: Sequence[Any], *, numpy_moved: bool) -> list[str]:
     """
     names = [
         f"{node.name.rpartition('/')[2]!r} ({node.op})"
-        for graph in graphs for node in _nodes(graph.as_graph_def()) if node.op in _DRAWING
+        for graph in graphs for nodes in bodies_of(graph.as_graph_def())
+        for node in nodes if node.op in _DRAWING
     ]
     if numpy_moved:
         names.append("NumPy's or Python's random, once while the step is traced,")
@@ -155,9 +157,3 @@ def of_several_rows(graphs: Sequence[Any]) -> list[str]:
     """Names the draws in traced steps whose number of rows is a multiple of the replica's."""
     found = [told for graph in graphs for told in graph.get_collection(SEVERAL_ROWS)]
     return list(dict.fromkeys(found))
-
-
-def _nodes(graph: Any) -> Iterator[Any]:
-    yield from graph.node
-    for function in graph.library.function:
-        yield from function.node_def

@@ -17,7 +17,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfdist.communication import collectives
-from tfdist.communication.share import Share, bounds, share_of
+from tfdist.communication.share import Share, share_of
 from tfdist.data import rows
 from tfdist.step.replicas import Batch
 from tfdist.step.variables import Entry, entries_of, value_of
@@ -37,7 +37,7 @@ def split(batch: Batch, share: Share) -> Batch:
     size, total = batch.global_size, share.num_replicas
     with tf.device("/CPU:0"):
         parts = tuple(
-            rows.cut(data, *rows.never_empty(*bounds(size, replica, total), size))
+            rows.cut(data, *rows.computed_bounds(size, replica, total))
             for replica in share.replicas
         )
     return dataclasses.replace(batch, parts=parts)
