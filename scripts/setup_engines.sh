@@ -38,6 +38,7 @@ install_packages() {
   local wanted=(openmpi-bin slurm-wlm munge) missing=() package
   command -v java >/dev/null || wanted+=(default-jre-headless)
   command -v ip >/dev/null || wanted+=(iproute2) # for two hosts on this machine
+  wanted+=(wireguard-go wireguard-tools) # and for a private network between them
   for package in "${wanted[@]}"; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||
       missing+=("$package")

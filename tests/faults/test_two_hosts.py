@@ -93,6 +93,37 @@ def test_training_equals_that_on_one_host(variables, trained_here):
     assert [out.splitlines()[-1] for out, _ in said] == [trained_here] * 2
 
 
+@pytest.mark.skipif(not two_hosts.have_wireguard(), reason="needs wireguard-go")
+def test_a_private_network_lets_workers_train_and_nobody_in(trained_here, tmp_path):
+    """The recipe of SECURITY.md: some 15 s, and a port that answers outside is found here alone."""
+
+    def over_the_tunnel(rank):
+        peers = [f"{address}:2222" for address in two_hosts.TUNNEL]
+        task = {"type": "worker", "index": rank}
+        return {"TF_CONFIG": json.dumps({"cluster": {"worker": peers}, "task": task})}
+
+    with two_hosts.two_hosts() as hosts, two_hosts.private_network(hosts, tmp_path) as inside:
+        processes = start(inside, over_the_tunnel, _JOB, "train")
+        try:
+            launching.wait_for(
+                lambda: is_let_in(inside, 0, two_hosts.TUNNEL[1]), limit_secs=100
+            )
+            outside = [is_let_in(hosts, rank, two_hosts.ADDRESSES[1]) for rank in (0, 1)]
+            said = [process.communicate(timeout=150) for process in processes]
+        finally:
+            end(processes)
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert [out.splitlines()[-1] for out, _ in said] == [trained_here] * 2
+    assert outside == [False, False]
+
+
+def is_let_in(hosts, rank, address):
+    """Whether a worker's port at this address answers somebody on a host."""
+    connect = f"import socket; socket.create_connection(('{address}', 2222), timeout=1)"
+    command = hosts.command(rank, sys.executable, "-c", connect)
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
 def test_a_pulled_cable_ends_both_with_the_others_name():
     with two_hosts.two_hosts() as hosts:
         processes = start(hosts, tf_config, "-c", textwrap.dedent(_TRAIN_FOR_LONG))

@@ -68,9 +68,9 @@ def lines_of(done, rank):
     return [line[len(prefix) :] for line in done.stdout.splitlines() if line.startswith(prefix)]
 
 
-def wait_for(condition, what="it did not come to that"):
+def wait_for(condition, what="it did not come to that", *, limit_secs=20):
     """Waits until something is so, with a limit."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + limit_secs
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.02)

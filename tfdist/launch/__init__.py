@@ -23,8 +23,9 @@ Read in this order; each file imports from those above it only:
 12. child.py: what runs first inside a worker.
 13. render.py: how a job is described to a cluster that starts the workers itself.
 14. engines/: where workers are placed; each engine is loaded by its name.
-15. command.py: what the commands that run a program share.
-16. __main__.py: the command line.
+15. private_network.py: how the workers of this machine get a network that nobody else reaches.
+16. command.py: what the commands that run a program share.
+17. __main__.py: the command line.
 """
 
 from __future__ import annotations

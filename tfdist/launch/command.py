@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from tfdist.launch import failures, supervise
+from tfdist.launch import failures, private_network, supervise
 from tfdist.launch.job import ENGINES, Job
 from tfdist.launch.output import (
     fill_closed_descriptors,
@@ -96,6 +96,12 @@ def add_job(parser: argparse.ArgumentParser, *, workers: int) -> None:
         metavar="N",
         help="how often all workers are restarted after one has failed (default: 0)",
     )
+    add(
+        "--private_network", action="store_true",
+        help="put launcher and workers into a network namespace of their own, so that nobody else"
+        " reaches TensorFlow's ports, and the job reaches nothing outside; for the engine local"
+        " on Linux, where the system allows it (default: off)",
+    )
     add("--log_dir", metavar="DIR", help="folder for each worker's full output (default: none)")
     add(
         "--roll_call_secs",
@@ -155,6 +161,8 @@ def run(
         job = Job(**{**given, **more, "command": tuple(command)})
     except ValueError as error:
         parser.error(str(error))
+    if flags.private_network:
+        _enter_private_network(parser, job)
     try:
         with tempfile.TemporaryDirectory(prefix="tfdist-") as run_dir, stop_on_signals() as stop:
             *earlier, last = supervise.supervise(job, run_dir=run_dir, stop=stop)
@@ -170,6 +178,18 @@ def run(
         say(failures.report(last, earlier=earlier))
     let_go_of_broken_streams()
     return last.exit_code
+
+
+def _enter_private_network(parser: argparse.ArgumentParser, job: Job) -> None:
+    if job.engine != "local":
+        parser.error(
+            f"--private_network is for workers on this machine, and engine {job.engine!r} starts"
+            " them elsewhere; leave it out, and close their ports as SECURITY.md says"
+        )
+    try:
+        private_network.enter()
+    except ValueError as error:
+        parser.error(str(error))
 
 
 def _show_log(job: Job, failed: Sequence[failures.Failure]) -> None:
