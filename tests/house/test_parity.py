@@ -80,17 +80,21 @@ def test_names_are_unique() -> None:
     assert len(_NAMES) == len(set(_NAMES))
 
 
-def test_every_row_runs_in_every_commit_and_in_each_world_in_turn(monkeypatch) -> None:
+def test_every_row_has_its_turn_in_each_world(monkeypatch) -> None:
     worlds_of_all = ("2", "4", "2 workers", "3 workers")
     everything = {param.id for param in selection.rows_in(*worlds_of_all)}
+    rows = {case.name for case in table.ROWS}
     seen: set[str] = set()
+    last: list[set[str]] = []  # rows that the last commits have run
     for turn in range(rotation.FURTHER_WORLDS):
         monkeypatch.setattr(rotation, "commit", lambda turn=turn: f"{turn:08x}" + 32 * "0")
         params = list(selection.rows_in(*worlds_of_all))
         ran = [param for param in params if pytest.mark.table not in param.marks]
-        assert {param.values[0].name for param in ran} == {case.name for case in table.ROWS}
-        assert len(ran) < 0.75 * len(params)
+        assert 0.1 * len(params) < len(ran) < 0.35 * len(params)
         seen |= {param.id for param in ran}
+        last.append({param.values[0].name for param in ran})
+        if turn >= rotation.HARDEST_WORLDS - 1:
+            assert set.union(*last[-rotation.HARDEST_WORLDS :]) == rows
     assert seen == everything
 
 

@@ -17,7 +17,7 @@ from parity.axes import AXES, Training
 
 from tfdist import testing
 
-_PAIR_PARTS = 16
+_PAIR_PARTS = 48
 
 _drawn = st.fixed_dictionaries(
     {axis: st.sampled_from(values) for axis, values in AXES.items()}
@@ -35,7 +35,7 @@ def _is_possible(training: Training) -> bool:
 
 
 @hypothesis.settings(
-    max_examples=8, deadline=None, derandomize=True, database=None,
+    max_examples=4, deadline=None, derandomize=True, database=None,
     suppress_health_check=[hypothesis.HealthCheck.filter_too_much],
 )
 @hypothesis.given(training=_drawn.filter(_is_possible))
@@ -65,7 +65,7 @@ def test_any_training_equals_that_of_one_device() -> None:
 @pytest.mark.timeout(900)
 def test_trainings_in_which_values_meet_are_right() -> None:
     chosen = pairs.part_of(rotation.turn(_PAIR_PARTS), _PAIR_PARTS)
-    assert len(chosen) > 5
+    assert len(chosen) > 1
     print(pairs.summary(chosen))
     assert [one for one in pairs.judged(chosen) if one.result != "right"] == []
 

@@ -1,7 +1,7 @@
 """Is a training right wherever two values of two axes meet? The smallest set that has all pairs.
 
     python -m parity.pairs          all of it
-    python -m parity.pairs 3/16     part 3 (from 0) of 16
+    python -m parity.pairs 3/48     part 3 (from 0) of 48
     python -m parity.pairs NAME     a training, by the name that the other two print
 """
 

@@ -11,6 +11,7 @@ import pathlib
 import subprocess
 import zlib
 
+HARDEST_WORLDS = 3  # in how many parts the rows go round, each in its hardest world
 FURTHER_WORLDS = 12  # in how many parts the worlds go round in which a row is not hardest
 ORACLES = 16  # in how many parts the kept outcomes of stock Keras are computed again
 _HERE = pathlib.Path(__file__).parent
@@ -39,9 +40,9 @@ def has_turn(name: str, parts: int) -> bool:
 
 def summary() -> str:
     """Says which part has its turn, for the head of a report."""
-    further, oracles = turn(FURTHER_WORLDS), turn(ORACLES)
+    hardest, further = turn(HARDEST_WORLDS), turn(FURTHER_WORLDS)
     return (
-        f"parity table: each row in its hardest world, and for commit {commit()[:12]} part "
-        f"{further} of {FURTHER_WORLDS} of the other worlds, part {oracles} of {ORACLES} of the "
-        "kept outcomes of stock Keras computed again"
+        f"parity table: for commit {commit()[:12]} part {hardest} of {HARDEST_WORLDS} of the rows in "
+        f"their hardest worlds, part {further} of {FURTHER_WORLDS} in the other worlds, part "
+        f"{turn(ORACLES)} of {ORACLES} of the kept outcomes of stock Keras computed again"
     )

@@ -1,8 +1,8 @@
 """Which rows are tested in which worlds, and which of them in the quick part?
 
-"not slow" is a few rows on two replicas and two workers. "slow and not table" is each other row in
-its hardest world, and of its further worlds those that have their turn, see rotation.py. "slow" is
-all of the table.
+"not slow" is a few rows on two replicas and two workers. "slow and not table" is, of all others,
+those that have their turn, in their hardest world and in further ones, see rotation.py. "slow" is all
+of the table.
 """
 
 from __future__ import annotations
@@ -53,5 +53,7 @@ def _marks(case: Case, world: str) -> list[Any]:
     if case.quick and world in _QUICK_WORLDS:
         return []
     name = f"{case.name}-{world}"
-    has_turn = world == hardest(case) or rotation.has_turn(name, rotation.FURTHER_WORLDS)
+    is_hardest = world == hardest(case)
+    parts = rotation.HARDEST_WORLDS if is_hardest else rotation.FURTHER_WORLDS
+    has_turn = rotation.has_turn(name, parts)
     return [pytest.mark.slow] if has_turn else [pytest.mark.slow, pytest.mark.table]
