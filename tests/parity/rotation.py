@@ -42,7 +42,7 @@ def summary() -> str:
     """Says which part has its turn, for the head of a report."""
     hardest, further = turn(HARDEST_WORLDS), turn(FURTHER_WORLDS)
     return (
-        f"parity table: for commit {commit()[:12]} part {hardest} of {HARDEST_WORLDS} of the rows in "
-        f"their hardest worlds, part {further} of {FURTHER_WORLDS} in the other worlds, part "
+        f"parity table: for commit {commit()[:12]} part {hardest} of {HARDEST_WORLDS} of the rows "
+        f"in their hardest worlds, part {further} of {FURTHER_WORLDS} in the other worlds, part "
         f"{turn(ORACLES)} of {ORACLES} of the kept outcomes of stock Keras computed again"
     )

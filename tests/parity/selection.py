@@ -1,8 +1,8 @@
 """Which rows are tested in which worlds, and which of them in the quick part?
 
 "not slow" is a few rows on two replicas and two workers. "slow and not table" is, of all others,
-those that have their turn, in their hardest world and in further ones, see rotation.py. "slow" is all
-of the table.
+those that have their turn, in their hardest world and in further ones, see rotation.py. "slow" is
+all of the table.
 """
 
 from __future__ import annotations
