@@ -38,9 +38,10 @@ Each folder's docstring says in which order to read its files:
 10. checkpoint/: what is a run, and how does it go on after a stop?
 11. first_step/: does a step mean the same split over the replicas as whole on one?
 12. training/: how do epochs, validation and callbacks run, and what is checked meanwhile?
-13. diagnostics/: does it agree with one device, how fast is it, and how large may it be?
-14. tpu/: will it train on a TPU that is not there?
-15. cli/: what can be done from a terminal?
+13. inference/: how does a model predict for data that no memory holds?
+14. diagnostics/: does it agree with one device, how fast is it, and how large may it be?
+15. tpu/: will it train on a TPU that is not there?
+16. cli/: what can be done from a terminal?
 
 Beside the folders are testing.py (workers for tests), parquet.py (data of an engine), datasets/
 (data to try tfdist on) and __main__.py (`python -m tfdist`).
@@ -54,7 +55,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tfdist import datasets, launch, parquet, testing, tpu
+    from tfdist import datasets, inference, launch, parquet, testing, tpu
     from tfdist.checkpoint.checkpointer import Checkpointer
     from tfdist.cluster.detection import Cluster, detect_cluster
     from tfdist.communication.compression import Reduction
@@ -64,6 +65,8 @@ if TYPE_CHECKING:
     from tfdist.diagnostics.memory_estimate import estimate_memory
     from tfdist.diagnostics.verification import verify
     from tfdist.global_batch.all_rows import all_rows
+    from tfdist.inference.predicting_to import predict_to
+    from tfdist.inference.rows import split
     from tfdist.strategy.factory import describe, get_strategy
     from tfdist.training.custom_loop import (
         apply_gradients,
@@ -103,12 +106,15 @@ __all__ = [
     "fit",
     "from_files",
     "get_strategy",
+    "inference",
     "launch",
     "make_train_step",
     "parquet",
     "patch_keras",
     "predict",
     "predict_on_batch",
+    "predict_to",
+    "split",
     "test_on_batch",
     "testing",
     "tpu",
@@ -139,13 +145,15 @@ _MODULE_OF_NAME = {
     "patch_keras": "tfdist.training.patching",
     "predict": "tfdist.training.fitting",
     "predict_on_batch": "tfdist.training.fitting",
+    "predict_to": "tfdist.inference.predicting_to",
+    "split": "tfdist.inference.rows",
     "test_on_batch": "tfdist.training.fitting",
     "train_on_batch": "tfdist.training.fitting",
     "unpatch_keras": "tfdist.training.patching",
     "verify": "tfdist.diagnostics.verification",
 }
 
-_SUBMODULES = ("datasets", "launch", "parquet", "testing", "tpu")
+_SUBMODULES = ("datasets", "inference", "launch", "parquet", "testing", "tpu")
 
 
 def __getattr__(name: str) -> Any:

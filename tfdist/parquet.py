@@ -15,8 +15,7 @@ Synopsis:
     ([[1.0, 2.0], [3.0, 4.0]], [0, 1])
 
 All files have one schema, and no value is missing: what differs is refused, with the names of file,
-column and row group, from what the ends of all files say, so by all workers alike. In one file,
-since each of these checks names the same row groups.
+column and row group, from what the ends of all files say, so by all workers alike.
 
 On a worker, `rank` and `size` are those of the job, and the rows go to
 `tfdist.fit(model, rows["x"], rows["y"], already_sharded=True)`.
@@ -24,7 +23,6 @@ On a worker, `rank` and `size` are those of the job, and the rows go to
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import pathlib
@@ -34,9 +32,10 @@ from typing import Any
 
 import numpy as np
 
-from tfdist.cluster.detection import detect_cluster
 from tfdist.cluster.wording import shorten
+from tfdist.cluster.worker_number import rank_and_size
 from tfdist.communication.share import bounds
+from tfdist.inference.parquet_files import errors, files_in, is_list, module, opened
 
 _PARTITION = re.compile(r"([^=]+)=.*")  # a folder of Hive's kind, which holds a column's value
 
@@ -91,21 +90,21 @@ def read_share(
             column has a type that is no array's.
         ImportError: pyarrow is missing.
     """
-    pyarrow = _module()
+    pyarrow = module()
     root = pathlib.Path(folder)
-    files = _files(root)
-    rank, size = _rank_and_size(rank, size)
+    files = files_in(root)
+    rank, size = rank_and_size(rank, size)
     types: dict[str, Any] = {}
     groups: list[_Group] = []
     for file in files:
-        with _opened(pyarrow, file) as opened:
-            if not opened.metadata.num_rows:
+        with opened(pyarrow, file) as source:
+            if not source.metadata.num_rows:
                 continue  # engines write such files, too, and can only guess their types
-            found = _types(opened.schema_arrow, file=file)
+            found = _types(source.schema_arrow, file=file)
             types = types or _chosen(found, columns, root=root, files=files, file=file)
             first = groups[0].file if groups else file
             _refuse_other(types, found, file=file, first=first, is_all=columns is None)
-            groups += _groups(opened.metadata, file, list(types))
+            groups += _groups(source.metadata, file, list(types))
     total = sum(group.rows for group in groups)
     if not total:
         raise ValueError(f"The Parquet files in {root} have no row. Write some first.")
@@ -120,58 +119,7 @@ def read_share(
     }
 
 
-def _module() -> Any:
-    try:
-        import pyarrow.compute
-        import pyarrow.parquet
-    except ImportError:
-        raise ImportError(
-            "Reading Parquet files needs pyarrow, which is not installed. pip install"
-            " 'tfdist[parquet]'."
-        ) from None
-    return pyarrow
-
-
-def _files(folder: pathlib.Path) -> list[pathlib.Path]:
-    found = sorted(
-        file
-        for file in folder.rglob("*.parquet")
-        if file.is_file()
-        and not any(part[0] in "_." for part in file.relative_to(folder).parts)
-    )
-    if not found:
-        raise ValueError(f"There is no Parquet file in {folder}. Give the folder that holds them.")
-    return found
-
-
-def _rank_and_size(rank: int | None, size: int | None) -> tuple[int, int]:
-    if rank is None and size is None:
-        cluster = detect_cluster(os.environ)
-        return (cluster.rank, cluster.size) if cluster else (0, 1)
-    if rank is None or size is None or not 0 <= rank < size:
-        raise ValueError(
-            f"rank={rank!r} and size={size!r} name no worker. Give both, the rank from 0 to size-1,"
-            " or none of them."
-        )
-    return rank, size
-
-
 # ------------------------------------------------------------------------- what the files say
-
-
-@contextlib.contextmanager
-def _opened(pyarrow: Any, file: pathlib.Path) -> Iterator[Any]:
-    """Opens a file; one that is cut, empty or garbled is named."""
-    try:
-        opened = pyarrow.parquet.ParquetFile(file)
-    except _errors(pyarrow) as error:
-        raise ValueError(f"{file} is no whole Parquet file ({error}). Write it again.") from error
-    with opened:
-        yield opened
-
-
-def _errors(pyarrow: Any) -> tuple[type[Exception], ...]:
-    return (OSError, MemoryError, UnicodeDecodeError, pyarrow.ArrowException)
 
 
 def _types(schema: Any, *, file: pathlib.Path) -> dict[str, Any]:
@@ -247,7 +195,7 @@ def _widths(pyarrow: Any, types: dict[str, Any], groups: list[_Group]) -> dict[s
                 raise _missing(name, number, group)
     widths = {}
     for name, kind in types.items():
-        inner = kind.value_type if _is_list(pyarrow, kind) else kind
+        inner = kind.value_type if is_list(pyarrow, kind) else kind
         if pyarrow.types.is_nested(inner) or pyarrow.types.is_null(inner):
             raise ValueError(
                 f"The column {name!r} has the type {kind} in {groups[0].file}, and arrays hold "
@@ -266,11 +214,6 @@ def _widths(pyarrow: Any, types: dict[str, Any], groups: list[_Group]) -> dict[s
                     "to one length before they are written."
                 )
     return widths
-
-
-def _is_list(pyarrow: Any, kind: Any) -> bool:
-    types = pyarrow.types
-    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
 
 
 def _missing(name: str, number: int, group: _Group) -> ValueError:
@@ -300,14 +243,14 @@ def _pieces(
 
 def _read(pyarrow: Any, group: _Group, names: list[str]) -> Any:
     """Reads columns of a row group; what cannot be read is named."""
-    with _opened(pyarrow, group.file) as opened:
+    with opened(pyarrow, group.file) as source:
         try:
-            return opened.read_row_group(group.number, columns=names)
-        except _errors(pyarrow) as error:
+            return source.read_row_group(group.number, columns=names)
+        except errors(pyarrow) as error:
             for name in names:
                 try:
-                    opened.read_row_group(group.number, columns=[name])
-                except _errors(pyarrow) as cause:
+                    source.read_row_group(group.number, columns=[name])
+                except errors(pyarrow) as cause:
                     raise ValueError(
                         f"The column {name!r} of {group} cannot be read ({shorten(str(cause))}). "
                         "Write the file again."

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 # The module of each command, which has a function `main(argv)`, and what the command does.
 COMMANDS = {
     "run": ("tfdist.cli.run", "runs an unchanged Keras program, distributed"),
+    "predict": ("tfdist.cli.predict", "predicts for files, into files, on any number of workers"),
     "verify": ("tfdist.cli.verify", "compares the first steps of a program with one device's"),
     "launch": ("tfdist.launch.__main__", "starts the workers of a program that uses tfdist"),
 }
