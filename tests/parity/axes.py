@@ -120,12 +120,6 @@ EXCLUDED = (
         "tfdist compiles neither the update (Adamax) nor evaluation (accuracy), and Keras does",
     ),
     Excluded(
-        ("optimizer", ("Adafactor",)), ("layer", ("embedding",)),
-        "Keras's Adafactor adds up the places of an index that occurs twice, and takes a row from "
-        "there: another one, or none, where a replica without rows computes on rows that do not "
-        "count",
-    ),
-    Excluded(
         ("data", ("padded",)), ("layer", ("add_loss",)),
         "refused: a loss of one number counts the rows that pad",
     ),

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from parity import custom_steps, data, models
@@ -99,6 +100,28 @@ def _of_fixed_size() -> dict[str, Any]:
     return {"x": tf.data.Dataset.from_tensor_slices(rows).batch(10, drop_remainder=True)}
 
 
+def _not_a_number() -> dict[str, Any]:
+    """Features of which one is NaN, in a batch that leaves a replica empty."""
+    x = data.features(3)
+    x[1, 0] = np.nan
+    return {"x": x, "y": data.numbers(3)}
+
+
+def _binned(**options: Any) -> models.Build:
+    """Looks up a table by the numbers themselves, which are no tokens."""
+
+    def build() -> keras.Model:
+        inputs = keras.Input((data.FEATURES,))
+        bins = layers.Discretization(bin_boundaries=[-0.5, 0.0, 0.5])(inputs[:, 1:2])
+        x = layers.Flatten()(layers.Embedding(4, 3)(bins))
+        outputs = layers.Dense(1)(layers.Concatenate()([inputs, x]))
+        model = keras.Model(inputs, outputs)
+        model.compile(O.Adafactor(0.05), "mse", **options)
+        return model
+
+    return build
+
+
 def _adam() -> Any:
     return O.Adam(0.05)
 
@@ -127,6 +150,13 @@ ROWS = (
         build=_sentences(_adam, "open", steps=None),
         data=_growing,
         worlds=("2", "2 workers"),
+    ),
+    # Where NaN reaches a table's state, Keras's Adafactor looks rows up by their places, of which
+    # there are more if an empty replica's row is among them.
+    *(
+        Case(f"Adafactor, NaN and an empty replica, {kind}", _binned(**options), _not_a_number,
+             batch_size=1, then=(), worlds=("2", "2 workers"))
+        for kind, options in {"traced": {}, "run_eagerly": {"run_eagerly": True}}.items()
     ),
     Case("positions of each row", _sentences(_adam, "alike"), data.words, worlds=("2",)),
     Case("words and positions in one table", _one_table, data.words, worlds=NO_THIRD_WORKER),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -107,3 +108,26 @@ def test_one_replica_is_left_alone() -> None:
     with position_lib.at(position):
         assert lookups.separated([gradient, None])[0] is gradient
     assert lookups.separated([gradient])[0] is gradient
+
+
+@pytest.mark.parametrize(("own", "kept"), [(0, 0), (1, 3)])
+def test_what_an_empty_replica_looks_up_is_cut(own: int, kept: int) -> None:
+    rows = tf.IndexedSlices(tf.fill([3, 2], np.nan), tf.constant([1, 1, 2]), tf.constant([8, 2]))
+    shared = tf.IndexedSlices(tf.zeros([5, 2]), tf.range(5), tf.constant([8, 2]))
+    replica = collectives.Collectives(2, 1, None, None, None)
+
+    def counts(position: position_lib.Position) -> list[int]:
+        with position_lib.at(position):
+            first, second, dense = lookups.without_filler(
+                [rows, Lookups(rows, shared), tf.zeros([2])]
+            )
+        assert dense.shape == [2]
+        parts = (first, second.of_batch, second.shared)
+        assert all(len(part.values) == len(part.indices) for part in parts)
+        return [len(part.indices) for part in parts]
+
+    position = position_lib.Position(1, own, 1 - own, replica)
+    assert counts(position) == [kept, kept, 5]
+    # XLA cannot cut inside of what it compiles, and padded batches have no such row.
+    for fixed in ({"is_compiled": True}, {"padded_rows": 4}):
+        assert counts(dataclasses.replace(position, **fixed)) == [3, 3, 5]

@@ -62,6 +62,11 @@ class Position:
         """Whether the replica has the whole batch, and computes as one device does."""
         return bool(self.collectives.num_replicas == 1)
 
+    @property
+    def may_have_filler(self) -> bool:
+        """Whether an empty replica computes on one row, which does not count."""
+        return self.padded_rows is None and not self.has_all
+
     def fraction(self, dtype: Any) -> Any:
         """Returns `local_size / global_size` as a scalar of `dtype`: this replica's share."""
         import tensorflow as tf

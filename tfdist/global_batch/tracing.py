@@ -90,7 +90,7 @@ def counted(structure: Any) -> Any:
 
 def _has_no_filler(position: Position) -> bool:
     """Tells whether no row has to be cut; a replica that has the whole batch is never empty."""
-    return position.keeps_filler or position.padded_rows is not None or position.has_all
+    return position.keeps_filler or not position.may_have_filler
 
 
 def _first_rows(value: Any, count: Any) -> Any:

@@ -4,7 +4,8 @@ Every row of the batch looks up an embedding of words: its gradient has a row fo
 rows of all replicas are concatenated, as on one device. An embedding of positions is looked up
 once, whatever the batch: on one device each of its rows occurs once, with the sum over the batch.
 Here every replica has a share of that sum, and the shares must be added row by row. To an optimizer
-this makes a difference: Adam squares each row that it is given separately.
+this makes a difference: Adam squares each row that it is given separately. So does a row that does
+not count, though it is zero, and may be NaN: what an empty replica has looked up is cut.
 
 The graph shows which of the two it is: it is a lookup by the rows of the batch if their number, or
 a value in them, reaches the indices that were looked up.
@@ -38,13 +39,38 @@ def separated(gradients: Sequence[Any], inputs: Any = None) -> list[Any]:
 
     Returns:
         The same gradients, with `Lookups` instead of IndexedSlices that do not all come from the
-        rows. On one replica, and where steps run eagerly (see `separated_eagerly`), the gradients
-        themselves.
+        rows, and none of an empty replica's. On one replica, and where steps run eagerly (see
+        `separated_eagerly`), the gradients themselves.
     """
     position = position_lib.current()
     if position is None or position.collectives.num_replicas == 1 or tf.executing_eagerly():
         return list(gradients)
-    return _all_separated(gradients, position, inputs)
+    return without_filler(_all_separated(gradients, position, inputs))
+
+
+def without_filler(gradients: Sequence[Any]) -> list[Any]:
+    """Cuts what an empty replica has looked up by its one row, which does not count.
+
+    XLA compiles fixed numbers of rows: there nothing is cut, so that it is called outside as well.
+    Nor is it where batches are padded.
+
+    Args:
+        gradients: A replica's, as `separated` returns them.
+    """
+    position = position_lib.current()
+    if position is None or position.is_compiled or not position.may_have_filler:
+        return list(gradients)
+
+    def cut(gradient: Any) -> Any:
+        if isinstance(gradient, Lookups):
+            return Lookups(cut(gradient.of_batch), gradient.shared)
+        if not isinstance(gradient, tf.IndexedSlices):
+            return gradient
+        count = tf.where(position.local_size > 0, tf.shape(gradient.indices)[0], 0)
+        values, indices = gradient.values[:count], gradient.indices[:count]
+        return tf.IndexedSlices(values, indices, gradient.dense_shape)
+
+    return [cut(gradient) for gradient in gradients]
 
 
 def separated_eagerly(
@@ -69,7 +95,9 @@ def separated_eagerly(
     if shared is None:
         shared = _shared_in(traced, data, position)
         set_note(model, "shared_lookups", shared)
-    return [Lookups(None, g) if i in shared else g for i, g in enumerate(gradients)]
+    return without_filler(
+        [Lookups(None, g) if i in shared else g for i, g in enumerate(gradients)]
+    )
 
 
 def _shared_in(traced: Callable[[Any], list[Any]], data: Any, position: Position) -> set[int]:

@@ -255,7 +255,13 @@ def backward_of(
     if not model.jit_compile or model.run_eagerly:
         return backward
     _refuse_collectives(model)
-    return tracing.undoing_filler(model, compiled(backward))
+    run = tracing.undoing_filler(model, compiled(backward))
+
+    def run_and_cut(data: Any) -> tuple[list[Any], Logs]:
+        gradients, logs = run(data)
+        return lookups.without_filler(gradients) if separates else gradients, logs
+
+    return run_and_cut
 
 
 def _refuse_collectives(model: keras.Model) -> None:
