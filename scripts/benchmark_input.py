@@ -162,7 +162,7 @@ def secs_to_go_on(folder: str) -> float:
 
     import tfdist
     from tfdist.communication.share import Share
-    from tfdist.data.tf_data import dataset_source
+    from tfdist.data.pipelines.tf_data import dataset_source
 
     file = pathlib.Path(folder, "numbers")
     dataset = tfdist.from_files(

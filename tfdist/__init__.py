@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from tfdist.checkpoint.checkpointer import Checkpointer
     from tfdist.cluster.detection import Cluster, detect_cluster
     from tfdist.communication.compression import Reduction
-    from tfdist.data.record_files import from_files
+    from tfdist.data.files.record_files import from_files
     from tfdist.data.rows_dataset import RowsDataset
     from tfdist.diagnostics.batch_size import find_batch_size
     from tfdist.diagnostics.memory_estimate import estimate_memory
@@ -139,7 +139,7 @@ _MODULE_OF_NAME = {
     "evaluate": "tfdist.training.fitting",
     "find_batch_size": "tfdist.diagnostics.batch_size",
     "fit": "tfdist.training.fitting",
-    "from_files": "tfdist.data.record_files",
+    "from_files": "tfdist.data.files.record_files",
     "get_strategy": "tfdist.strategy.factory",
     "make_train_step": "tfdist.training.custom_loop",
     "patch_keras": "tfdist.training.patching",

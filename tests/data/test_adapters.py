@@ -21,7 +21,7 @@ from tfdist.data import already_sharded
 from tfdist.data.adapters import make_source
 from tfdist.data.errors import told_plainly
 from tfdist.data.order import epoch_order, worker_examples
-from tfdist.data.tf_data import dataset_source
+from tfdist.data.pipelines.tf_data import dataset_source
 
 ROWS = 11
 RNG = np.random.default_rng(0)

@@ -29,7 +29,7 @@ _TESTED_BY = {
     "data/padding_check.py": "data/test_lengths.py",
     "data/rows.py": "data/test_adapters.py",
     "data/source.py": "data/test_adapters.py",  # a record
-    "data/tf_data.py": "data/test_adapters.py",
+    "data/pipelines/tf_data.py": "data/test_adapters.py",
     "diagnostics/recording.py": "diagnostics/test_verification.py",
     "global_batch/activity_losses.py": _PARITY,
     "global_batch/padded_rows.py": "data/test_padding.py",

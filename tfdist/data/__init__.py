@@ -12,17 +12,14 @@ Read in this order; each file imports from those above it only:
 5. arrays.py: which rows of arrays a traced loop gathers itself.
 6. source.py: what a stream of global batches is.
 7. rows_dataset.py: a `PyDataset` that can make any rows.
-8. record_index.py: where in a file each record begins.
-9. record_files.py: how files of records are read, each worker its own records only.
-10. pipeline.py: how a `tf.data.Dataset` makes its batches, and of what.
-11. own_rows.py: how a worker makes only its own rows of them.
-12. tf_data.py: how a `tf.data.Dataset` is read by all workers.
-13. adapters.py: how the data that `fit` accepts becomes such a stream.
-14. lengths.py: to which length a batch is padded.
-15. padding.py: how every batch gets one shape.
-16. padding_check.py: whether a model can tell a padded batch from an unpadded one.
-17. already_sharded.py: what if each worker passes only its own examples.
-18. errors.py: what in the data TensorFlow stumbled over.
-19. feed.py: where in the data an epoch begins and ends.
-20. inputs.py: which data the workers go through together.
+8. files/: how files of records are read by their number.
+9. pipelines/: how a `tf.data.Dataset` is read by all workers, each making its own rows only.
+10. adapters.py: how the data that `fit` accepts becomes such a stream.
+11. lengths.py: to which length a batch is padded.
+12. padding.py: how every batch gets one shape.
+13. padding_check.py: whether a model can tell a padded batch from an unpadded one.
+14. already_sharded.py: what if each worker passes only its own examples.
+15. errors.py: what in the data TensorFlow stumbled over.
+16. feed.py: where in the data an epoch begins and ends.
+17. inputs.py: which data the workers go through together.
 """

@@ -2,7 +2,7 @@
 
 Arrays are gathered in the order of order.py; each worker gathers only its own rows, of a
 `RowsDataset` too. A `tf.data.Dataset`, another `keras.utils.PyDataset` or a generator is read by
-every worker, in global batches of which it takes its rows (tf_data.py).
+every worker, in global batches of which it takes its rows (pipelines/tf_data.py).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from tfdist.compat import keras_internals
 from tfdist.data import rows, same_data
 from tfdist.data.arrays import arrays_of, as_tensors, own_rows
 from tfdist.data.order import OrderedBatches, epoch_order
+from tfdist.data.pipelines.tf_data import dataset_source, first_batch
 from tfdist.data.rows import unconverted
 from tfdist.data.rows_dataset import RowsDataset, gives_rows, take
 from tfdist.data.source import Source
-from tfdist.data.tf_data import dataset_source, first_batch
 
 
 def make_source(

@@ -32,7 +32,7 @@ class Source:
         is_seekable: Whether `stream` can start at any pass; else each iterator is the next pass.
         is_dataset: Whether it is the user's `tf.data.Dataset`, which counts its iterators.
         is_share: Whether it holds only this worker's own examples, see already_sharded.py.
-        makes_own_rows: Whether a worker makes the examples of its own rows only (own_rows.py).
+        makes_own_rows: Whether a worker makes the examples of its own rows only.
         has_all_rows: Whether a batch is one part with all rows, the same on every worker, from
             which replicas take theirs later.
         begin_with: Makes the current pass begin with a batch in its middle, at no cost; None if

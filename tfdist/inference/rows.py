@@ -22,7 +22,7 @@ import tensorflow as tf
 from tfdist.cluster.wording import shorten
 from tfdist.cluster.worker_number import rank_and_size
 from tfdist.communication.share import bounds
-from tfdist.data.record_index import Records, records_of
+from tfdist.data.files.record_index import Records, records_of
 
 _LOOKED_AT = 64  # rows of arrays whose values tell one array from another
 

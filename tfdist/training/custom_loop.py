@@ -38,7 +38,8 @@ from tfdist.communication.presence import Presence
 from tfdist.communication.reduction import per_replica
 from tfdist.communication.workers import Workers
 from tfdist.compat import keras_internals, private_names, replacing, tf_internals
-from tfdist.data import rows, tf_data
+from tfdist.data import rows
+from tfdist.data.pipelines import tf_data
 from tfdist.global_batch import all_rows, randomness, tracing, unsplit_layers
 from tfdist.global_batch import position as position_lib
 from tfdist.global_batch.position import Position

@@ -18,7 +18,7 @@ from tfdist.communication.share import Share, bounds
 from tfdist.compat import tf_datasets, tf_internals
 from tfdist.compat.notes import note_of
 from tfdist.data import same_data
-from tfdist.data.pipeline import (
+from tfdist.data.pipelines.pipeline import (
     OF_PYTHON,
     Batching,
     Examples,
@@ -52,7 +52,7 @@ class OwnRows:
 
     @property
     def order(self) -> Any:
-        """The order of the elements (record_files.py), if that is known for each pass; or None."""
+        """The order of the elements (files/), if that is known for each pass; or None."""
         examples = self.pipeline.examples
         return None if self.pipeline.after else note_of(examples.elements, "order")
 

@@ -19,7 +19,7 @@ from tfdist.communication.share import Share, bounds
 from tfdist.compat import keras_internals, tf_datasets
 from tfdist.data import rows, same_data
 from tfdist.data.order import OrderedBatches
-from tfdist.data.own_rows import OwnRows, own_rows
+from tfdist.data.pipelines.own_rows import OwnRows, own_rows
 from tfdist.data.rows import unconverted
 from tfdist.data.source import Source
 

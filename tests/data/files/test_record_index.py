@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfdist.data.record_index import records_of
+from tfdist.data.files.record_index import records_of
 
 
 def _tfrecords(path, contents):

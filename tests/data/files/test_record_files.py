@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 import tfdist
 from tfdist.communication.share import Share
-from tfdist.data import record_index
+from tfdist.data.files import record_index
+from tfdist.data.files.record_files import from_files
 from tfdist.data.order import block_order, epoch_order
-from tfdist.data.record_files import from_files
-from tfdist.data.tf_data import dataset_source
+from tfdist.data.pipelines.tf_data import dataset_source
 
 _COUNT = 23
 

@@ -11,8 +11,8 @@ from parity import pipelines
 
 from tfdist.communication.share import Share, bounds
 from tfdist.data import rows
-from tfdist.data.own_rows import OwnRows, own_rows
-from tfdist.data.tf_data import dataset_source
+from tfdist.data.pipelines.own_rows import OwnRows, own_rows
+from tfdist.data.pipelines.tf_data import dataset_source
 
 _SHARES = [(2, 1), (3, 1), (5, 1), (4, 2)]  # replicas of all workers, and of one
 

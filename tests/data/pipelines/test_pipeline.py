@@ -6,7 +6,7 @@ import keras
 import pytest
 import tensorflow as tf
 
-from tfdist.data.pipeline import Counted, Pipeline, examples_of, read_apart
+from tfdist.data.pipelines.pipeline import Counted, Pipeline, examples_of, read_apart
 
 
 def _range(stop=9):

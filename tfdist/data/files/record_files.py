@@ -14,7 +14,7 @@ Synopsis:
 
 The dataset is an ordinary `tf.data.Dataset`. Its elements are the numbers of records, in an order
 that is a function of the seed and the pass alone (order.py); a map reads a record by its number. So
-a worker that makes only its own rows (own_rows.py) reads only its own records, and a run that goes
+a worker that makes only its own rows (pipelines/) reads only its own records, and a run that goes
 on begins at any record at once.
 """
 
@@ -30,8 +30,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfdist.compat.notes import set_note
+from tfdist.data.files.record_index import Records, records_of
 from tfdist.data.order import block_order, epoch_order
-from tfdist.data.record_index import Records, records_of
 from tfdist.data.rows import unconverted
 
 
