@@ -6,6 +6,7 @@ counts are sums over all replicas of all workers; its result is 0 where each num
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 
 import keras
@@ -60,6 +61,22 @@ class Rows(tfdist.RowsDataset):
         return X[indices], NUMBERS[indices]
 
 
+class Pairs:
+    """The same examples, for Grain."""
+
+    def __len__(self):
+        return ROWS
+
+    def __getitem__(self, index):
+        return X[index], NUMBERS[index]
+
+
+def of_grain(seed=2):
+    import grain
+
+    return grain.MapDataset.source(Pairs()).shuffle(seed=seed)
+
+
 def dataset(rows=slice(None), size=6):
     return tf.data.Dataset.from_tensor_slices((X[rows], NUMBERS[rows])).batch(size)
 
@@ -94,6 +111,9 @@ WHOLE = {
     "py dataset": lambda: {"x": Batches()},
     "rows": lambda: {"x": Rows(num_rows=ROWS, batch_size=6)},
 }
+if importlib.util.find_spec("grain"):
+    WHOLE["rows of Grain"] = lambda: {"x": of_grain().batch(6)}
+    WHOLE["batches of Grain"] = lambda: {"x": of_grain().to_iter_dataset().batch(6)}
 
 
 def shares(rank, workers):
@@ -198,6 +218,7 @@ def refusals(strategy, cluster):
         "endless": {"x": dataset().repeat() if rank else dataset(), "already_sharded": True,
                     "steps_per_epoch": 2},
         "generator": {"x": generator()},
+        **({"Grain": {"x": of_grain(rank).batch(6)}} if "rows of Grain" in WHOLE else {}),
         "elements of maps": {"x": numbers().map(example).batch(6)},
     }
     said = {}
@@ -249,6 +270,10 @@ def test_workers_get_predictions_in_the_order_of_their_inputs(two_workers):
         ("seeds", "seeds is"),
         ("endless", "{0: '4 batches', 1: 'endless'} by worker"),
         ("generator", "RuntimeError: The workers have read different batches"),
+        pytest.param(
+            "Grain", "contents is",
+            marks=pytest.mark.skipif("rows of Grain" not in WHOLE, reason="needs the extra grain"),
+        ),
         ("elements of maps", "RuntimeError: The workers have read different batches"),
     ],
 )

@@ -33,7 +33,8 @@ def _fit(
         device: As in `get_strategy`.
         folder: For checkpoints, or None.
         stop_at: The step after which the run ends, or None.
-        records: A file with the number of an example a line, which is read, or None for arrays.
+        records: A file with the number of an example a line, which is read; "grain" for a dataset
+            of Grain; None for arrays.
         **kwargs: As in `fit`.
     """
     import keras
@@ -67,7 +68,12 @@ def _fit(
     if folder is not None:
         kwargs |= {"checkpoint_dir": folder, "save_every": 2}
     data = {"x": x, "y": y}
-    if records is not None:
+    if records == "grain":
+        import grain
+
+        pairs = grain.MapDataset.source(list(zip(x, y, strict=True)))
+        data = {"x": pairs.shuffle(seed=5).batch(kwargs.pop("batch_size"))}
+    elif records is not None:
 
         def example(line: Any) -> Any:
             number = tf.strings.to_number(line, tf.int64)
@@ -141,13 +147,20 @@ def _whole_and_rest(device: str, folder: str, records: str | None) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "has_records"),
-    [((2, "cpu"), (1, "cpu"), True), ((1, "4xcpu"), (1, "3xcpu"), False)],
-    ids=["2 workers to 1, records of a file", "4 replicas to 3"],
+    ("before", "after", "kind"),
+    [
+        ((2, "cpu"), (1, "cpu"), "records"),
+        ((1, "4xcpu"), (1, "3xcpu"), "arrays"),
+        ((1, "4xcpu"), (2, "cpu"), "grain"),
+    ],
+    ids=["2 workers to 1, records of a file", "4 replicas to 3", "4 replicas to 2 workers, Grain"],
 )
-def test_another_world_goes_on_with_the_same_examples(tmp_path, before, after, has_records):
+def test_another_world_goes_on_with_the_same_examples(tmp_path, before, after, kind):
     folder, records = str(tmp_path / "run"), None
-    if has_records:
+    if kind == "grain":
+        pytest.importorskip("grain", reason="needs the extra grain")
+        records = "grain"
+    if kind == "records":
         records = str(tmp_path / "numbers")
         pathlib.Path(records).write_text("".join(f"{number}\n" for number in range(19)))
     workers, device = before

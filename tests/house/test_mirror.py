@@ -26,6 +26,7 @@ _TESTED_BY = {
     "compat/trainer_methods.py": "training/test_routing.py",
     "compat/untraced.py": "loop/test_waits.py",
     "data/inputs.py": "data/test_feed.py",
+    "data/numbered_rows.py": "data/test_rows_dataset.py",
     "data/padding_check.py": "data/test_lengths.py",
     "data/rows.py": "data/test_adapters.py",
     "data/source.py": "data/test_adapters.py",  # a record

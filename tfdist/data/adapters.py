@@ -1,15 +1,16 @@
 """How does the data that `fit` accepts become a stream of global batches?
 
-Arrays are gathered in the order of order.py; each worker gathers only its own rows, of a
-`RowsDataset` too. A `tf.data.Dataset`, another `keras.utils.PyDataset` or a generator is read by
-every worker, in global batches of which it takes its rows (pipelines/tf_data.py).
+Arrays are gathered in the order of order.py; each worker gathers only its own rows, of whatever
+else has rows by number too (a `RowsDataset`, a `grain.MapDataset`). A `tf.data.Dataset`, another
+`keras.utils.PyDataset` or a generator is read by every worker, in global batches of which it takes
+its rows (pipelines/tf_data.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import logging
 from typing import Any
 
 import keras
@@ -18,13 +19,21 @@ import tensorflow as tf
 
 from tfdist.communication.share import Share
 from tfdist.compat import keras_internals
-from tfdist.data import rows, same_data
-from tfdist.data.arrays import arrays_of, as_tensors, own_rows
+from tfdist.data import grain_rows, rows, rows_dataset, same_data
+from tfdist.data.arrays import arrays_of, as_tensors
+from tfdist.data.grain_rows import is_grain
+from tfdist.data.numbered_rows import NumberedRows, gathered, rows_source
 from tfdist.data.order import OrderedBatches, epoch_order
 from tfdist.data.pipelines.tf_data import dataset_source, first_batch
 from tfdist.data.rows import unconverted
-from tfdist.data.rows_dataset import RowsDataset, gives_rows, take
+from tfdist.data.rows_dataset import gives_rows
 from tfdist.data.source import Source
+
+_LOG = logging.getLogger("tfdist")
+_CUTTABLE = (
+    "Where that takes long, give what can be asked for rows: a tf.data.Dataset whose .map() makes "
+    "the examples, tfdist.from_files, a tfdist.RowsDataset or a grain.MapDataset"
+)
 
 
 def make_source(
@@ -44,7 +53,8 @@ def make_source(
 
     Args:
         x: Arrays (NumPy, TensorFlow, pandas, SciPy sparse, ...) or structures of them, a
-            `tf.data.Dataset` of global batches, a `keras.utils.PyDataset`, a generator, ...
+            `tf.data.Dataset` of global batches, a `keras.utils.PyDataset`, a dataset of Grain, a
+            generator, ...
         y: Targets, where `x` is arrays.
         share: Which replicas this worker feeds.
         sample_weight: Weights, where `x` is arrays.
@@ -66,9 +76,12 @@ def make_source(
             "itself, in global batches; tfdist splits it."
         )
     reader = Share(0, 1, 1) if all_rows else share
-    if gives_rows(x) and y is None and sample_weight is None:
-        source = _rows_source(
-            x, share=reader, shuffle=shuffle, seed=seed, class_weight=class_weight
+    is_alone = y is None and sample_weight is None
+    numbered = _numbered(x, is_weighed=class_weight is not None) if is_alone else None
+    if isinstance(numbered, NumberedRows):
+        source = rows_source(
+            numbered, share=reader, shuffle=shuffle and not is_grain(x), seed=seed,
+            class_weight=class_weight,
         )
         return dataclasses.replace(source, has_all_rows=all_rows)
     is_dataset = isinstance(x, tf.data.Dataset)
@@ -82,6 +95,11 @@ def make_source(
     if isinstance(adapter, keras_internals.array_adapter_class()):
         source = _array_source(adapter, share=reader, shuffle=shuffle, seed=seed)
         return dataclasses.replace(source, has_all_rows=all_rows)
+    if not is_dataset and share.has_others and share.first_replica == 0:
+        _LOG.warning(
+            "Every worker makes all batches of the data, and takes its rows: %s.",
+            numbered or f"a {type(x).__name__} gives one batch after the other. {_CUTTABLE}",
+        )
     dataset = adapter.get_tf_dataset()
     # Threads or processes of Keras read a PyDataset ahead, and rest between two epochs: whoever
     # asks them then for a batch of the next one gets an error.
@@ -100,6 +118,20 @@ def make_source(
         on_pass_begin=adapter.on_epoch_begin,
         on_pass_end=adapter.on_epoch_end,
     )
+
+
+def _numbered(x: Any, *, is_weighed: bool) -> NumberedRows | str | None:
+    """Returns rows that can be asked for by number, or why they cannot, as a sentence's part."""
+    if gives_rows(x):
+        return rows_dataset.numbered_rows(x)
+    if is_grain(x):
+        return None if is_weighed else grain_rows.numbered_rows(x)  # Keras refuses it
+    if isinstance(x, keras.utils.PyDataset):
+        return (
+            "a PyDataset makes whole batches. Where it can make any rows, make it a "
+            "tfdist.RowsDataset, and define get_rows(indices) instead of __getitem__"
+        )
+    return None
 
 
 def refuse_batch_size(batch_size: Any) -> None:
@@ -161,7 +193,7 @@ def _array_source(adapter: Any, *, share: Share, shuffle: bool | str, seed: int)
             unconverted(lambda i: numbers[i * size : tf.minimum((i + 1) * size, examples)])
         )
 
-    stream = _gathered(
+    stream = gathered(
         batches_of, lambda own: keras_internals.take_rows(arrays, own), steps, share=share
     )
     one_row = keras_internals.take_rows(arrays, tf.zeros([1], tf.int64))
@@ -179,85 +211,6 @@ def _array_source(adapter: Any, *, share: Share, shuffle: bool | str, seed: int)
             num_replicas=share.num_replicas,
         ),
     )
-
-
-def _rows_source(
-    dataset: RowsDataset, *, share: Share, shuffle: bool | str, seed: int, class_weight: Any
-) -> Source:
-    """Makes the source of a data set whose rows can be asked for; the order is that of batches."""
-    examples, size, steps = dataset.num_rows, dataset.batch_size, len(dataset)
-    one_row = dataset.get_rows(np.zeros([1], np.int64))
-    last = dataset.get_rows(np.array([examples - 1]))
-    weigh = None if class_weight is None else keras_internals.class_weight_map(class_weight)
-
-    def batches_of(epoch: tf.Tensor, begin: tf.Tensor) -> tf.data.Dataset:
-        numbers = tf.range(steps, dtype=tf.int64)
-        if shuffle:
-            order = tf.numpy_function(
-                lambda number: epoch_order(steps, seed=seed, epoch=int(number)), [epoch], tf.int64
-            )
-            numbers = tf.ensure_shape(order, [steps])
-        return tf.data.Dataset.from_tensor_slices(numbers[begin:]).map(
-            unconverted(lambda i: tf.range(i * size, tf.minimum((i + 1) * size, examples)))
-        )
-
-    def rows_of(own: tf.Tensor) -> Any:
-        found = take(dataset, one_row, own)
-        return found if weigh is None else weigh(*found)
-
-    stream = _gathered(batches_of, rows_of, steps, share=share, calls=dataset.workers)
-    facts = {"number of examples": examples, "batch size": size}
-    return Source(
-        steps, examples, rows.open_spec(stream(0, 0).element_spec[1][0]), stream,
-        endless=True, is_seekable=True, batch_size=lambda: size, is_even=examples % size == 0,
-        identity=lambda: {**facts, **same_data.of_arrays((one_row, last))}, makes_own_rows=True,
-    )
-
-
-def _gathered(
-    batches_of: Callable[[tf.Tensor, tf.Tensor], tf.data.Dataset],
-    rows_of: Callable[[tf.Tensor], Any],
-    steps: int,
-    *,
-    share: Share,
-    calls: int = 2,
-) -> Callable[[int, int], tf.data.Dataset]:
-    """Returns the `stream` of a source whose rows are gathered by number.
-
-    Args:
-        batches_of: Returns the dataset of the numbers of each batch of a pass, from a batch on.
-        rows_of: Returns the rows that have these numbers.
-        steps: Batches of a pass.
-        share: Which replicas this worker feeds.
-        calls: How many batches are gathered at a time.
-    """
-
-    def stream(first_pass: int, start: int) -> tf.data.Dataset:
-        passes_on, start = divmod(start, steps)
-        first_pass += passes_on
-
-        def batches(epoch: tf.Tensor) -> tf.data.Dataset:
-            return batches_of(epoch, tf.where(epoch == first_pass, tf.cast(start, tf.int64), 0))
-
-        def parts_of(indices: tf.Tensor) -> tuple[tf.Tensor, tuple[Any, ...]]:
-            global_size = tf.size(indices)
-            own = [
-                own_rows(indices, global_size, replica, share.num_replicas)
-                for replica in share.replicas
-            ]
-            return global_size, tuple(rows_of(numbers) for numbers in own)
-
-        passes = tf.data.Dataset.range(first_pass, np.iinfo(np.int64).max)
-        parts = passes.flat_map(unconverted(batches)).map(
-            unconverted(parts_of), num_parallel_calls=calls if calls > 1 else None,
-            deterministic=True if calls > 1 else None,
-        )
-        # Optimizing such a small pipeline takes longer than running it, and copies the arrays.
-        options = tf.data.Options()
-        options.experimental_optimization.apply_default_optimizations = False
-        return parts.prefetch(tf.data.AUTOTUNE).with_options(options)
-
-    return stream
 
 
 def _ordered_py_dataset(x: Any, *, shuffle: Any, seed: int) -> Any:

@@ -21,6 +21,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfdist.data.numbered_rows import NumberedRows
+
 
 class RowsDataset(keras.utils.PyDataset):  # type: ignore[misc]  # which Keras does not type
     """A data set whose rows can be made in any choice; subclasses define `get_rows`.
@@ -75,23 +77,11 @@ def gives_rows(x: Any) -> bool:
     )
 
 
-def take(dataset: RowsDataset, like: Any, indices: tf.Tensor) -> Any:
-    """Returns rows of a data set, in a traced function.
-
-    Args:
-        dataset: The data set.
-        like: Some of its rows, whose structure, dtypes and shapes all rows have.
-        indices: Numbers of rows, int64.
-    """
-    leaves = [np.asarray(leaf) for leaf in tf.nest.flatten(like)]
-
-    def rows_of(numbers: np.ndarray) -> list[np.ndarray]:
-        found = tf.nest.flatten(dataset.get_rows(numbers))
-        return [np.asarray(one, leaf.dtype) for one, leaf in zip(found, leaves, strict=True)]
-
-    tensors = tf.numpy_function(rows_of, [indices], [leaf.dtype for leaf in leaves])
-    shaped = [
-        tf.ensure_shape(tensor, [None, *leaf.shape[1:]])
-        for tensor, leaf in zip(tensors, leaves, strict=True)
-    ]
-    return tf.nest.pack_sequence_as(like, shaped)
+def numbered_rows(dataset: RowsDataset) -> NumberedRows:
+    """Returns the rows of a data set that `gives_rows`."""
+    size, rows = dataset.batch_size, dataset.num_rows
+    return NumberedRows(
+        dataset.get_rows, size, len(dataset), rows,
+        bounds=lambda batch: (batch * size, tf.minimum((batch + 1) * size, rows)),
+        is_even=rows % size == 0, samples=np.unique([0, rows - 1]), calls=dataset.workers,
+    )
