@@ -19,6 +19,7 @@ import launching
 import pytest
 
 from tfdist import launch
+from tfdist.cluster import contract
 from tfdist.cluster.detection import detect_cluster
 from tfdist.launch import job
 from tfdist.launch.engines import remote
@@ -156,6 +157,22 @@ def test_first_failure_is_named_and_ends_all(engine, how, told):
         _run(_fail, how)
     assert told in str(caught.value)
     assert time.monotonic() - began < 20
+
+
+def _lose_the_chief():
+    """Worker 1 leaves as one that has lost its peer does, and names it."""
+    if detect_cluster().rank == 1:
+        contract.write_failure(
+            os.environ[contract.RUN_DIR], rank=1, at=time.monotonic(),
+            exit_code=contract.PEER_LOST, traceback="RuntimeError: it is silent", lost=0,
+        )  # fmt: skip
+        os._exit(contract.PEER_LOST)
+    time.sleep(60)
+
+
+def test_worker_that_was_lost_to_another_is_named(engine):
+    with pytest.raises(RuntimeError, match="^worker 0 was lost to worker 1: RuntimeError: it is"):
+        _run(_lose_the_chief)
 
 
 def _count_attempts():

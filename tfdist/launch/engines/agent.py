@@ -194,6 +194,7 @@ def _report(
                     age=time.monotonic() - failure.at,  # the clocks of two hosts may differ
                     exit_code=failure.exit_code,
                     has_saved=failure.has_saved,
+                    lost=failure.lost,
                     data=failure.traceback.encode("utf-8", "replace"),
                 )
             if is_over:

@@ -246,6 +246,7 @@ class RemoteGang:
                 exit_code=int(message["exit_code"]),
                 traceback=data.decode("utf-8", "replace"),
                 has_saved=message["has_saved"] is True,
+                lost=None if message["lost"] is None else int(message["lost"]),
             )
         elif kind == "progress":
             path = os.path.join(self._run_dir, f"progress_{rank}")
