@@ -21,6 +21,7 @@ import tensorflow as tf
 
 import tfdist
 from tfdist.checkpoint import manifest
+from tfdist.cluster import contract
 from tfdist.compat import keras_internals
 
 pytestmark = pytest.mark.slow
@@ -515,6 +516,34 @@ def test_another_number_of_threads_is_told(tmp_path, caplog, monkeypatch):
     with caplog.at_level(logging.WARNING, "tfdist"):
         _fit(_build(), tmp_path, epochs=2)
     assert "to rounding only: threads: 3 in the checkpoint, 4 here." in caplog.text
+
+
+def test_steps_of_replicas_on_their_own_are_bound_to_their_number(tmp_path):
+    kwargs = {"epochs": 1, "local_steps": 2, "check": False}
+    _fit(_build(replicas=2), tmp_path, **kwargs)
+    told = "replicas with steps of their own: 2 in the checkpoint, 1 here"
+    with pytest.raises(ValueError, match=told):
+        _fit(_build(), tmp_path, **kwargs)
+
+
+@pytest.mark.parametrize("is_elastic", [True, False])
+def test_it_saves_and_leaves_when_the_launcher_asks(tmp_path, monkeypatch, caplog, is_elastic):
+    monkeypatch.setenv(contract.RUN_DIR, str(tmp_path))
+    monkeypatch.setenv(contract.ELASTIC, "1" if is_elastic else "0")
+
+    def ask(step: int, logs: Any) -> None:
+        if step == 2:
+            contract.ask_to_leave(str(tmp_path))
+
+    asking = keras.callbacks.LambdaCallback(on_train_batch_end=ask)
+    if not is_elastic:
+        _fit(_build(), tmp_path / "run", asking, epochs=1)
+        return
+    with pytest.raises(contract.Saved) as caught, caplog.at_level(logging.WARNING, "tfdist"):
+        _fit(_build(), tmp_path / "run", asking)
+    assert caught.value.code == contract.PREEMPTED
+    assert "The number of workers changes: the run is saved at step 3 and ends" in caplog.text
+    assert _saved_steps(tmp_path / "run") == [3]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfdist.checkpoint import same_run
+from tfdist.cluster import contract
 from tfdist.communication.share import Share
 
 _NAMES = ("seed", "workers", "replicas", "epoch", "train", "pass", "logs", "")
@@ -31,6 +32,26 @@ def test_the_same_model_made_twice_is_the_same():
     first, second = same_run.of_model(_model()), same_run.of_model(_model())
     assert first == second
     assert same_run.differences(first, json.loads(json.dumps(second))) == []
+
+
+@pytest.mark.parametrize(
+    ("is_share", "local_steps", "bound"),
+    [
+        (False, None, {}),
+        (True, None, {"workers with examples of their own": 2}),
+        (False, 3, {"replicas with steps of their own": 4}),
+    ],
+)
+def test_what_another_number_of_workers_would_change(monkeypatch, is_share, local_steps, bound):
+    share = Share(0, 2, 4)  # two replicas each of two workers
+    found = same_run.of_number(share, is_share=is_share, local_steps=local_steps)
+    assert found == bound
+    monkeypatch.setenv(contract.ELASTIC, "1")
+    if bound:
+        with pytest.raises(ValueError, match=r"the launcher may change it \(--workers=MIN:MAX\)"):
+            same_run.of_number(share, is_share=is_share, local_steps=local_steps)
+    else:
+        assert same_run.of_number(share, is_share=is_share, local_steps=local_steps) == {}
 
 
 _COUNT = st.integers(-1, 3) | st.none() | st.text(max_size=1) | st.floats() | st.booleans()

@@ -275,7 +275,7 @@ def test_bad_input_is_refused_in_a_sentence(name):
 
 
 _FLAGS = {
-    "workers of text": (["--workers=two", __file__], "--workers: invalid int value: 'two'"),
+    "workers of text": (["--workers=two", __file__], "--workers: workers='two' must be"),
     "no workers": (["--workers=0", __file__], "workers=0 must be"),
     "unknown engine": (["--engine=x", __file__], "engine='x' is unknown"),
     "unknown flag": (["--wrokers=3", __file__], "unrecognized arguments: --wrokers=3"),

@@ -182,7 +182,7 @@ def test_main_stays_there_for_threads_and_exit_functions(program):
     ("arguments", "message"),
     [
         (["--workers=0", "{script}"], "workers=0 must be a whole number from 1."),
-        (["--workers=two", "{script}"], "invalid int value: 'two'"),
+        (["--workers=two", "{script}"], "workers='two' must be a whole number from 1, or MIN:MAX"),
         (["--engine=banana", "{script}"], "engine='banana' is unknown; use one of ('local', 'mpi'"),
         (["--threads=0", "{script}"], "threads=0 must be a whole number from 1."),
         (["--max_restarts=-1", "{script}"], "max_restarts=-1 must be a whole number from 0."),

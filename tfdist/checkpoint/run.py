@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
 import secrets
 import signal
 import time
@@ -283,8 +284,8 @@ class Run:
 
     @property
     def is_told_to_leave(self) -> bool:
-        """Whether this worker was sent SIGTERM, or SIGUSR1."""
-        return self._notice.number != 0
+        """Whether this worker was sent SIGTERM, or SIGUSR1, or asked by its launcher."""
+        return self._notice.number != 0 or contract.is_asked_to_leave(os.environ)
 
     def leave_if_told(self, workers: Workers) -> None:
         """Leaves if any worker was told to leave. Every worker has to call it."""
@@ -303,10 +304,12 @@ class Run:
         self.save()
         self._checkpointer.wait()
         workers.gather(0)  # one that ends may end the others: all wait until the chief has written
+        why = "The number of workers changes"
+        if number := int(told.max()):
+            why = f"{signal.Signals(number).name} has come"
         _LOG.warning(
-            "%s has come: the run is saved at step %d and ends with exit code %d. The same command "
-            "goes on from there.",
-            signal.Signals(int(told.max())).name, self.point.step, contract.PREEMPTED,
+            "%s: the run is saved at step %d and ends with exit code %d. The same command "
+            "goes on from there.", why, self.point.step, contract.PREEMPTED,
         )
         raise contract.Saved
 

@@ -18,6 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfdist.cluster import contract
 from tfdist.cluster.wording import shorten
 from tfdist.communication.share import Share
 
@@ -63,6 +64,29 @@ def of_world(share: Share) -> dict[str, Any]:
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
     }
+
+
+def of_number(share: Share, *, is_share: bool, local_steps: int | None) -> dict[str, int]:
+    """Describes what would be another run with another number of workers, or of replicas.
+
+    Args:
+        share: Which replicas this worker feeds.
+        is_share: Whether each worker passes only its own examples.
+        local_steps: As in `fit`.
+
+    Raises:
+        ValueError: There is such a thing, and the launcher may change the number.
+    """
+    workers = share.num_replicas // share.local_replicas
+    bound = {"workers with examples of their own": workers} if is_share else {}
+    bound |= {"replicas with steps of their own": share.num_replicas} if local_steps else {}
+    if bound and os.environ.get(contract.ELASTIC) == "1":
+        given = "already_sharded=True" if is_share else f"local_steps={local_steps!r}"
+        raise ValueError(
+            f"{given} means something else with each number of workers, and the launcher may change"
+            " it (--workers=MIN:MAX). Leave it out, or start a fixed number of workers."
+        )
+    return bound
 
 
 def lacks(facts: Mapping[str, Any], plain: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 
 from tfdist.cluster.wording import shorten
 
@@ -27,6 +28,7 @@ HEARTBEAT_SECS = "TFDIST_HEARTBEAT_SECS"  # silence after which a worker is lost
 THREADS = "TFDIST_THREADS"  # computing threads of this worker
 RESTART_COUNT = "TFDIST_RESTART_COUNT"  # 0 in the first attempt, 1 after the first restart
 RUN_DIR = "TFDIST_RUN_DIR"  # private folder of the launcher: function, results, tracebacks
+ELASTIC = "TFDIST_ELASTIC"  # "1" if the launcher may ask the workers to save and leave
 LAUNCHER_PID = "TFDIST_LAUNCHER_PID"  # a worker ends with that process
 
 NUM_WORKERS = "TFDIST_NUM_WORKERS"  # the size, if an environment only tells the rank
@@ -107,3 +109,22 @@ def write_failure(
 def failure_path(run_dir: str, rank: int) -> str:
     """Returns the file in which a worker records its failure."""
     return os.path.join(run_dir, f"failure_{rank}.json")
+
+
+def ask_to_leave(run_dir: str) -> None:
+    """Asks the workers whose private folder it is to save and leave, as soon as they can.
+
+    Not by a signal: that would end a worker which has nothing to save.
+    """
+    with open(_leave_path(run_dir), "wb"):
+        pass
+
+
+def is_asked_to_leave(environ: Mapping[str, str]) -> bool:
+    """Whether the launcher has asked this worker to save and leave."""
+    folder = environ.get(RUN_DIR) if environ.get(ELASTIC) == "1" else None
+    return folder is not None and os.path.exists(_leave_path(folder))
+
+
+def _leave_path(run_dir: str) -> str:
+    return os.path.join(run_dir, "leave")

@@ -18,14 +18,16 @@ Read in this order; each file imports from those above it only:
 7. processes.py: how workers are started and ended on this host.
 8. watch.py: what is known of the workers of an attempt.
 9. attempt.py: one attempt: place the workers, call the roll, wait for the first failure, end all.
-10. supervise.py: attempts and restarts.
-11. call.py: how a function and its values travel between the caller and the workers.
-12. child.py: what runs first inside a worker.
-13. render.py: how a job is described to a cluster that starts the workers itself.
-14. engines/: where workers are placed; each engine is loaded by its name.
-15. private_network.py: how the workers of this machine get a network that nobody else reaches.
-16. command.py: what the commands that run a program share.
-17. __main__.py: the command line.
+10. places.py: for how many workers there are places now.
+11. sizes.py: how many workers the next attempt of an elastic job has.
+12. supervise.py: attempts and restarts.
+13. call.py: how a function and its values travel between the caller and the workers.
+14. child.py: what runs first inside a worker.
+15. render.py: how a job is described to a cluster that starts the workers itself.
+16. engines/: where workers are placed; each engine is loaded by its name.
+17. private_network.py: how the workers of this machine get a network that nobody else reaches.
+18. command.py: what the commands that run a program share.
+19. __main__.py: the command line.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ __all__ = ["run"]
 def run(
     fn: Callable[..., Any],
     *,
-    workers: int = 2,
+    workers: int | str = 2,
     engine: str = "local",
     args: Sequence[Any] = (),
     kwargs: Mapping[str, Any] | None = None,
@@ -47,6 +49,8 @@ def run(
     timeout_secs: float | None = None,
     roll_call_secs: float = 60.0,
     max_restarts: int = 0,
+    wait_secs: float = 60.0,
+    discover_hosts: str | None = None,
     stall_secs: float | None = None,
     log_dir: str | None = None,
     env: Mapping[str, str] | None = None,
@@ -60,7 +64,8 @@ def run(
     Args:
         fn: A function that can be imported travels by name; any other (of a notebook, of
             `__main__`, a closure, a lambda) by cloudpickle.
-        workers: Number of workers.
+        workers: Number of workers; or "MIN:MAX" for a job that goes on from its last checkpoint
+            with those that are left where some are lost, and with more again where they come.
         engine: What starts them: "local" (processes on this machine), "mpi" (mpirun), "slurm"
             (srun), "ray", "dask" or "spark"; each on the hosts that it is configured for.
         args: Positional arguments of `fn`, the same for each worker.
@@ -70,13 +75,16 @@ def run(
         timeout_secs: Longest time for the whole job, in seconds; None for no limit.
         roll_call_secs: Longest time until all workers are there, in seconds.
         max_restarts: How often all workers are restarted after one has failed.
+        wait_secs: How long a job of MIN:MAX workers waits for lost places, in seconds.
+        discover_hosts: For such a job on the engine "local" or "mpi", a command that prints a line
+            HOST:SLOTS for each host that there is, as Horovod's discovery script does.
         stall_secs: Longest time that a worker in `tfdist.fit`, `evaluate` or `predict` may take for
             a step, including the first with its tracing, in seconds; None for no limit.
         log_dir: Folder for each worker's full output, `worker_0.log` and so on; or None.
         env: Further environment variables of the workers.
 
     Returns:
-        What `fn` returned on each worker, in rank order.
+        What `fn` returned on each worker, in rank order; of those that there were in the end.
 
     Raises:
         ValueError: An argument is out of its range, or the engine is unknown.
@@ -87,13 +95,17 @@ def run(
     # Imported here, since every worker imports this module without needing them.
     from tfdist.launch import call, job
 
+    fewest, most = job.split_workers(workers)
     asked = job.Job(
-        workers=workers,
+        workers=most,
+        fewest_workers=fewest,
         engine=engine,
         threads=threads,
         timeout_secs=timeout_secs,
         roll_call_secs=roll_call_secs,
         max_restarts=max_restarts,
+        wait_secs=wait_secs,
+        discover_hosts=discover_hosts,
         stall_secs=stall_secs,
         log_dir=log_dir,
         env=dict(env or {}),

@@ -8,10 +8,11 @@ import os
 import queue
 import signal
 import time
+from collections.abc import Callable
 
 from tfdist.cluster.roll_call import RollCall
 from tfdist.cluster.wording import name_workers
-from tfdist.launch.engine import Gang, load_engine
+from tfdist.launch.engine import Gang, NoRoom, load_engine
 from tfdist.launch.failures import Outcome
 from tfdist.launch.job import Job, make_environ
 from tfdist.launch.stop import StopRequest
@@ -30,6 +31,7 @@ def run_attempt(
     is_restart: bool,
     deadline: float,
     stop: StopRequest,
+    change: Callable[[], str] = lambda: "",
 ) -> Outcome:
     """Runs the job's workers once.
 
@@ -40,14 +42,22 @@ def run_attempt(
         is_restart: Whether to append to the log files of an earlier attempt.
         deadline: When the job's time is up, on the clock of time.monotonic.
         stop: Whether the launcher was told to stop.
+        change: Says why the workers should save and leave, for another number of them to begin; ""
+            if they should not.
     """
     gang = load_engine(job.engine).place(job, is_restart=is_restart)
     try:
         if missed := _await_places(gang, stop, job=job, deadline=deadline):
             return missed
         return _run_workers(
-            job, gang, stop, run_dir=run_dir, restart_count=restart_count, deadline=deadline
+            job, gang, stop, run_dir=run_dir, restart_count=restart_count, deadline=deadline,
+            change=change,
         )
+    except NoRoom as error:
+        if not job.is_elastic:
+            raise
+        absent = tuple(range(error.num_started, job.workers))
+        return Outcome(problem=str(error), exit_code=1, absent=absent, size=job.workers)
     finally:
         gang.end(grace_secs=job.grace_secs, is_urgent=lambda: stop.is_urgent)
 
@@ -61,7 +71,8 @@ def _await_places(gang: Gang, stop: StopRequest, *, job: Job, deadline: float) -
             code = 128 + stop.number
             return Outcome(problem=f"stopped by {name}", exit_code=code, was_stopped=True)
         if problem := gang.problem():
-            return Outcome(problem=f"engine {job.engine}: {problem}", exit_code=1)
+            told = f"engine {job.engine}: {problem}"
+            return Outcome(problem=told, exit_code=1, absent=tuple(absent), size=job.workers)
         now = time.monotonic()
         is_first = len(absent) == job.workers
         # A scheduler may queue the whole job for hours, but then starts all of it at once.
@@ -75,13 +86,23 @@ def _await_places(gang: Gang, stop: StopRequest, *, job: Job, deadline: float) -
                 f" {secs}; look whether it has room for {job.workers} workers, and whether they"
                 f" can reach this host at {gang.interface}, or allow more time"
             )
-            return Outcome(problem=problem, exit_code=TIMEOUT_EXIT_CODE)
+            return Outcome(
+                problem=problem, exit_code=TIMEOUT_EXIT_CODE, absent=tuple(absent),
+                size=job.workers,
+            )
         time.sleep(_POLL_SECS)
     return None
 
 
 def _run_workers(
-    job: Job, gang: Gang, stop: StopRequest, *, run_dir: str, restart_count: int, deadline: float
+    job: Job,
+    gang: Gang,
+    stop: StopRequest,
+    *,
+    run_dir: str,
+    restart_count: int,
+    deadline: float,
+    change: Callable[[], str],
 ) -> Outcome:
     """Starts the workers at their places, and waits for their end."""
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
@@ -106,7 +127,7 @@ def _run_workers(
             run_dir=run_dir,
             on_end=lambda rank, code: events.put(Ended(rank, code, time.monotonic())),
         )
-        _wait(watch, gang, events, stop, job=job, deadline=deadline)
+        _wait(watch, gang, events, stop, job=job, deadline=deadline, change=change)
         return watch.outcome()
 
 
@@ -118,6 +139,7 @@ def _wait(
     *,
     job: Job,
     deadline: float,
+    change: Callable[[], str],
 ) -> None:
     """Waits until all workers have succeeded, or something has gone wrong."""
     stalls = StallWatch(watch.run_dir, workers=job.workers, stall_secs=job.stall_secs)
@@ -131,6 +153,9 @@ def _wait(
         elif (late := stalls.stalled(now=time.monotonic())) and not watch.is_over:
             gang.signal(signal.SIGUSR2)
             watch.take_stall(late, job.stall_secs)
+        elif not watch.asked and (why := change()):
+            watch.asked = why
+            gang.ask_to_leave()
     if watch.was_stopped:
         _let_leave(watch, gang, events, stop, secs=job.save_secs)
         return

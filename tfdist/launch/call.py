@@ -58,7 +58,7 @@ def run_function(
         *earlier, last = outcomes
         if not last.is_success:
             raise RuntimeError(failures.report(last, earlier=earlier))
-        return [_read_value(last.run_dir, rank) for rank in range(job.workers)]
+        return [_read_value(last.run_dir, rank) for rank in range(last.size)]
 
 
 def pack(fn: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> bytes:

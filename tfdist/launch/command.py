@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tfdist.launch import failures, private_network, supervise
-from tfdist.launch.job import ENGINES, Job
+from tfdist.launch.job import ENGINES, Job, split_workers
 from tfdist.launch.output import (
     fill_closed_descriptors,
     let_go_of_broken_streams,
@@ -79,8 +79,20 @@ def add_job(parser: argparse.ArgumentParser, *, workers: int) -> None:
     """
     add = parser.add_argument
     add(
-        "--workers", type=int, default=workers, metavar="N",
-        help="number of workers (default: %(default)s)",
+        "--workers", type=_read_workers, default=workers, metavar="N",
+        help="number of workers (default: %(default)s); or MIN:MAX, as 2:8, for a job that goes on"
+        " from its last checkpoint with those that are left where some are lost, and with more"
+        " again where they come",
+    )
+    add(
+        "--wait_secs", type=float, default=60.0, metavar="SECS",
+        help="how long a job of MIN:MAX workers waits for lost places before it goes on without"
+        " them, in seconds (default: 60)",
+    )
+    add(
+        "--discover_hosts", metavar="COMMAND",
+        help="command that prints a line HOST:SLOTS for each host that a job of MIN:MAX workers can"
+        " use, as Horovod's discovery script does; engines local and mpi (default: none)",
     )
     add("--engine", default="local", help=f"what starts them, one of {ENGINES} (default: local)")
     add(
@@ -140,6 +152,19 @@ def add_job(parser: argparse.ArgumentParser, *, workers: int) -> None:
     )
 
 
+def _read_workers(text: str) -> int | str:
+    """Returns a number, or MIN:MAX as it is; see `job.split_workers`."""
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        split_workers(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
 def run(
     parser: argparse.ArgumentParser,
     flags: argparse.Namespace,
@@ -158,7 +183,9 @@ def run(
     names = {field.name for field in dataclasses.fields(Job)}
     given = {name: value for name, value in vars(flags).items() if name in names}
     try:
-        job = Job(**{**given, **more, "command": tuple(command)})
+        fewest, most = split_workers(flags.workers)
+        given |= {"workers": most, "fewest_workers": fewest, **more}
+        job = Job(**{**given, "command": tuple(command)})
     except ValueError as error:
         parser.error(str(error))
     if flags.private_network:

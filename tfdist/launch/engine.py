@@ -20,6 +20,20 @@ from typing import Any, Protocol, cast
 
 from tfdist.launch.job import Job
 
+
+class NoRoom(OSError):
+    """The system of a host starts no further worker.
+
+    Args:
+        num_started: How many it has started.
+        reason: Why not one more.
+    """
+
+    def __init__(self, num_started: int, reason: object) -> None:
+        super().__init__(f"a worker cannot be started, after {num_started} others: {reason}")
+        self.num_started = num_started
+
+
 OnEnd = Callable[[int, int], None]  # takes a rank and an exit code, negative for a signal
 
 
@@ -57,12 +71,20 @@ class Gang(Protocol):
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal to the workers that still run."""
 
+    def ask_to_leave(self) -> None:
+        """Asks the workers to save and leave, as soon as they can; contract.py says how."""
+
     def end(self, *, grace_secs: float, is_urgent: Callable[[], bool]) -> None:
         """Ends whatever still runs: SIGTERM, the grace period, SIGKILL; then shows all output."""
 
 
 class Engine(Protocol):
-    """The module of an engine."""
+    """The module of an engine.
+
+    One that can say for how many workers it has places has a function `open_places` as well: it
+    takes the job and returns a context manager, whose value is a function that counts them, or None
+    where there are always enough. See places.py.
+    """
 
     def place(self, job: Job, *, is_restart: bool) -> Gang:
         """Asks for a place for each worker.

@@ -41,6 +41,9 @@ class Outcome:
     was_started: bool = False  # whether all workers had joined the roll call
     any_finished: bool = False  # whether a worker had succeeded
     was_stopped: bool = False  # by a signal to the launcher
+    was_asked: bool = False  # to leave, since the number of workers was to change, and has left
+    absent: tuple[int, ...] = ()  # workers that had no place, or did not join the roll call
+    size: int = 0  # number of its workers
     run_dir: str = ""  # private folder of the attempt
 
     @property
@@ -138,6 +141,8 @@ def headline(outcome: Outcome) -> str:
         return "all workers ended well"
     if outcome.was_preempted:
         why = outcome.problem or "a worker was told to leave"
+        if outcome.was_asked:
+            return f"the number of workers changes: {why}; the run is saved"
         if any(failure.has_saved for failure in outcome.failures):
             return (
                 f"preempted: {why}; the run is saved, the workers have left with exit code"

@@ -18,7 +18,11 @@ OUTPUTS = ("all", "chief")
 # "0" if workers leave their tracebacks to the launcher, since there is no log of their output.
 TRACEBACKS = "TFDIST_TRACEBACKS"
 
-_TIMES = ("roll_call_secs", "grace_secs", "save_secs", "stall_secs", "backoff_secs", "timeout_secs")
+_TIMES = (
+    "roll_call_secs", "grace_secs", "save_secs", "stall_secs", "backoff_secs", "timeout_secs",
+    "wait_secs",
+)  # fmt: skip
+_WITH_HOSTS = ("local", "mpi")  # engines that a command may tell the hosts
 _LONGEST_JOB_SECS = 1e9  # thirty years
 # Variables of the launcher that workers on other hosts get too: those about computation.
 _FORWARDED = ("KERAS_", "TF_", "XLA_", "NCCL_", "PYTHONHASHSEED")
@@ -28,7 +32,7 @@ _FORWARDED = ("KERAS_", "TF_", "XLA_", "NCCL_", "PYTHONHASHSEED")
 class Job:
     """A job, as the user asked for it; the same on every engine."""
 
-    workers: int
+    workers: int  # of an elastic job, the most
     command: tuple[str, ...] = ()  # what child.py runs: a kind, a target and its arguments
     engine: str = "local"
     threads: int | None = None  # of each worker; None divides the cores of its host
@@ -37,6 +41,10 @@ class Job:
     grace_secs: float = 5.0  # between SIGTERM and SIGKILL when the workers are ended
     save_secs: float = 25.0  # between SIGTERM and the end when the job itself is told to stop
     stall_secs: float | None = None  # longest time without a step
+    fewest_workers: int | None = None  # with which an elastic job goes on; None for no such job
+    wait_secs: float = 60.0  # for lost places to come back, before it goes on without them
+    discover_hosts: str | None = None  # a command that prints the hosts that there are
+    hosts: tuple[tuple[str, int], ...] = ()  # what it has printed: names, and workers on each
     max_restarts: int = 0
     backoff_secs: float = 1.0  # before the first restart; twice as long before each next one
     log_dir: str | None = None
@@ -51,6 +59,15 @@ class Job:
         _check_number("workers", self.workers, at_least=1)
         _check_number("threads", 1 if self.threads is None else self.threads, at_least=1)
         _check_number("max_restarts", self.max_restarts, at_least=0)
+        if self.fewest_workers is not None:
+            _check_number("fewest_workers", self.fewest_workers, at_least=1)
+            if self.fewest_workers > self.workers:
+                raise ValueError(
+                    f"workers={self.fewest_workers}:{self.workers} has its larger number first;"
+                    " give MIN:MAX."
+                )
+        if self.discover_hosts is not None:
+            self._check_discovery()
         for name in _TIMES:
             secs = getattr(self, name)
             if secs is not None:
@@ -61,6 +78,43 @@ class Job:
         for name, value in self.env.items():
             if not (isinstance(name, str) and isinstance(value, str)):
                 raise ValueError(f"env={{{name!r}: {value!r}}} must map texts to texts.")
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether it goes on with fewer workers where some are lost, and with more again."""
+        return self.fewest_workers is not None
+
+    def _check_discovery(self) -> None:
+        found = f"discover_hosts={self.discover_hosts!r}"
+        if not self.is_elastic:
+            raise ValueError(
+                f"{found} is for a job whose number of workers changes; give workers=MIN:MAX."
+            )
+        if self.engine not in _WITH_HOSTS:
+            raise ValueError(
+                f"{found} is for the engines {' and '.join(_WITH_HOSTS)}; engine={self.engine!r}"
+                " knows its own hosts: leave it out."
+            )
+        if not (self.discover_hosts or "").strip():
+            raise ValueError(f"{found} names no command; give one that prints HOST:SLOTS lines.")
+
+
+def split_workers(value: int | str) -> tuple[int | None, int]:
+    """Reads a number of workers, or MIN:MAX; returns the fewest, None for a number, and the most.
+
+    >>> split_workers(4), split_workers("4"), split_workers("2:8")
+    ((None, 4), (None, 4), (2, 8))
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if not isinstance(value, str):
+        return None, value
+    fewest, colon, most = value.rpartition(":")
+    parts = [fewest, most] if colon else [most]
+    if not all(part.isascii() and part.isdigit() and len(part) < 9 for part in parts):
+        raise ValueError(f"workers={value!r} must be a whole number from 1, or MIN:MAX as 2:8.")
+    return int(fewest) if colon else None, int(most)
 
 
 def _check_number(name: str, value: object, *, at_least: int) -> None:
@@ -112,6 +166,7 @@ def make_environ(
         contract.HOST: host,
         contract.RUN_DIR: run_dir,
         contract.RESTART_COUNT: str(restart_count),
+        contract.ELASTIC: "1" if job.is_elastic else "0",
         TRACEBACKS: "0" if job.log_dir is None or job.output == "chief" else "1",
     }
     return environ | dict(job.env)

@@ -52,6 +52,7 @@ class Watch:
         self.problem = ""
         self.problem_code = 1
         self.was_stopped = False
+        self.asked = ""  # why the workers were asked to leave
 
     def take(self, event: Event) -> None:
         """Takes an event."""
@@ -128,6 +129,14 @@ class Watch:
         """Ranks of the workers that have not ended."""
         return [rank for rank in range(self._job.workers) if rank not in self._exits]
 
+    def _absent(self) -> tuple[int, ...]:
+        """Ranks that were lost before the roll call was complete: those that ended, else all late.
+
+        When one has ended, others may be on their way.
+        """
+        missing = set(range(self._job.workers)) - set(self._roll_call.present)
+        return tuple(sorted(missing & self._exits.keys() or missing))
+
     def outcome(self) -> Outcome:
         """Returns the outcome of the attempt."""
         found = self._failures()
@@ -135,13 +144,17 @@ class Watch:
         code = found[0].exit_code if found else 0
         if self.problem and not was_preempted:
             code = self.problem_code
+        was_asked = bool(self.asked) and was_preempted and not self.problem
         return Outcome(
             failures=found,
-            problem=self.problem,
+            problem=self.asked if was_asked else self.problem,
             exit_code=failures.shell_exit_code(code),
             was_started=self._roll_call.is_complete,
             any_finished=any(e.exit_code == 0 for e in self._exits.values()),
             was_stopped=self.was_stopped,
+            was_asked=was_asked,
+            absent=() if self._roll_call.is_complete else self._absent(),
+            size=self._job.workers,
             run_dir=self.run_dir,
         )
 

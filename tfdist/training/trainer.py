@@ -26,6 +26,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import keras
 import tensorflow as tf
 
+from tfdist.checkpoint import same_run
 from tfdist.checkpoint.run import Run
 from tfdist.communication.compression import Reduction
 from tfdist.communication.link_check import check_links
@@ -318,6 +319,11 @@ class Trainer:
             run.note(wire_dtype=reduction.wire_dtype)
         if options.local_steps:
             run.note(local_steps=options.local_steps)
+        run.note(
+            **same_run.of_number(
+                self._workers.share, is_share=feed.source.is_share, local_steps=options.local_steps
+            )
+        )
         return LoopOptions(
             is_share=feed.source.is_share, has_all_rows=feed.source.has_all_rows,
             padding=feed.source.padding, on_nan=options.on_nan,

@@ -21,7 +21,7 @@ import pytest
 from tfdist import launch
 from tfdist.cluster import contract
 from tfdist.cluster.detection import detect_cluster
-from tfdist.launch import job
+from tfdist.launch import job, sizes
 from tfdist.launch.engines import remote
 
 _AGENT = "from tfdist.launch.engines import agent; agent.serve({!r}, secret={!r}, rank={})"
@@ -59,7 +59,9 @@ class _Seats:
 @pytest.fixture
 def engine(monkeypatch):
     """Makes the engine "in_test"; returns what can be changed in it."""
-    settings = types.SimpleNamespace(ranks=None, before=lambda address: None, problem="")
+    settings = types.SimpleNamespace(
+        ranks=None, before=lambda address: None, problem="", places=None
+    )
 
     def place(asked, *, is_restart):
         def seat(address, secret):
@@ -73,6 +75,7 @@ def engine(monkeypatch):
 
     module = types.ModuleType("tfdist.launch.engines.in_test")
     module.place = place
+    module.open_places = lambda job: contextlib.nullcontext(settings.places)
     monkeypatch.setitem(sys.modules, "tfdist.launch.engines.in_test", module)
     monkeypatch.setattr(job, "ENGINES", (*job.ENGINES, "in_test"))
     return settings
@@ -216,6 +219,31 @@ def test_place_that_does_not_come_is_named(engine):
     engine.ranks = [0]
     with pytest.raises(RuntimeError, match="has not made a place for worker 1 within roll_call"):
         _run(time.sleep, 60, roll_call_secs=1.5)
+
+
+def test_elastic_job_goes_on_with_those_whose_place_came(engine, capfd):
+    engine.ranks = [0]
+    found = _run(_ranks, "x", workers="1:2", roll_call_secs=1.0, wait_secs=1.0)
+    assert found == [(0, 1, 0, 1, 1, "x")]
+    assert "has not made a place for worker 1 within roll_call_secs=1.0" in capfd.readouterr().err
+
+
+def _leave_when_asked():
+    size = detect_cluster().size
+    deadline = time.monotonic() + 30
+    while size == 1 and time.monotonic() < deadline:
+        time.sleep(0.05)
+        if contract.is_asked_to_leave(os.environ):
+            raise contract.Saved
+    return size
+
+
+def test_elastic_job_grows_where_the_engine_has_more_places(engine, monkeypatch, capfd):
+    monkeypatch.setattr(sizes, "STEADY_SECS", 0.2)
+    began = time.monotonic()
+    engine.places = lambda: 1 if time.monotonic() < began + 1.5 else 2
+    assert _run(_leave_when_asked, workers="1:4") == [2, 2]
+    assert "places for 2 workers now, and 1 are at work" in capfd.readouterr().err
 
 
 def test_problem_of_the_engine_is_told_at_once(engine):

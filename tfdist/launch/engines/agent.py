@@ -121,7 +121,7 @@ def _run_worker(line: wire.Wire, order: dict[str, Any], *, rank: int, run_dir: s
         )
         reporter.start()
         with _forwarded_signals(processes):
-            grace_secs = _obey(line, processes)
+            grace_secs = _obey(line, processes, run_dir=run_dir)
     except BaseException:
         processes.end(grace_secs=0.0)
         raise
@@ -133,13 +133,16 @@ def _run_worker(line: wire.Wire, order: dict[str, Any], *, rank: int, run_dir: s
         line.send("gone")
 
 
-def _obey(line: wire.Wire, processes: Processes) -> float:
+def _obey(line: wire.Wire, processes: Processes, *, run_dir: str) -> float:
     """Follows the launcher until it ends the worker; returns the grace period in seconds."""
     try:
         while True:
             message, _ = line.receive()
             if message["kind"] == "signal":
                 processes.signal(signal.Signals(message["number"]))
+            elif message["kind"] == "leave":
+                with contextlib.suppress(OSError):  # a full disk: it goes on as it is
+                    contract.ask_to_leave(run_dir)
             elif message["kind"] == "end":
                 return float(message["grace_secs"])
     except (EOFError, ValueError):

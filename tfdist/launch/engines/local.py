@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 
-from tfdist.launch.engine import EnvironOf, OnEnd
+from tfdist.cluster import contract
+from tfdist.launch.engine import EnvironOf, NoRoom, OnEnd
 from tfdist.launch.job import Job, count_cores, inherited_environ
 from tfdist.launch.output import Pump
 from tfdist.launch.processes import Processes
@@ -20,6 +21,7 @@ class LocalGang:
         self._job = job
         self._pump = Pump(log_dir=job.log_dir, is_restart=is_restart, output=job.output)
         self._processes: Processes | None = None
+        self._run_dir = ""
 
     def absent(self) -> list[int]:
         """Returns []: here there is always a place."""
@@ -34,20 +36,32 @@ class LocalGang:
         return False
 
     def start(self, *, environ_of: EnvironOf, run_dir: str, on_end: OnEnd) -> None:
-        """Starts the workers."""
-        self._processes = Processes(self._pump, on_end=on_end)
-        size, cores = self._job.workers, count_cores()
-        for rank in range(size):
-            environ = environ_of(
-                rank, local_rank=rank, local_size=size, host=self.interface, cores=cores
-            )
-            self._processes.add(self._job.command, {**inherited_environ(), **environ})
+        """Starts the workers.
+
+        Raises:
+            NoRoom: The system starts no further one.
+        """
+        self._run_dir = run_dir
+        size, cores, rank = self._job.workers, count_cores(), 0
+        try:
+            self._processes = Processes(self._pump, on_end=on_end)
+            for rank in range(size):
+                environ = environ_of(
+                    rank, local_rank=rank, local_size=size, host=self.interface, cores=cores
+                )
+                self._processes.add(self._job.command, {**inherited_environ(), **environ})
+        except OSError as error:
+            raise NoRoom(rank, error) from error
         self._pump.start()
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal to the workers that still run, and to their child processes."""
         if self._processes:
             self._processes.signal(number)
+
+    def ask_to_leave(self) -> None:
+        """Asks the workers to save and leave."""
+        contract.ask_to_leave(self._run_dir)
 
     def end(self, *, grace_secs: float, is_urgent: Callable[[], bool]) -> None:
         """Ends all workers that still run, and whatever they have left running."""

@@ -47,12 +47,16 @@ def place(job: Job, *, is_restart: bool) -> RemoteGang:
             " rank; or call the launcher without mpirun."
         )
     mpirun = find_program("mpirun", package="openmpi-bin")
-    has_hosts = any(name in os.environ for name in _HOSTS_FROM)
+    has_hosts = bool(job.hosts) or any(name in os.environ for name in _HOSTS_FROM)
+    flags = _flags(mpirun)
+    if job.hosts:
+        hosts = ",".join(f"{host}:{slots}" for host, slots in job.hosts)
+        flags += ["-host" if flags else "-hosts", hosts]  # Hydra's has another name
     return RemoteGang(
         job,
         interface=own_address(_ELSEWHERE) if has_hosts else "127.0.0.1",
         seat=lambda address, secret: Command(
-            [mpirun, "-n", str(job.workers), *_flags(mpirun), *AGENT],
+            [mpirun, "-n", str(job.workers), *flags, *AGENT],
             agent_environ(address, secret, rank_from=_RANK_FROM) | ({} if has_hosts else _LOOPBACK),
         ),
         is_restart=is_restart,

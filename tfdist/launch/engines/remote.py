@@ -122,6 +122,10 @@ class RemoteGang:
         """Sends a signal to the workers that still run."""
         self._tell(lambda seated: not seated.has_ended, "signal", number=int(number))
 
+    def ask_to_leave(self) -> None:
+        """Asks the workers to save and leave."""
+        self._tell(lambda seated: not seated.has_ended, "leave")
+
     def end(self, *, grace_secs: float, is_urgent: Callable[[], bool]) -> None:
         """Ends all workers that still run, and the agents."""
         self._is_over = True
