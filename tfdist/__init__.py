@@ -37,11 +37,12 @@ Each folder's docstring says in which order to read its files:
 9. loop/: how are many steps run inside one traced function, and how many at a time?
 10. checkpoint/: what is a run, and how does it go on after a stop?
 11. first_step/: does a step mean the same split over the replicas as whole on one?
-12. training/: how do epochs, validation and callbacks run, and what is checked meanwhile?
-13. inference/: how does a model predict for data that no memory holds?
-14. diagnostics/: does it agree with one device, how fast is it, and how large may it be?
-15. tpu/: will it train on a TPU that is not there?
-16. cli/: what can be done from a terminal?
+12. tracking/: how is a run watched from outside?
+13. training/: how do epochs, validation and callbacks run, and what is checked meanwhile?
+14. inference/: how does a model predict for data that no memory holds?
+15. diagnostics/: does it agree with one device, how fast is it, and how large may it be?
+16. tpu/: will it train on a TPU that is not there?
+17. cli/: what can be done from a terminal?
 
 Beside the folders are testing.py (workers for tests), parquet.py (data of an engine), datasets/
 (data to try tfdist on) and __main__.py (`python -m tfdist`).

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from tfdist.tracking import JsonLines
+
 _PROGRAM = """
 import sys
 import keras, numpy as np
@@ -56,7 +58,11 @@ def _weights(done: subprocess.CompletedProcess[str]) -> list[float]:
 
 def test_replicas_train_as_one_device(program):
     expected = _weights(_run(program, "a"))
-    done = _run("-m", "tfdist", "run", "--device=2xcpu", program, "a", "--b=1")
+    track = f"--track=json:{program}.jsonl"
+    done = _run("-m", "tfdist", "run", "--device=2xcpu", track, program, "a", "--b=1")
+    start, *_, end = JsonLines.read(f"{program}.jsonl")
+    assert start["config"]["replicas"] == 2
+    assert end["status"] == "finished"
     assert "['a', '--b=1'] __main__ 2" in done.stdout
     assert "nothing was distributed" not in done.stderr
     assert _weights(done) == pytest.approx(expected, abs=1e-5)

@@ -73,6 +73,7 @@ _TESTED_BY = {
     "step/rules.py": _PARITY,
     "step/uses.py": "step/test_own_gradients.py",
     "tpu/compiler_process.py": "tpu/test_preflighting.py",
+    "tracking/config.py": "tracking/test_watch.py",
     "tpu/limits.py": "tpu/test_linting.py",
     "first_step/both_ways.py": "first_step/test_checking.py",
     "training/epochs.py": "training/test_trainer.py",

@@ -36,10 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = command.parse(parser, argv)
     if flags.workers == 1 and flags.engine == "local":
         run_program(
-            flags.program, flags.args, device=flags.device, is_module=flags.m, check=flags.check
+            flags.program, flags.args, device=flags.device, is_module=flags.m, check=flags.check,
+            track=flags.track,
         )
         return 0
     itself = ["run", f"--device={flags.device}", f"--check={flags.check}"]
+    itself += [f"--track={name}" for name in flags.track]
     itself += [*(["-m"] if flags.m else []), flags.program]
     with tempfile.TemporaryDirectory(prefix="tfdist-") as logs:
         return command.run(
@@ -55,6 +57,7 @@ def run_program(
     device: str,
     is_module: bool = False,
     check: str = "auto",
+    track: Sequence[str] = (),
 ) -> None:
     """Runs a program in this process, as the main one, after `patch_keras`.
 
@@ -64,9 +67,10 @@ def run_program(
         device: As in `patch_keras`.
         is_module: Whether it is a module.
         check: "off", or as in `tfdist.fit`.
+        track: Names of trackers, as `trackers` in `tfdist.fit`.
 
     Raises:
-        ValueError: Another backend of Keras is asked for.
+        ValueError: Another backend of Keras is asked for, or a tracker has no such name.
     """
     backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     if backend != "tensorflow":
@@ -75,12 +79,16 @@ def run_program(
             "it, or set KERAS_BACKEND=tensorflow."
         )
     from tfdist.compat import trainer_methods
+    from tfdist.tracking import by_name
     from tfdist.training import patching
     from tfdist.training.trainer import ROUTES
 
+    by_name.refuse_unknown(track)
     strategy = patching.patch_keras(device)
     asked: str | bool = False if check == "off" else check
     ROUTES.defaults = {name: {"check": asked} for name in trainer_methods.METHODS}
+    if track:
+        ROUTES.defaults["fit"]["trackers"] = list(track)
     try:
         (child.run_module if is_module else child.run_script)(program, arguments)
     finally:
@@ -105,6 +113,11 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--check", choices=("auto", "raise", "warn", "off", "whole"), default="auto",
         help="what to do where the first step is not one device's, as check in tfdist.fit",
+    )
+    parser.add_argument(
+        "--track", action="append", default=[], metavar="NAME[:PLACE]",
+        help="who is told of the run, as trackers in tfdist.fit: json, tensorboard, mlflow, wandb; "
+        "may be given several times",
     )
     command.add_job(parser, workers=1)
     command.add_program(parser, may_be_module=True)

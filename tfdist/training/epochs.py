@@ -26,6 +26,7 @@ from tfdist.loop.pacing import Stopwatch, batches_between_events, stops_at_nan_o
 from tfdist.loop.programs import Programs
 from tfdist.loop.while_loop import Loop
 from tfdist.step.rounds import Rounds
+from tfdist.tracking.watch import Watch
 from tfdist.training.guard import Guard
 from tfdist.training.profiling import Profiler
 
@@ -46,6 +47,7 @@ class Training:
         run: Knows where the run is, and saves it.
         guard: Checks the run while it goes on.
         options: How the loop runs through the batches.
+        watch: Tells trackers of the run.
         profiler: Measures the run, or None.
     """
 
@@ -58,6 +60,7 @@ class Training:
     run: Run
     guard: Guard
     options: LoopOptions
+    watch: Watch
     profiler: Profiler | None = None
 
     def bounds(self) -> Sequence[Callable[[], int | None]]:
@@ -106,6 +109,7 @@ class Epochs:
             if not run.point.done:  # otherwise an earlier process has begun the epoch
                 model.reset_metrics()
                 events.on_epoch_begin(epoch)
+            training.watch.begin_epoch()
             self._steps(
                 training.feed, timed, events, phase="train", training=training,
                 rounds=self._programs.rounds(options),
@@ -114,6 +118,8 @@ class Epochs:
             with profiler.left_out() if profiler else contextlib.nullcontext():
                 logs |= self._validated(epoch, training)
             events.on_epoch_end(epoch, logs)
+            # Before what is saved: an epoch that a kill makes run anew is told anew.
+            training.watch.end_epoch(epoch, logs)
             is_over = self._workers.any(model.stop_training)
             run.end_epoch(logs, is_over=is_over, is_last=epoch + 1 == training.epochs)
             if is_over:
@@ -165,6 +171,7 @@ class Epochs:
             point.epoch = restored
             feed.seek(restored)
         training.guard.begin(point.step)
+        training.watch.begin(feed, step=point.step)
 
     def _validated(self, epoch: int, training: Training) -> dict[str, Any]:
         feed, freq = training.validation, training.validation_freq
@@ -244,14 +251,21 @@ class Epochs:
         told = run.is_told_to_leave if run else False
         witness = self._programs.witness.value()
         compares = training.guard.divergence.is_due() if training else False
+        tells = False
+        if training and run:
+            first = training.feed.position[1] + run.point.done - ran
+            training.watch.ran(ran, first=first, step=run.point.step)
+            tells = training.watch.is_due()
         rows = self._workers.gather(
-            int(stop), steps, witness, int(is_due), int(told), int(compares)
+            int(stop), steps, witness, int(is_due), int(told), int(compares), int(tells)
         )
-        stops, wishes, witnesses, are_due, are_told, compare = rows.T
+        stops, wishes, witnesses, are_due, are_told, compare, tell = rows.T
         refuse_other_batches(witnesses)
         stop = bool(stops.any())
         if training and run:
             training.guard.look(run.point.step, compares=bool(compare[0]))
+            if tell[0]:
+                training.watch.within_epoch(self._programs.logs("train"))
             if are_told.any() and not stop:
                 run.leave(self._workers)
             if are_due[0] and not stop:

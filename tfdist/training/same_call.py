@@ -25,7 +25,7 @@ _CURE = (
     "only the chief's callbacks write files, so nothing has to differ between the workers."
 )
 # Each worker may have its own, or they are agreed upon later.
-_OWN = ("callbacks", "verbose", "profile", "return_dict")
+_OWN = ("callbacks", "verbose", "profile", "return_dict", "trackers")
 # Compared as data; here counts whether they were given at all.
 _DATA = ("x", "y", "sample_weight", "validation_data", "checkpoint_dir")
 

@@ -45,6 +45,7 @@ from tfdist.loop.programs import Programs
 from tfdist.step import error_feedback
 from tfdist.step import local_steps as local_steps_lib
 from tfdist.strategy import factory, process_scope
+from tfdist.tracking.watch import Watch
 from tfdist.training import (
     bucket_tuning,
     building,
@@ -165,6 +166,8 @@ class Trainer:
         local_steps: int | None = None,
         outer_optimizer: Any = None,
         profile: Any = False,
+        # Who is told of the run.
+        trackers: Sequence[Any] | None = None,
     ) -> keras.callbacks.History:
         """Trains the model, with the result that one device gives.
 
@@ -227,6 +230,9 @@ class Trainer:
                 `SGD(0.7, momentum=0.9, nesterov=True)`.
             profile: Whether to measure where the time goes, and print it at the end. Given a
                 folder, it also writes a TensorBoard trace of some of the chief's steps there.
+            trackers: Who is told of the run, on the chief: names ("json", "tensorboard", "mlflow",
+                "wandb"), also with a place ("json:run.jsonl"), or objects with the methods of
+                `tfdist.tracking.Tracker`. One that raises is told of once, and ends nothing.
 
         Returns:
             The `History` of the whole run, the same on every worker. `history.checked` says what
@@ -252,9 +258,15 @@ class Trainer:
                 (x, y, sample_weight), validation_split
             )
         profiler = self._profiler(profile)
-        with Run(model, checkpoint_dir, save_every=save_every) as run, profiler or nullcontext():
+        run = Run(model, checkpoint_dir, save_every=save_every)
+        watch = Watch(trackers, model=model, workers=self._workers)
+        with watch, run, profiler or nullcontext():
             check_links(self._workers)
             seed = run.seed(self._workers)
+            watch.note(
+                checkpoint=checkpoint_dir, epochs=epochs, batch_size=batch_size, seed=seed,
+                shuffle=shuffle, on_nan=on_nan, check=check, local_steps=local_steps,
+            )
             feed = self._inputs.feed(
                 x, y, sample_weight=sample_weight, class_weight=class_weight, batch_size=batch_size,
                 steps=steps_per_epoch, shuffle=shuffle, seed=seed, first_pass=initial_epoch,
@@ -266,23 +278,35 @@ class Trainer:
             )
             run.note(shuffle=shuffle, class_weight=class_weight, initial_epoch=initial_epoch)
             loop_options = self._prepared(feed, validation, options, run)
-            with callback_files.files_of_chief_alone(callbacks, is_chief=self.is_chief):
-                events = self._events(
-                    callbacks, add_history=True, verbose=verbose, epochs=epochs,
-                    steps=feed.num_batches,
-                )
-                watch = self._programs.watch(on_nan)
-                guard = Guard(model, self._comparison, options, watch=watch)
-                self._epochs.train(
-                    Training(
-                        feed=feed, validation=validation, events=events, epochs=epochs,
-                        initial_epoch=initial_epoch, validation_freq=validation_freq,
-                        run=run, guard=guard, options=loop_options, profiler=profiler,
-                    )
-                )
-            if profiler:
-                self._tell(profiler, loop_options, verbose=verbose)
+            self._train(
+                callbacks, verbose, options, loop_options, feed=feed, validation=validation,
+                epochs=epochs, initial_epoch=initial_epoch, validation_freq=validation_freq,
+                run=run, watch=watch, profiler=profiler,
+            )
         return model.history
+
+    def _train(
+        self, callbacks: Any, verbose: Any, options: Options, loop_options: LoopOptions, *,
+        feed: Feed, epochs: int, watch: Watch, profiler: Profiler | None, **training: Any,
+    ) -> None:
+        """Runs the epochs of `fit`, whose arguments these are, with its callbacks around them."""
+        with callback_files.files_of_chief_alone(callbacks, is_chief=self.is_chief):
+            events = self._events(
+                callbacks, add_history=True, verbose=verbose, epochs=epochs, steps=feed.num_batches
+            )
+            programs = self._programs
+            guard = Guard(
+                self.model, self._comparison, options, watch=programs.watch(options.on_nan)
+            )
+            self._epochs.train(
+                Training(
+                    feed=feed, events=events, epochs=epochs, guard=guard, options=loop_options,
+                    watch=watch, profiler=profiler, **training,
+                )
+            )
+        if profiler:
+            self._tell(profiler, loop_options, verbose=verbose)
+        watch.end(self.model.history.profile if profiler else None)
 
     def _require_same(self, name: str, arguments: Mapping[str, Any]) -> None:
         given = {key: value for key, value in arguments.items() if key != "self"}
