@@ -40,9 +40,10 @@ Each folder's docstring says in which order to read its files:
 12. tracking/: how is a run watched from outside?
 13. training/: how do epochs, validation and callbacks run, and what is checked meanwhile?
 14. inference/: how does a model predict for data that no memory holds?
-15. diagnostics/: does it agree with one device, how fast is it, and how large may it be?
-16. tpu/: will it train on a TPU that is not there?
-17. cli/: what can be done from a terminal?
+15. export/: how is a trained model written for others, and does the file give its outputs?
+16. diagnostics/: does it agree with one device, how fast is it, and how large may it be?
+17. tpu/: will it train on a TPU that is not there?
+18. cli/: what can be done from a terminal?
 
 Beside the folders are testing.py (workers for tests), parquet.py (data of an engine), datasets/
 (data to try tfdist on) and __main__.py (`python -m tfdist`).

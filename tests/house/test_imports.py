@@ -51,7 +51,9 @@ _TREES = {_module_name(path): ast.parse(path.read_text()) for path in _ROOT.rglo
 _MODULES = sorted(_TREES)
 _FOLDERS = [name for name in _MODULES[1:] if any(m.startswith(name + ".") for m in _MODULES)]
 # Those whose `__init__.py` holds public names.
-_PUBLIC_FOLDERS = ("tfdist.inference", "tfdist.launch", "tfdist.tpu", "tfdist.tracking")
+_PUBLIC_FOLDERS = (
+    "tfdist.export", "tfdist.inference", "tfdist.launch", "tfdist.tpu", "tfdist.tracking"
+)  # fmt: skip
 _OF_PRIVATE_NAMES = tuple(name for name in _MODULES if name.startswith("tfdist.compat."))
 
 

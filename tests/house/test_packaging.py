@@ -98,8 +98,8 @@ def test_pyproject_holds_the_build_system_only():
 def test_extras_are_the_promised_ones(config):
     extras = config["options.extras_require"]
     assert set(extras) == {
-        "cpu", "gpu", "tpu", "ray", "spark", "dask", "parquet", "grain", "plot", "tpu-preflight",
-        "test",
+        "cpu", "gpu", "tpu", "ray", "spark", "dask", "parquet", "grain", "mlflow", "wandb",
+        "export", "plot", "tpu-preflight", "test",
     }  # fmt: skip
     for extra in ("cpu", "gpu", "tpu"):
         assert "tensorflow" in extras[extra]

@@ -17,6 +17,7 @@ def _on_worker(folder: str) -> dict[str, Any]:
     import numpy as np
 
     import tfdist
+    from tfdist import export
 
     strategy = tfdist.patch_keras("cpu")
     keras.utils.set_random_seed(1)
@@ -26,7 +27,9 @@ def _on_worker(folder: str) -> dict[str, Any]:
     read = keras.models.load_model("model.keras")
     model.save_weights("model.weights.h5")
     keras.saving.save_model(model, pathlib.Path("other.keras"))
+    exported = export.export_model(model, "exported", np.ones((3, 2), "float32"))
     found = {"replicas": strategy.num_replicas_in_sync, "files": sorted(os.listdir())}
+    found["exported"] = exported.largest_difference
     found["same"] = all(map(np.array_equal, read.get_weights(), model.get_weights()))
     try:
         model.save("no_such_folder/model.keras")
@@ -39,8 +42,10 @@ def test_files_are_the_chiefs(tmp_path):
     chief, other = testing.run_workers(functools.partial(_on_worker, str(tmp_path)), workers=2)
     assert chief["replicas"] == 2
     for found in (chief, other):
-        assert found["files"] == ["model.keras", "model.weights.h5", "other.keras"]
+        wanted = ["exported", "model.keras", "model.weights.h5", "other.keras"]
+        assert found["files"] == wanted
         assert found["same"]
+        assert found["exported"] < 1e-6  # the chief has read its file back, and told the other
     assert not chief["error"].startswith("RuntimeError: Worker")  # what Keras says
     assert other["error"].startswith("RuntimeError: Worker 0 could not save the model")
 

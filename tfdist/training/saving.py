@@ -49,13 +49,18 @@ def _saving(original: Callable[..., Any]) -> Callable[..., Any]:
         def write(path: str) -> Any:
             return original(model, path, *args, **kwargs)
 
-        return _together(write, os.fspath(filepath), Workers(strategy))
+        return written_together(write, os.fspath(filepath), Workers(strategy))
 
     return save
 
 
-def _together(write: Callable[[str], Any], path: str, workers: Workers) -> Any:
-    """Writes on all workers, and keeps the chief's files.
+def written_together(write: Callable[[str], Any], path: str, workers: Workers) -> Any:
+    """Writes on all workers, and keeps the chief's files. Every worker has to call it.
+
+    Args:
+        write: Writes to a path, and may be a collective.
+        path: Where the chief's files are to be.
+        workers: Of the model's strategy.
 
     Raises:
         RuntimeError: The chief could not write; it raises its own error.
