@@ -7,8 +7,9 @@
 #   make test-colab                 the versions that Colab carries, in an environment of their own
 #   make test-next                  the TensorFlow and the Keras that are not released yet
 #   make test-all                   all four
+#   make docs                       the documentation, as pages in docs/_build/html
 #   make parity                     all pairs of choices, and the parity table, into README.md and
-#                                   PARITY.md
+#                                   docs/
 #   make keras-own                  all of Keras's own tests of its trainer and layers, on two replicas
 #   make programs                 programs in the shape of people's, unchanged, all of them
 #   make oracles                    what stock Keras gives for its rows, where that is out of date
@@ -43,7 +44,7 @@ NEXT_VENV := $(VENV)-next
 NEXT_PINS := tensorflow-cpu>=2.22.dev0
 
 .PHONY: train test test-slow test-colab test-next test-all environment environments engines \
-	tpu-compiler parity programs oracles keras-own check clean
+	tpu-compiler docs parity programs oracles keras-own check clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := train
 
@@ -80,6 +81,10 @@ engines:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then bash scripts/setup_engines.sh; \
 	else echo "Without: sudo bash scripts/setup_engines.sh, mpi, slurm and spark are not tested."; fi
 
+# Nitpicky, and each warning is an error: a dead link inside, or a name that is not there.
+docs: $(READY),$(WITH)
+	$(RUN) -m sphinx -q -n -W --keep-going docs docs/_build/html
+
 parity: $(READY),$(WITH)
 	PYTHONPATH=tests $(RUN) -m parity.pairs
 	PYTHONPATH=tests $(RUN) -m parity.remake --all
@@ -99,7 +104,7 @@ check: $(READY),$(WITH)
 	$(RUN) -m mypy tfdist scripts
 
 clean:
-	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find tfdist tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What is installed is installed again when the requirements change. The stamps lie inside the

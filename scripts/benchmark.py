@@ -35,13 +35,13 @@ from collections.abc import Callable
 from typing import Any
 
 import benchmark_input
+import benchmark_page
 import benchmark_processes
 import benchmark_reduction
 import benchmark_scaling
 import benchmark_starts
 import benchmark_steps
 from absl import app, flags
-from documents import replace_table, table_of
 
 from tfdist.diagnostics import speed
 from tfdist.diagnostics.forecast import Forecast
@@ -62,7 +62,7 @@ _ORBIT = flags.DEFINE_string(
     "orbit", "tf-models-official==2.20.0", "What pip installs for orbit, in .venv-orbit, once."
 )
 _OUTPUT = flags.DEFINE_string("output", None, "A JSON file to write, besides what is printed.")
-_WRITE = flags.DEFINE_bool("write", False, "Whether to put what was found in the README's table.")
+_WRITE = flags.DEFINE_bool("write", False, "Whether to put what was found into docs/.")
 _PLOT = flags.DEFINE_string("plot", None, "PNG of suite scaling: FILE_weak.png, FILE_strong.png.")
 
 Result = speed.Ratio | speed.Cost | Forecast
@@ -84,25 +84,6 @@ def suites() -> dict[str, Callable[[], list[Any]]]:
         "checkpoint": lambda: benchmark_starts.suite_checkpoint(rounds),
         "engines": lambda: benchmark_starts.suite_engines(rounds),
     }
-
-
-def row(result: speed.Ratio | speed.Cost) -> str:
-    """Returns a line of the README's table."""
-    least = "" if isinstance(result, speed.Ratio) else " at most"
-    aim = "" if result.target is None else f"{result.target:g}{least}"
-    spread = f"{result.low:.2f} to {result.high:.2f}"
-    return f"| {result.name} | {result.median:.2f} | {spread} | {aim} |"
-
-
-def write(ratios: list[speed.Ratio | speed.Cost]) -> None:
-    """Puts ratios into the README's table, each in the place of the one of its name."""
-    readme = pathlib.Path(__file__).resolve().parent.parent / "README.md"
-    lines = dict.fromkeys(table_of(readme, "benchmark table")[2:], "")
-    rows = {line.split(" | ")[0].removeprefix("| "): line for line in lines}
-    for ratio in ratios:
-        rows[ratio.name] = row(ratio)
-    heads = ["| what | ratio | quartiles | aim |", "|---|---|---|---|"]
-    replace_table(readme, "benchmark table", [*heads, *rows.values()])
 
 
 def machine() -> dict[str, Any]:
@@ -132,7 +113,7 @@ def main(argv: list[str]) -> None:
     run = suites()
     results: list[Result] = [result for name in _SUITES.value for result in run[name]()]
     if _WRITE.value:
-        write([result for result in results if not isinstance(result, Forecast)])
+        benchmark_page.write([result for result in results if not isinstance(result, Forecast)])
     if _OUTPUT.value:
         kinds = {"ratios": speed.Ratio, "costs": speed.Cost, "forecasts": Forecast}
         found = {"machine": machine()} | {

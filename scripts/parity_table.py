@@ -1,4 +1,4 @@
-"""Runs the parity table, stock Keras beside tfdist, and writes the tables of README and PARITY.md.
+"""Runs the parity table, stock Keras beside tfdist, and writes the tables of the documents.
 
     python scripts/parity_table.py                            # all of it, about an hour
     python scripts/parity_table.py --worlds=2 --rows="SGD*"   # a part of it
@@ -24,6 +24,7 @@ import subprocess
 import sys
 import threading
 import xml.etree.ElementTree
+from collections.abc import Iterable
 from typing import Any
 
 from absl import app, flags
@@ -142,7 +143,7 @@ def _keep(verdict: dict[str, Any], path: pathlib.Path) -> None:
 
 
 def summary(found: Verdicts) -> list[str]:
-    """Returns the lines of README's table: a line a topic, a column a world."""
+    """Returns the lines of the table of docs/agrees.md: a line a topic, a column a world."""
     heads = ["keras", *_WORLDS]
     names = ["what", "stock Keras, 2 replicas", *(f"tfdist, {w}" for w in ("2 replicas", "4"))]
     names += ["2 workers", "3 workers"]
@@ -162,6 +163,48 @@ def summary(found: Verdicts) -> list[str]:
     return [*lines, "| " + " | ".join(["**all rows**", *whole]) + " |"]
 
 
+# The topics of README's five rows.
+_SHORT = {
+    "optimizers, clipping, accumulation, averaged weights, mixed precision": (
+        "clipping, accumulation, averaged weights", "optimizers, schedules, weight decay",
+        "mixed precision and overflows",
+    ),
+    "losses, masks, weights, metrics, losses of the model's own": (
+        "losses, reductions, weights, masks", "losses of the model's own", "metrics",
+        "comparisons of examples",
+    ),
+    "uneven batches, static shapes, options of the loop": (
+        "sizes of batches", "static shapes", "options of the loop",
+    ),
+    "layers, models, tables, dropout and other draws": (
+        "layers", "tables looked up once for a batch", "rematerialization", "kinds of models",
+        "randomness",
+    ),
+    "training steps of one's own": ("training steps of one's own",),
+}
+
+
+def short(lines: list[str]) -> list[str]:
+    """Returns the lines of README's table, which adds up those of `summary`."""
+    cells = {line.split(" | ")[0].strip("| "): line.strip("|").split("|")[1:] for line in lines[2:]}
+    missing = set(cells) - {"**all rows**"} - {name for names in _SHORT.values() for name in names}
+    if missing:
+        raise RuntimeError(f"README's table lacks {sorted(missing)}; add them to _SHORT.")
+    names = "what", "stock Keras, 2 replicas", "tfdist, 2 replicas", "2 workers"
+    found = ["| " + " | ".join(names) + " |", "|---|---|---|---|"]
+    for title, topics_of in _SHORT.items():
+        sums = [_sum(cells[name][i] for name in topics_of) for i in (0, 1, 3)]
+        parts = [" of ".join(map(str, pair)) for pair in sums]
+        found.append("| " + " | ".join([title, *parts]) + " |")
+    return found
+
+
+def _sum(cells: Iterable[str]) -> tuple[int, int]:
+    pairs = [re.match(r"\s*(\d+) of (\d+)", cell) for cell in cells]
+    rights, totals = zip(*[(int(p[1]), int(p[2])) for p in pairs if p], strict=True)
+    return sum(rights), sum(totals)
+
+
 def _cell(counts: Any) -> str:
     total = sum(counts.values())
     if not total:
@@ -172,7 +215,7 @@ def _cell(counts: Any) -> str:
 
 
 def details(found: Verdicts) -> list[str]:
-    """Returns the lines of PARITY.md's table: a line a row."""
+    """Returns the lines of the table of docs/parity.md: a line a row."""
     lines = ["| row | stock Keras, 2 replicas | tfdist: 2 | 4 | 2 workers | 3 workers |",
              "|---|---|---|---|---|---|"]
     for topic, rows in topics().items():
@@ -211,8 +254,9 @@ def main(argv: list[str]) -> None:
     found = read_results(path)
     print("\n".join(summary(found)))
     if _WRITE.value:
-        replace_table(_CHECKOUT / "README.md", "parity table", summary(found))
-        replace_table(_CHECKOUT / "PARITY.md", "parity table", details(found))
+        replace_table(_CHECKOUT / "README.md", "short parity table", short(summary(found)))
+        replace_table(_CHECKOUT / "docs" / "agrees.md", "parity table", summary(found))
+        replace_table(_CHECKOUT / "docs" / "parity.md", "parity table", details(found))
     bad = [key for key, line in found.items() if key[0] != "keras" and line["result"] != "right"]
     sys.exit(1 if bad else 0)
 

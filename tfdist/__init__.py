@@ -87,7 +87,7 @@ if TYPE_CHECKING:
     from tfdist.training.patching import patch_keras, unpatch_keras
     from tfdist.training.trainer import Trainer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Checkpointer",

@@ -1,8 +1,4 @@
-"""Does every example in the docstrings and in the README do what it says?
-
-In the README a block that opens with ```python run is a program of its own, and is run in a new
-process; a block that opens with ```python alone is an excerpt, and has to parse.
-"""
+"""Does every example in the docstrings do what it says?  Those of documents: test_documents.py."""
 
 from __future__ import annotations
 
@@ -10,10 +6,6 @@ import ast
 import doctest
 import importlib
 import pathlib
-import re
-import subprocess
-import sys
-import textwrap
 
 import pytest
 
@@ -24,7 +16,6 @@ _CHECKOUT = _PACKAGE.parent
 _PROMPT = ">>> "
 # What may follow "Synopsis:" where it is a command, which cannot run as a docstring.
 _COMMANDS = ("python ", "tfdist-", "make ", "$ ")
-_BLOCK = re.compile(r"^```python(?P<mark>[^\n]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def _docstrings() -> list[tuple[str, str, str, int]]:
@@ -76,46 +67,3 @@ def test_public_name_is_documented(name, logical_cpus):
     text = getattr(tfdist, name).__doc__
     assert text
     assert text.splitlines()[0].endswith(".")
-
-
-def _readme_blocks() -> list[tuple[int, str, str]]:
-    """Returns line, mark and code of each Python block; none while there is no README."""
-    readme = _CHECKOUT / "README.md"
-    text = readme.read_text() if readme.exists() else ""
-    return [
-        (text[: match.start()].count("\n") + 1, match["mark"].strip(), match["code"])
-        for match in _BLOCK.finditer(text)
-    ]
-
-
-_BLOCKS = _readme_blocks()
-_MARKS = {mark for _, mark, _ in _BLOCKS}
-_PROGRAMS = [row for row in _BLOCKS if row[1] == "run"]
-
-
-@pytest.mark.parametrize(("line", "mark", "code"), _BLOCKS, ids=[row[0] for row in _BLOCKS])
-def test_readme_block_parses(line, mark, code):
-    ast.parse(textwrap.dedent(code), filename=f"README.md:{line}")
-
-
-def test_readme_marks_its_programs():
-    assert "run" in _MARKS
-    assert not _MARKS - {"", "run"}
-
-
-@pytest.mark.parametrize(
-    ("line", "mark", "code"), _PROGRAMS, ids=[row[0] for row in _PROGRAMS]
-)
-def test_readme_program_runs(line, mark, code, monkeypatch, tmp_path):
-    monkeypatch.setenv("PYTHONPATH", str(_CHECKOUT))
-    program = tmp_path / f"readme_line_{line}.py"
-    program.write_text(code)
-    done = subprocess.run(
-        [sys.executable, str(program)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]

@@ -83,6 +83,12 @@ def test_wheel_says_what_it_is(wheel):
     }
 
 
+def test_version_is_the_same_everywhere():
+    assert f"\nversion: {tfdist.__version__}\n" in (_CHECKOUT / "CITATION.cff").read_text()
+    heads = re.findall(r"^## (.*)$", (_CHECKOUT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert heads[0].split()[0] == tfdist.__version__
+
+
 def test_entry_points_can_be_called(config):
     scripts = config["options.entry_points"]["console_scripts"].strip().splitlines()
     for script in scripts:
@@ -99,7 +105,7 @@ def test_extras_are_the_promised_ones(config):
     extras = config["options.extras_require"]
     assert set(extras) == {
         "cpu", "gpu", "tpu", "ray", "spark", "dask", "parquet", "grain", "mlflow", "wandb",
-        "export", "plot", "tpu-preflight", "test",
+        "export", "docs", "plot", "tpu-preflight", "test",
     }  # fmt: skip
     for extra in ("cpu", "gpu", "tpu"):
         assert "tensorflow" in extras[extra]
@@ -142,6 +148,7 @@ def test_data_by_others_is_named():
         (["parity"], "-m parity.remake --all"),
         (["parity"], "scripts/parity_table.py --write"),
         (["oracles"], "-m parity.remake"),
+        (["docs"], "-m sphinx -q -n -W --keep-going docs docs/_build/html"),
         (["check"], "-m mypy tfdist scripts"),
     ],
 )
@@ -156,7 +163,7 @@ def test_make_runs(arguments, expected, tmp_path):
 def test_ci_makes_one_environment_for_all_of_its_own_tests(tmp_path):
     ci = (_CHECKOUT / ".ci" / "run").read_text()
     variable = re.search("^export (WITH=.*)$", ci, re.MULTILINE).group(1)
-    goals = ["environment", "check", "test", "test-slow"]
+    goals = ["environment", "check", "test", "docs", "test-slow"]
     command = ["make", "--dry-run", f"VENV={tmp_path}/none", variable, *goals]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     done = _run(command, cwd=_CHECKOUT, env=environ, timeout=30)
@@ -190,18 +197,21 @@ def test_ci_checks_first_and_then_tests(tmp_path):
     made = [line.partition(" ")[2] for line in done.stdout.splitlines() if line[:4] == "made"]
     # The output of what is made in the background comes when it is waited for.
     assert made == [
-        "environment", "check", "test", "environments", "test-slow", "test-colab", "test-next",
+        "environment", "check", "test", "docs", "environments", "test-slow", "test-colab",
+        "test-next",
     ]  # fmt: skip
-    last = done.stdout.splitlines()[-9:]
+    last = done.stdout.splitlines()[-10:]
     assert last[0] == "What took how long:"
     assert [line.split(" s  ")[1] for line in last[1:]] == [
-        "the environment", "lint and types", "quick tests",
+        "the environment", "lint and types", "quick tests", "documentation",
         "what was left of the other environments", "slow tests", "Colab's versions",
         "the releases that come next", "all, exit code 0",
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("breaks", ["environment", "check", "test", "test-slow", "test-colab"])
+@pytest.mark.parametrize(
+    "breaks", ["environment", "check", "test", "docs", "test-slow", "test-colab"]
+)
 def test_first_failure_ends_ci(breaks, tmp_path):
     done = _run_ci(tmp_path, breaks=breaks)
     assert done.returncode == 5

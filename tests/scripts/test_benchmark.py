@@ -85,12 +85,30 @@ def test_unknown_names(flag, expected):
 
 def test_lines_of_the_table(monkeypatch):
     monkeypatch.syspath_prepend(str(_SCRIPTS))
-    import benchmark
+    import benchmark_page
 
     ratio = speed.ratio_of("a / b", [(1.0, 2.0)], target=0.97)
-    assert benchmark.row(ratio) == "| a / b | 2.00 | 2.00 to 2.00 | 0.97 |"
+    assert benchmark_page.row(ratio) == "| a / b | 2.00 | 2.00 to 2.00 | 0.97 |"
     cost = speed.cost_of("import, s", [0.05, 0.07], target=0.1)
-    assert benchmark.row(cost) == "| import, s | 0.06 | 0.06 to 0.07 | 0.1 at most |"
+    assert benchmark_page.row(cost) == "| import, s | 0.06 | 0.06 to 0.07 | 0.1 at most |"
+
+
+def test_table_and_picture_are_of_what_is_kept(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(_SCRIPTS))
+    import benchmark_page
+
+    names = ("benchmark.json", "performance.md", "speed_up.svg")
+    kept = {name: (_SCRIPTS.parent / "docs" / name).read_text() for name in names}
+    for name, text in kept.items():
+        (tmp_path / name).write_text(text)
+    benchmark_page.write([], tmp_path)
+    assert {name: (tmp_path / name).read_text() for name in names} == kept
+    measured = speed.ratio_of("CNN: efficiency of 2 workers, weak", [(1.0, 0.5)])
+    benchmark_page.write([measured, speed.cost_of("new, s", [0.5])], tmp_path)
+    found = {name: (tmp_path / name).read_text() for name in names}
+    assert found["performance.md"].count("efficiency of 2 workers, weak | 0.50 |") == 1
+    assert "| new, s | 0.50 |" in found["performance.md"]
+    assert "1.00 on 1, 1.00 on 2, 1.60 on 4" in found["speed_up.svg"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's counters of connections")

@@ -58,7 +58,7 @@ def run(
     """Calls a function in each of several new worker processes.
 
     Each worker knows its rank (`tfdist.detect_cluster()`, and TF_CONFIG if there are several), and
-    its lines appear in this process's output with `[worker 0] ` before them. When one worker fails
+    its lines appear in this process's output with `[worker 0]` before them. When one worker fails
     the others are ended; whatever happens, no process is left behind.
 
     Args:
