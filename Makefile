@@ -11,7 +11,8 @@
 #   make parity                     all pairs of choices, and the parity table, into README.md and
 #                                   docs/
 #   make keras-own                  all of Keras's own tests of its trainer and layers, on two replicas
-#   make programs                 programs in the shape of people's, unchanged, all of them
+#   make programs                   programs in the shape of people's, unchanged, all of them, and
+#                                   all examples
 #   make oracles                    what stock Keras gives for its rows, where that is out of date
 #   make check                      lint and types
 #   make clean                      removes builds and caches; the environment stays
@@ -91,7 +92,8 @@ parity: $(READY),$(WITH)
 	$(RUN) scripts/parity_table.py --write
 
 programs: $(READY),$(WITH)
-	$(RUN) -m pytest tests/programs -n 2 -m "" --durations=10 $(ARGS)
+	$(RUN) -m pytest tests/programs tests/house/test_examples.py -n 2 -m "" \
+		--durations=10 $(ARGS)
 
 oracles: $(READY),$(WITH)
 	PYTHONPATH=tests $(RUN) -m parity.remake $(ARGS)
