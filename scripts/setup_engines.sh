@@ -11,6 +11,8 @@
 #
 #   pip install 'tfdist[ray,dask,spark]'
 #
+# It also installs what other tests need of Debian: namespaces, WireGuard, a voice.
+#
 # Variables: LIMIT_SECS  longest wait for each daemon, in seconds (default: 60).
 
 set -euo pipefail
@@ -39,6 +41,7 @@ install_packages() {
   command -v java >/dev/null || wanted+=(default-jre-headless)
   command -v ip >/dev/null || wanted+=(iproute2) # for two hosts on this machine
   wanted+=(wireguard-go wireguard-tools) # and for a private network between them
+  wanted+=(espeak-ng) # speaks the commands of examples/speech.py
   for package in "${wanted[@]}"; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||
       missing+=("$package")

@@ -11,6 +11,7 @@ import ast
 import dataclasses
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -44,7 +45,9 @@ _EXAMPLES = {
     "gan": _Example(("--epochs=40",), "distance", most=8.0, near=1.0),
     "lanes": _Example(("--pictures=160", "--epochs=6"), "test_iou", least=0.6, near=0.1),
     "recommendation": _Example(("--epochs=3",), "hit_rate_at_10", least=0.35),
+    "speech": _Example(("--takes=2", "--epochs=25"), "test_accuracy", least=0.5, near=0.15),
     "tabular": _Example(("--epochs=10",), "test_accuracy", least=0.93),
+    "text": _Example(("--most=300", "--epochs=3"), "test_accuracy", least=0.4, near=0.06),
 }
 
 
@@ -77,6 +80,8 @@ def _with_turn() -> str:
 def test_example_reaches_its_metric(name):
     if "sklearn" in (_FOLDER / f"{name}.py").read_text():
         pytest.importorskip("sklearn", reason="needs the extra examples")
+    if name == "speech" and shutil.which("espeak-ng") is None:
+        pytest.skip("needs espeak-ng: sudo bash scripts/setup_engines.sh")
     example, alone, both = _EXAMPLES[name], _run(name), _run(name, "--workers=2")
     for found in (alone, both):
         assert example.least <= found <= example.most
