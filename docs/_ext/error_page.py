@@ -52,11 +52,23 @@ PASSED_ON = {
     ("cluster/side_channel.py", "OSError(str(error))"): "a connection that broke; it is told later",
     ("data/errors.py", "ValueError(sentence)"): "what TensorFlow says of the data, in a sentence",
     ("data/order.py", "AttributeError(name)"): "of a name that modules are asked for by Python",
+    ("export/exporting.py", "RuntimeError(found['error'])"): "the converter's own error",
     ("launch/call.py", "RuntimeError(failures.report(last, earlier=earlier))"): (
         "the worker that failed first, its traceback and exit code"
     ),
     ("launch/child.py", "SystemExit(1)"): "exit code 1, after the traceback was shown",
+    ("launch/command.py", "argparse.ArgumentTypeError(str(error))"): "what a flag's parser says",
+    ("launch/engines/local.py", "NoRoom(rank, error)"): "no place for a worker; it is told by others",
     ("launch/engines/wire.py", "OSError(str(error))"): "a connection that broke; it is told later",
+    ("launch/private_network.py", "OSError(number, f'unshare: {os.strerror(number)}')"): (
+        "the system's own error, which the sentence about --private_network holds"
+    ),
+    (
+        "launch/sizes.py",
+        "TooFew(f'there are places for {room} workers, and the job needs {self._fewest} at least"
+        " (waited for wait_secs={self._wait_secs:g}); give it places, and the same command goes"
+        " on')",
+    ): "there are fewer places than the job needs, for too long",
     ("training/saving.py", "error"): "the chief's own error in writing a model",
 }
 # Sentences that need no cure beside them.
@@ -64,7 +76,7 @@ COMPLETE = (
     "It does not", "The connection has ended", "A message", "tfdist: ", "… defines no",
     "There is no port", "The data holds no examples", "… cannot be read", "… must be one of",
     "…() got multiple values", "…: …", "rounds=", "env=", "Reading Parquet", "The TPU … cannot",
-    "… To go on nevertheless",
+    "… To go on nevertheless", "its line …",
 )  # fmt: skip
 
 

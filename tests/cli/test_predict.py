@@ -58,9 +58,9 @@ def test_files_are_predicted(model, kind, tmp_path, monkeypatch, capsys):
     ("flags", "told"),
     [
         (["gone.npy"], "The input 'gone.npy' is not there."),
-        (["data"], "Parquet files need --columns=NAME"),
+        (["data"], "Name the model's inputs by --columns=NAME"),
         (["data", "x.npy"], "of several kinds"),
-        (["x.txt"], "need --parse_fn=FILE:NAME"),
+        (["x.txt"], "Name what parses one by --parse_fn=FILE:NAME"),
         (["x.npy", "--format=csv"], "format='csv' is unknown"),
     ],
 )

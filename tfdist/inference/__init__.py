@@ -64,5 +64,5 @@ _MODULE_OF_NAME = {
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF_NAME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {__all__}")
     return getattr(importlib.import_module(_MODULE_OF_NAME[name]), name)

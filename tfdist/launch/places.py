@@ -150,7 +150,9 @@ def _discover(job: Job, command: list[str]) -> tuple[int, Hosts]:
         hosts = parse_hosts(done.stdout)
     except subprocess.CalledProcessError as error:
         said = shorten(error.stderr.strip())
-        raise RuntimeError(f"{what} ends with exit code {error.returncode}: {said}") from None
+        raise RuntimeError(
+            f"{what} ends with exit code {error.returncode}: {said}. Try it by hand."
+        ) from None
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         raise RuntimeError(
             f"{what} does not name the hosts that there are: {error}. Let it print a line for each"
