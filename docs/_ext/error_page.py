@@ -23,6 +23,9 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>$#|~])")
 # Where a cause ends and a cure begins.
 _FIRST = re.compile(r"(?<=[.?]) (?=[^a-z])|(?<=[^.]); |(?<=[^.])\. (?=…)")
 
+# Classes of errors whose names do not say so.
+_CLASSES = ("SystemExit", "TooFew")
+
 # Files whose sentences are reasons inside of another error's, and what that one begins with.
 PARTS = {
     "checkpoint/contents.py": "None of the checkpoints in",
@@ -63,12 +66,6 @@ PASSED_ON = {
     ("launch/private_network.py", "OSError(number, f'unshare: {os.strerror(number)}')"): (
         "the system's own error, which the sentence about --private_network holds"
     ),
-    (
-        "launch/sizes.py",
-        "TooFew(f'there are places for {room} workers, and the job needs {self._fewest} at least"
-        " (waited for wait_secs={self._wait_secs:g}); give it places, and the same command goes"
-        " on')",
-    ): "there are fewer places than the job needs, for too long",
     ("training/saving.py", "error"): "the chief's own error in writing a model",
 }
 # Sentences that need no cure beside them.
@@ -143,7 +140,7 @@ def _found(package: pathlib.Path) -> Iterator[tuple[Sentence | None, tuple[str, 
 def _kind(node: ast.Call) -> str:
     """Returns the name of the class of errors that is called, or ""."""
     name = node.func.id if isinstance(node.func, ast.Name) else ""
-    return name if name.endswith("Error") or name == "SystemExit" else ""
+    return name if name.endswith("Error") or name in _CLASSES else ""
 
 
 def _texts(call: ast.Call, source: _Source) -> Iterator[tuple[str, str]]:

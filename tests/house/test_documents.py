@@ -171,6 +171,24 @@ def test_an_error_that_the_page_would_miss_is_found(error_page, tmp_path):
     assert error_page.silent(tmp_path) == [("a.py", "x")]
 
 
+def test_every_public_name_is_in_the_reference():
+    import tfdist
+
+    text = (_CHECKOUT / "docs" / "api.md").read_text()
+    names = set(re.findall(r":: tfdist\.(\w+)", text))
+    assert set(tfdist.__all__) <= names
+
+
+def test_every_page_is_in_a_list_of_pages():
+    folder, lists = _CHECKOUT / "docs", ""
+    for path in ("index.md", "clusters/index.md"):
+        text = (folder / path).read_text()
+        lists += "".join(re.findall(r"```{toctree}(.*?)```", text, re.DOTALL))
+    listed = set(re.findall(r"^([\w/]+)$", lists, re.MULTILINE)) | {"index"}
+    pages = {path.stem for path in folder.rglob("*.md") if "_build" not in path.parts}
+    assert pages == {name.rpartition("/")[2] for name in listed}
+
+
 def test_readme_is_short():
     text = (_CHECKOUT / "README.md").read_text()
     assert len(text.splitlines()) <= 150

@@ -95,7 +95,7 @@ def test_each_example_is_tested_told_and_short():
     for name in names:
         text = (_FOLDER / f"{name}.py").read_text()
         assert len(text.splitlines()) <= 150
-        assert f"| [{name}]({name}.py) |" in table
+        assert f"| [{name}](./{name}.py) |" in table
         docstring = ast.get_docstring(ast.parse(text)) or ""
         assert f"python examples/{name}.py" in docstring
         assert "tfdist run " in docstring
