@@ -57,7 +57,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tfdist import datasets, inference, launch, parquet, testing, tpu
+    from tfdist import datasets, export, inference, launch, parquet, testing, tpu, tracking
     from tfdist.checkpoint.checkpointer import Checkpointer
     from tfdist.cluster.detection import Cluster, detect_cluster
     from tfdist.communication.compression import Reduction
@@ -105,6 +105,7 @@ __all__ = [
     "estimate_memory",
     "evaluate",
     "find_batch_size",
+    "export",
     "fit",
     "from_files",
     "get_strategy",
@@ -120,6 +121,7 @@ __all__ = [
     "test_on_batch",
     "testing",
     "tpu",
+    "tracking",
     "train_on_batch",
     "unpatch_keras",
     "verify",
@@ -155,7 +157,9 @@ _MODULE_OF_NAME = {
     "verify": "tfdist.diagnostics.verification",
 }
 
-_SUBMODULES = ("datasets", "inference", "launch", "parquet", "testing", "tpu")
+_SUBMODULES = (
+    "datasets", "export", "inference", "launch", "parquet", "testing", "tpu", "tracking"
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -61,7 +61,7 @@ PASSED_ON = {
     ),
     ("launch/child.py", "SystemExit(1)"): "exit code 1, after the traceback was shown",
     ("launch/command.py", "argparse.ArgumentTypeError(str(error))"): "what a flag's parser says",
-    ("launch/engines/local.py", "NoRoom(rank, error)"): "no place for a worker; it is told by others",
+    ("launch/engines/local.py", "NoRoom(rank, error)"): "no place for a worker; told elsewhere",
     ("launch/engines/wire.py", "OSError(str(error))"): "a connection that broke; it is told later",
     ("launch/private_network.py", "OSError(number, f'unshare: {os.strerror(number)}')"): (
         "the system's own error, which the sentence about --private_network holds"

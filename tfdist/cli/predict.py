@@ -114,7 +114,9 @@ def _source(flags: argparse.Namespace) -> Any:
     [kind] = kinds
     if kind == ".parquet":
         if not flags.columns:
-            raise ValueError("Parquet files have columns. Name the model's inputs by --columns=NAME,...")
+            raise ValueError(
+                "Parquet files have columns. Name the model's inputs by --columns=NAME,..."
+            )
         return ParquetRows(files, flags.columns.split(","), flags.id_column)
     if kind == ".npy":
         if len(files) != 1:
@@ -122,7 +124,9 @@ def _source(flags: argparse.Namespace) -> Any:
         return ArrayRows(np.load(files[0], mmap_mode="r"))
     if kind in (".tfrecord", ".tfrecords", ".txt"):
         if not flags.parse_fn or ":" not in flags.parse_fn:
-            raise ValueError(f"{kind} files hold records. Name what parses one by --parse_fn=FILE:NAME.")
+            raise ValueError(
+                f"{kind} files hold records. Name what parses one by --parse_fn=FILE:NAME."
+            )
         file, _, name = flags.parse_fn.rpartition(":")
         format = "text" if kind == ".txt" else "tfrecord"
         return RecordRows(files, runpy.run_path(file)[name], format=format)
