@@ -158,7 +158,7 @@ _MODULE_OF_NAME = {
 }
 
 _SUBMODULES = (
-    "datasets", "export", "inference", "launch", "parquet", "testing", "tpu", "tracking"
+    "datasets", "export", "inference", "launch", "parquet", "testing", "tpu", "tracking",
 )  # fmt: skip
 
 

@@ -41,6 +41,23 @@ class Told:
         return [(step, values[name]) for step, values in self.logs if name in values]
 
 
+REST = 1000.0
+
+
+class Clock:
+    """A clock that goes on by a second when it is looked at, and by many between two epochs."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        self.now += 1.0
+        return self.now
+
+    def rest(self, epoch, logs):
+        self.now += REST
+
+
 @pytest.fixture
 def model(logical_cpus, float64):
     strategy = tfdist.get_strategy("2xcpu")
@@ -63,9 +80,13 @@ def _fit(model, **options):
 def test_each_epoch_is_told_and_training_is_what_it_was(model, monkeypatch):
     history = _fit(model, validation_data=(_X, _X[:, :1]))
     weights = model.get_weights()
-    model, told = _make(model.distribute_strategy), Told()
+    model, told, clock = _make(model.distribute_strategy), Told(), Clock()
     monkeypatch.setattr(watch, "EVERY_SECS", 0.0)  # reads the metrics after each call of the loop
-    again = _fit(model, validation_data=(_X, _X[:, :1]), trackers=[told], profile=True)
+    monkeypatch.setitem(watch.Watch.__init__.__kwdefaults__, "clock", clock)
+    again = _fit(
+        model, validation_data=(_X, _X[:, :1]), trackers=[told], profile=True,
+        callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=clock.rest)],
+    )
     assert again.history == history.history
     for one, other in zip(model.get_weights(), weights, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -80,9 +101,20 @@ def test_each_epoch_is_told_and_training_is_what_it_was(model, monkeypatch):
     assert (told.config["begins_at_step"], told.config["checkpoint_dir"]) == (0, None)
     assert told.config["model"]["parameters"] == 4
     assert told.config["compiled"]["loss"] == "mse"
+    speeds = dict(told.series("speed/steps_per_sec"))
+    before = dict(zip(sorted(speeds), [1, *sorted(speeds)], strict=False))  # the first call traced
+    for step, rows in told.series("speed/examples_per_sec"):
+        wanted = (_rows_until(step) - _rows_until(before[step])) / (step - before[step])
+        assert rows / speeds[step] == pytest.approx(wanted)
+        assert speeds[step] > (step - before[step]) / REST, "epochs' ends do not count"
+    assert max(speeds) == 15
     split = again.profile.split
     assert told.series("profile/communication_secs") == [(15, split.communication_secs)]
     assert told.series("profile/host_secs") == [(15, split.host_secs)]
+
+
+def _rows_until(step):
+    return step // _STEPS * len(_X) + step % _STEPS * _BATCH
 
 
 def test_speed_counts_examples_of_all_workers_without_the_first_call(model):
