@@ -93,6 +93,7 @@ def test_a_program_that_distributes_nothing_is_told_so(tmp_path):
     [
         (("no_such.py",), "program='no_such.py' is not there"),
         (("--workers=0", __file__), "workers=0 must be a whole number from 1"),
+        (("--track=csv", __file__), "names 'csv', which is none of json, mlflow"),
     ],
 )
 def test_wrong_flags_are_told(flags, text):

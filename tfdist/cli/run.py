@@ -21,6 +21,7 @@ from collections.abc import Sequence
 
 from tfdist.launch import child, command
 from tfdist.launch.job import OUTPUTS
+from tfdist.tracking import by_name
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,6 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = _make_parser()
     flags = command.parse(parser, argv)
+    try:
+        by_name.refuse_unknown(flags.track)
+    except ValueError as error:
+        parser.error(str(error))
     if flags.workers == 1 and flags.engine == "local":
         run_program(
             flags.program, flags.args, device=flags.device, is_module=flags.m, check=flags.check,
@@ -70,7 +75,7 @@ def run_program(
         track: Names of trackers, as `trackers` in `tfdist.fit`.
 
     Raises:
-        ValueError: Another backend of Keras is asked for, or a tracker has no such name.
+        ValueError: Another backend of Keras is asked for.
     """
     backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     if backend != "tensorflow":
@@ -79,11 +84,9 @@ def run_program(
             "it, or set KERAS_BACKEND=tensorflow."
         )
     from tfdist.compat import trainer_methods
-    from tfdist.tracking import by_name
     from tfdist.training import patching
     from tfdist.training.trainer import ROUTES
 
-    by_name.refuse_unknown(track)
     strategy = patching.patch_keras(device)
     asked: str | bool = False if check == "off" else check
     ROUTES.defaults = {name: {"check": asked} for name in trainer_methods.METHODS}
