@@ -83,3 +83,6 @@ def test_names_that_mlflow_refuses_and_texts_are_told(tmp_path):
     assert np.isnan(run.data.metrics["loss"])
     assert run.data.tags["check/train_step"] == "it agrees"
     assert run.info.status == "SCHEDULED"
+    first = tracker.run_id
+    tracker.start({})  # a second `fit` of the same program
+    assert tracker.run_id != first

@@ -30,7 +30,7 @@ class MLflow:
         tracking_uri: Where MLflow keeps its runs; by default that of MLFLOW_TRACKING_URI, else
             where the resumed run is, else the SQLite file mlflow.db in the working directory.
         run_name: Shown by MLflow; by default one that MLflow draws.
-        run_id: Of a run to go on with.
+        run_id: Of a run to go on with, whatever was kept.
 
     Raises:
         ImportError: MLflow is not installed.
@@ -46,7 +46,7 @@ class MLflow:
     ) -> None:
         require("mlflow", tracker="MLflow", extra="mlflow")
         self._experiment, self._run_name = experiment, run_name
-        self._uri = tracking_uri
+        self._uri, self._asked_run = tracking_uri, run_id
         #: Of the run of MLflow, from its start on.
         self.run_id = run_id
         self._client: Any = None
@@ -60,6 +60,7 @@ class MLflow:
         asked = self._uri or os.environ.get("MLFLOW_TRACKING_URI")
         uri = asked or kept.get("tracking_uri") or f"sqlite:///{os.path.abspath('mlflow.db')}"
         self._client = MlflowClient(tracking_uri=uri)
+        self.run_id = self._asked_run  # another `fit` with this tracker is another run
         if self.run_id is None and kept.get("tracking_uri") == uri:
             self.run_id = kept["run_id"]
         if self.run_id is None:
