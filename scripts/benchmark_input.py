@@ -20,6 +20,7 @@ _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2"}
 _EXAMPLES, _BATCH = 320, 32
 _SECS = 0.004  # that an example takes to be made, without a core
 _RECORD_BYTES = 200_000
+_TOGETHER = 4  # epochs whose bytes count together: at the end of each, some batches are read ahead
 _MANY = 10_000_000  # records of a file, in the midst of which a run goes on
 
 
@@ -175,6 +176,10 @@ def secs_to_go_on(folder: str) -> float:
     return time.perf_counter() - begin
 
 
+def _grouped(items: list[Any], size: int) -> list[list[Any]]:
+    return [items[begin : begin + size] for begin in range(0, len(items), size)]
+
+
 def _shared_work(rounds: int) -> list[speed.Cost]:
     import tensorflow as tf
 
@@ -185,7 +190,8 @@ def _shared_work(rounds: int) -> list[speed.Cost]:
         pathlib.Path(folder, "numbers").write_text("\n".join(map(str, range(_MANY))))
         found = {
             (kind, workers): launch.run(
-                share_of_work, workers=workers, args=(kind, folder, rounds), env=_QUIET
+                share_of_work, workers=workers, env=_QUIET,
+                args=(kind, folder, rounds if kind == "tf.data" else rounds * _TOGETHER),
             )
             for kind in ("tf.data", "records")
             for workers in ((1, 2, 4) if kind == "tf.data" else (1, 2))
@@ -195,9 +201,12 @@ def _shared_work(rounds: int) -> list[speed.Cost]:
     def most(kind: str, workers: int, what: str) -> list[float]:
         """Returns what the worker that spent most of it spent, of what one worker spends alone."""
         alone = statistics.median(one[what] for one in found[kind, 1][0])
-        return [max(ones) / alone for ones in zip(
-            *[[one[what] for one in worker] for worker in found[kind, workers]], strict=True
-        )]
+        together = 1 if kind == "tf.data" else _TOGETHER
+        of_workers = [
+            [statistics.mean(one[what] for one in some) for some in _grouped(worker, together)]
+            for worker in found[kind, workers]
+        ]
+        return [max(ones) / alone for ones in zip(*of_workers, strict=True)]
 
     costs = [
         speed.cost_of(name, most(kind, workers, what), target=target)
