@@ -191,6 +191,20 @@ def test_it_shrinks_and_grows(tmp_path, monkeypatch, capfd):
     assert "the number of workers changes: there are places for 3 workers now, and 2 are" in said
 
 
+def _leave_at_first():
+    if os.environ[contract.RESTART_COUNT] == "0":
+        raise contract.Saved
+    return detect_cluster().size
+
+
+def test_notice_to_a_host_costs_no_restart(capfd):
+    """As a spot machine gets it: its worker, and so all, save and leave."""
+    assert launch.run(_leave_at_first, workers="1:2") == [2, 2]
+    assert "; the run is saved, the workers have left" in capfd.readouterr().err
+    with pytest.raises(RuntimeError, match="^preempted: "):
+        launch.run(_leave_at_first, workers=2)
+
+
 def _size():
     return detect_cluster().size
 

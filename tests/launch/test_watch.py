@@ -71,6 +71,16 @@ def test_only_who_has_saved_says_so(tmp_path, has_saved, told):
     assert told in failures.headline(watch.outcome())
 
 
+@pytest.mark.parametrize(("ended", "absent"), [([2], (2,)), ([], (1, 2))])
+def test_who_did_not_come(tmp_path, ended, absent):
+    """Once one has ended without having come, others may still be on their way."""
+    roll_call = types.SimpleNamespace(present=(0,), is_complete=False)
+    watch = Watch(Job(workers=3), roll_call, str(tmp_path))
+    for rank in ended:
+        watch.take(Ended(rank, 1, 1.0))
+    assert watch.outcome().absent == absent
+
+
 def test_no_limit_finds_nothing(tmp_path):
     watch = StallWatch(str(tmp_path), workers=1, stall_secs=None)
     with _progress(tmp_path):

@@ -82,8 +82,8 @@ class Engine(Protocol):
     """The module of an engine.
 
     One that can say for how many workers it has places has a function `open_places` as well: it
-    takes the job and returns a context manager, whose value is a function that counts them, or None
-    where there are always enough. See places.py.
+    takes the job and returns a context manager, whose value is a function that counts them, all in
+    all or for each host, or None where there are always enough. See places.py.
     """
 
     def place(self, job: Job, *, is_restart: bool) -> Gang:

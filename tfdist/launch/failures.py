@@ -16,6 +16,8 @@ from tfdist.cluster.contract import PEER_LOST, PREEMPTED, failure_path
 # The end of a killed process is seen only after the system has cleared it away, and its peers may
 # notice earlier. An abort does not count as killed: TensorFlow aborts when a peer is lost.
 _CLEARING_SECS = 1.0
+# What is recorded for a worker on another host whose agent has gone, and nobody knows why.
+HOST_LOST = "RuntimeError: the connection to its host was lost: the engine or the host has ended it"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,16 @@ class Outcome:
     def is_success(self) -> bool:
         """Whether every worker succeeded."""
         return not self.failures and not self.problem
+
+    @property
+    def lost_host(self) -> bool:
+        """Whether the first failure is that of a whole host, as far as the launcher can see."""
+        return bool(self.failures) and self.failures[0].traceback == HOST_LOST
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether the first failure is a death by a signal: so an engine ends what it takes."""
+        return bool(self.failures) and self.failures[0].exit_code < 0
 
     @property
     def was_preempted(self) -> bool:

@@ -44,7 +44,7 @@ class Job:
     fewest_workers: int | None = None  # with which an elastic job goes on; None for no such job
     wait_secs: float = 60.0  # for lost places to come back, before it goes on without them
     discover_hosts: str | None = None  # a command that prints the hosts that there are
-    hosts: tuple[tuple[str, int], ...] = ()  # what it has printed: names, and workers on each
+    hosts: tuple[tuple[str, int], ...] = ()  # what it, or an engine, has named: workers on each
     max_restarts: int = 0
     backoff_secs: float = 1.0  # before the first restart; twice as long before each next one
     log_dir: str | None = None

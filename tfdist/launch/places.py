@@ -55,10 +55,13 @@ class Places:
     Args:
         look: Returns for how many workers there are places, and on which hosts; None without a
             thread, where nobody can say.
+        is_late: Whether an engine says it, which may take a while to see that a host has gone.
     """
 
-    def __init__(self, look: Callable[[], tuple[int, Hosts]] | None) -> None:
-        self._look = look
+    def __init__(
+        self, look: Callable[[], tuple[int, Hosts]] | None, *, is_late: bool = False
+    ) -> None:
+        self._look, self.is_late = look, is_late
         self._is_over, self._told = False, ""
         self._seen = threading.Condition()
         self._begun = self._done = self._wanted = 0  # looks
@@ -125,14 +128,15 @@ def watch_places(job: Job) -> Iterator[Places]:
                 look = functools.partial(_counted, count)
         if look is not None:
             look()  # what is wrong with it is told at once
-        places = Places(look)
+        places = Places(look, is_late=job.discover_hosts is None)
         stack.callback(places.close)
         places.new_number()
         yield places
 
 
-def _counted(count: Callable[[], int]) -> tuple[int, Hosts]:
-    return count(), {}
+def _counted(count: Callable[[], int | Hosts]) -> tuple[int, Hosts]:
+    found = count()
+    return (found, {}) if isinstance(found, int) else (sum(found.values()), found)
 
 
 def _discover(job: Job, command: list[str]) -> tuple[int, Hosts]:

@@ -87,6 +87,8 @@ class Sizing:
     def take(self, ended: Attempt, places: int | None, *, now: float) -> bool:
         """Takes how an attempt has ended; tells whether this costs the job one of its restarts.
 
+        One that did not start had workers that did not come; else another would not help.
+
         Args:
             ended: The attempt.
             places: For how many workers there are places now; None where nobody can say.
@@ -97,7 +99,7 @@ class Sizing:
             self._since, self._cap = None, self._most if places is None else self._cap
             return not ended.was_asked and (places is None or self._room(places) >= ended.size)
         since = now if self._since is None else self._since
-        if ended.num_absent and now >= since + self._wait_secs:
+        if now >= since + self._wait_secs:
             came = ended.size - ended.num_absent
             self._cap = came if came >= self._fewest else ended.size - 1
             self._places, self._since = places, None

@@ -149,10 +149,13 @@ class _Supervision:
         if not last.was_started and not (is_elastic and last.absent):
             return False
         ended = Attempt(last.size, last.was_started, len(last.absent), last.was_asked)
+        if is_elastic and (last.lost_host or (last.was_killed and self._places.is_late)):
+            self._await_sight(last.size)
         number = self._places.new_number()
         is_counted = self._sizing.take(ended, number, now=time.monotonic())
-        if is_elastic and any(failure.has_saved for failure in last.failures):
-            is_counted = False  # a notice to a host is no failure
+        has_saved = any(failure.has_saved for failure in last.failures)
+        if is_elastic and (has_saved or last.lost_host):  # a host that goes is no failure
+            is_counted = False
         if is_counted and self._num_restarts >= self._job.max_restarts:
             return False
         self._num_restarts += is_counted
@@ -163,6 +166,12 @@ class _Supervision:
         while not self._stop.number and (left := until - time.monotonic()) > 0:
             time.sleep(min(left, _TICK_SECS))
         return True
+
+    def _await_sight(self, size: int) -> None:
+        """Waits until the places tell of the loss of a host, which an engine may see late."""
+        until = time.monotonic() + self._job.wait_secs
+        while self._places.number() == size and time.monotonic() < until and not self._stop.number:
+            time.sleep(_TICK_SECS)
 
     def _backoff_secs(self, is_counted: bool) -> float:
         """How long to wait before a restart: longer each time."""

@@ -154,6 +154,30 @@ def test_command_line_starts_and_ends_what_it_needs(engine, tmp_path):
     assert _marked(mark) == []
 
 
+@pytest.mark.slow  # 7 s; mpirun alone tells whether it takes the hosts that it is given
+def test_elastic_job_on_hosts_that_a_command_names(tmp_path):
+    _skip_where_missing("mpi")
+    code = """
+    import os, pathlib, sys, time
+    from tfdist.cluster import contract
+    places, size = pathlib.Path(sys.argv[1]), os.environ["TFDIST_SIZE"]
+    print("one of", size, flush=True)
+    if size == "3":
+        places.write_text("localhost:2\\n")
+        deadline = time.monotonic() + 30
+        while not contract.is_asked_to_leave(os.environ) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        raise contract.Saved
+    """
+    path, places = launching.write_program(tmp_path, code), tmp_path / "places"
+    places.write_text("localhost:3\n")
+    flags = ["--engine=mpi", "--workers=2:3", f"--discover_hosts=cat {places}"]
+    done = launching.launch(*flags, path, places)
+    assert done.returncode == 0, done.stderr
+    assert launching.lines_of(done, 1) == ["one of 3", "one of 2"]
+    assert "there are places for 2 workers now, and 3 are at work" in done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["mpi", "slurm"])
 def test_told_to_stop(engine, tmp_path):

@@ -246,6 +246,25 @@ def test_elastic_job_grows_where_the_engine_has_more_places(engine, monkeypatch,
     assert "places for 2 workers now, and 1 are at work" in capfd.readouterr().err
 
 
+def _die_of(how):
+    if detect_cluster().size == 2 and detect_cluster().rank == 1:
+        os.kill(os.getppid() if how == "agent is killed" else os.getpid(), signal.SIGKILL)
+    time.sleep(60 if detect_cluster().size == 2 else 0)
+
+
+@pytest.mark.parametrize("how", ["agent is killed", "is killed"])
+def test_host_that_the_engine_misses_late_costs_no_restart(engine, how):
+    began = time.monotonic()
+    engine.places = lambda: 2 if time.monotonic() < began + 4.0 else 1
+    assert _run(_die_of, how, workers="1:2", wait_secs=6.0) == [None]
+
+
+def test_worker_whose_place_is_still_there_costs_one(engine):
+    engine.places = lambda: 2
+    with pytest.raises(RuntimeError, match="^worker 1 failed first: killed by SIGKILL"):
+        _run(_die_of, "is killed", workers="1:2", wait_secs=1.0)
+
+
 def test_problem_of_the_engine_is_told_at_once(engine):
     engine.ranks, engine.problem = [0], "no room"
     began = time.monotonic()

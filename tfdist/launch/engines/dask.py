@@ -8,6 +8,7 @@ the training: the worker is a process of its own, beside Dask's.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tfdist.cluster.ports import own_address
@@ -33,6 +34,19 @@ def place(job: Job, *, is_restart: bool) -> RemoteGang:
         if is_ours:
             _close(client)
         raise
+
+
+@contextlib.contextmanager
+def open_places(job: Job) -> Iterator[Callable[[], int]]:
+    """Counts the cluster's workers; the client that this needs serves all attempts of the job."""
+    distributed = import_package("distributed", engine="dask", extra="dask")
+    client, is_ours = _find_client(distributed, job)
+    try:
+        with client.as_current():  # which `place` finds
+            yield lambda: len(client.scheduler_info(n_workers=-1)["workers"])
+    finally:
+        if is_ours:
+            _close(client)
 
 
 def _find_client(distributed: Any, job: Job) -> tuple[Any, bool]:

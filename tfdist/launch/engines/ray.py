@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tfdist.cluster.ports import own_address
@@ -45,6 +45,42 @@ def place(job: Job, *, is_restart: bool) -> RemoteGang:
             if is_ours:
                 ray.shutdown()
             raise
+
+
+@contextlib.contextmanager
+def open_places(job: Job) -> Iterator[Callable[[], int] | None]:
+    """Counts the workers for which the living nodes have room, all of them being free.
+
+    A cluster of our own, on this machine alone, has always room. The connection that counting needs
+    serves all attempts of the job.
+    """
+    ray = import_package("ray", engine="ray", extra="ray")
+    is_ours = not ray.is_initialized()
+    if is_ours and "RAY_ADDRESS" not in os.environ:
+        yield None
+        return
+    if is_ours:
+        _connect(ray, job)
+    try:
+        yield lambda: _count_places(ray.nodes(), cpus=job.threads or 1)
+    finally:
+        if is_ours:
+            ray.shutdown()
+
+
+def _count_places(nodes: Sequence[Mapping[str, Any]], *, cpus: int) -> int:
+    """Counts them: `cpus` CPUs each and, where there are GPUs, one of these at least.
+
+    >>> node = {"Alive": True, "Resources": {"CPU": 5.0}}
+    >>> _count_places([node, node, {**node, "Alive": False}], cpus=2)
+    4
+    """
+    living = [node["Resources"] for node in nodes if node["Alive"]]
+    has_gpus = any(node["Resources"].get("GPU") for node in nodes)
+    return sum(
+        min(int(own.get("CPU", 0) // cpus), int(own.get("GPU", 0)) if has_gpus else 10**6)
+        for own in living
+    )
 
 
 def _connect(ray: Any, job: Job) -> None:

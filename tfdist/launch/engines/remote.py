@@ -26,7 +26,6 @@ from tfdist.launch.output import Pump
 
 MAX_STRANGERS = 64  # connections that have not proved yet that they know the secret
 _GONE_SECS = 10.0  # longest wait, after the grace period, for an agent's last message
-_LOST = "RuntimeError: the connection to its host was lost: the engine or the host has ended it"
 
 
 class Placement(Protocol):
@@ -226,7 +225,7 @@ class RemoteGang:
                 self._take(rank, seated, message, data)
         except (EOFError, OSError, ValueError, KeyError) as error:
             if not seated.has_ended and not self._is_over:
-                lost = _LOST
+                lost = failures.HOST_LOST
                 if not isinstance(error, EOFError):
                     lost = f"RuntimeError: its agent says what it cannot: {shorten(error)}"
                 if failures.read_failure(self._run_dir, rank) is None:  # its own record counts more
