@@ -212,7 +212,7 @@ def test_what_a_check_finds_is_told_once(logical_cpus):
     told = Told()
     history = _fit(model, trackers=[told])
     [(step, text)] = told.series("check/train_step")
-    assert step == _STEPS
+    assert step <= _STEPS  # within the first epoch, where that takes more than some seconds
     assert text == history.checked["train_step"]
 
 
