@@ -66,6 +66,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments {argv[1:]}; flags are given as --name=value.")
     tf.get_logger().setLevel("WARNING")  # it tells of each collective, twice under absl
+    print(f"a network ({_MODEL.value}) for the digits, {_EPOCHS.value} epochs", flush=True)
     strategy = tfdist.get_strategy(_DEVICE.value)
     print(tfdist.describe(strategy))
     print(f"replicas={strategy.num_replicas_in_sync}")

@@ -43,10 +43,11 @@ Each folder's docstring says in which order to read its files:
 15. export/: how is a trained model written for others, and does the file give its outputs?
 16. diagnostics/: does it agree with one device, how fast is it, and how large may it be?
 17. tpu/: will it train on a TPU that is not there?
-18. cli/: what can be done from a terminal?
+18. datasets/: which data is there to try it on?
+19. cli/: what can be done from a terminal?
 
-Beside the folders are testing.py (workers for tests), parquet.py (data of an engine), datasets/
-(data to try tfdist on) and __main__.py (`python -m tfdist`).
+Beside the folders are testing.py (workers for tests), parquet.py (data of an engine) and
+__main__.py (`python -m tfdist`).
 
 Importing tfdist does nothing else: TensorFlow is imported when a name that needs it is first used.
 """

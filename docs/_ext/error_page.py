@@ -45,8 +45,8 @@ PASSED_ON = {
     ("checkpoint/checkpointer.py", "error"): "the chief's own error in reading a checkpoint",
     ("checkpoint/contents.py", "RuntimeError(header['error'])"): "the same, on the other workers",
     ("checkpoint/run.py", "contract.Saved"): "exit code 75: saved, after a notice to stop",
-    ("cli/verify.py", "_Enough(recording.recorded(trainer, steps, **given))"): (
-        "ends the program after the steps that are compared; nobody sees it"
+    ("cli/first_fit.py", "_Enough(found)"): (
+        "ends a program after the first fit, which was looked at; nobody sees it"
     ),
     ("cluster/roll_call.py", "RuntimeError(str(self._answer['error']))"): (
         "the launcher's finding about the workers: who is missing, whose versions differ"
@@ -60,7 +60,10 @@ PASSED_ON = {
         "the worker that failed first, its traceback and exit code"
     ),
     ("launch/child.py", "SystemExit(1)"): "exit code 1, after the traceback was shown",
-    ("launch/command.py", "argparse.ArgumentTypeError(str(error))"): "what a flag's parser says",
+    ("launch/command_line.py", "SystemExit(WRONG_FLAGS_EXIT_CODE)"): (
+        "exit code 2, after it was said what is wrong"
+    ),
+    ("launch/command_line.py", "SystemExit(0)"): "exit code 0, after help",
     ("launch/engines/local.py", "NoRoom(rank, error)"): "no place for a worker; told elsewhere",
     ("launch/engines/wire.py", "OSError(str(error))"): "a connection that broke; it is told later",
     ("launch/private_network.py", "OSError(number, f'unshare: {os.strerror(number)}')"): (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -71,13 +73,23 @@ def test_replicas_train_as_one_device(program):
 def test_workers_train_as_one_device(program):
     run = ("-m", "tfdist", "run", "--workers=2", "--device=cpu")
     done = _run(*run, program, "fail", code=1)
+    chosen = [line for line in done.stderr.splitlines() if line.startswith("tfdist: ")]
+    assert len(chosen) == 1
+    assert "replicas=2 workers=2 rank=0" in chosen[0]
     assert "['fail'] __main__ 2" in done.stdout
     assert "[worker" not in done.stdout
     assert _weights(done) == pytest.approx(_weights(_run(program, "a")), abs=1e-5)
-    assert "the output of worker 1, which failed first:" in done.stderr
-    assert "words of the other worker" in done.stderr
-    first, *_ = done.stderr.rpartition("Traceback (most recent call last):")[2].splitlines()[1:]
-    assert first.strip().removeprefix("tfdist.launch:").strip().startswith(f'File "{program}"')
+    assert "words of the other worker" not in done.stderr
+    # The worker and the sentence, the traceback, and the path of the log, in this order.
+    told = [line for line in done.stderr.splitlines() if line.startswith("tfdist.launch:")]
+    told = [line.removeprefix("tfdist.launch:").strip() for line in told]
+    assert told[0] == "worker 1 failed first: exit code 1: KeyError: 'planted'"
+    assert told[1] == "Traceback (most recent call last):"
+    assert told[2].startswith(f'File "{program}"')
+    assert told[-1].startswith("the whole output of worker 1: ")
+    log = pathlib.Path(told[-1].rpartition(": ")[2])
+    assert "words of the other worker" in log.read_text()
+    shutil.rmtree(log.parent)
 
 
 def test_a_program_that_distributes_nothing_is_told_so(tmp_path):
@@ -94,6 +106,7 @@ def test_a_program_that_distributes_nothing_is_told_so(tmp_path):
         (("no_such.py",), "program='no_such.py' is not there"),
         (("--workers=0", __file__), "workers=0 must be a whole number from 1"),
         (("--track=csv", __file__), "names 'csv', which is none of json, mlflow"),
+        (("--device=banana", __file__), "tfdist run: device='banana'"),
     ],
 )
 def test_wrong_flags_are_told(flags, text):

@@ -15,7 +15,7 @@ _PACKAGE = pathlib.Path(tfdist.__file__).parent
 _CHECKOUT = _PACKAGE.parent
 _PROMPT = ">>> "
 # What may follow "Synopsis:" where it is a command, which cannot run as a docstring.
-_COMMANDS = ("python ", "tfdist-", "make ", "$ ")
+_COMMANDS = ("python ", "tfdist ", "make ", "$ ")
 
 
 def _docstrings() -> list[tuple[str, str, str, int]]:

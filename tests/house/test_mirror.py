@@ -15,6 +15,10 @@ _PARITY = "parity/table.py"  # what it does shows in the results of whole traini
 # The files without a test file of their name, and which one goes through them instead.
 _TESTED_BY = {
     "__main__.py": "cli/test_run.py",
+    "cli/first_fit.py": "cli/test_looked_at.py",
+    "cli/render.py": "launch/test_render.py",
+    "cli/rule.py": "cli/test_rules.py",
+    "cli/signs.py": "cli/test_rules.py",
     "checkpoint/contents.py": "checkpoint/test_checkpointer.py",
     "checkpoint/rng_state.py": "step/test_variables.py",  # where all that a run holds is compared
     "cluster/roll_call_client.py": "cluster/test_roll_call.py",  # both sides of one conversation
@@ -43,6 +47,7 @@ _TESTED_BY = {
     "launch/attempt.py": "launch/test_failures.py",
     "launch/child.py": "launch/test_main.py",
     "launch/command.py": "launch/test_main.py",
+    "launch/command_line.py": "cli/test_commands.py",
     "launch/engine.py": "launch/engines/test_engines.py",
     "launch/engines/agent.py": "launch/engines/test_remote.py",
     "launch/engines/dask.py": "launch/engines/test_engines.py",

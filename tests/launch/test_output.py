@@ -6,9 +6,11 @@ import functools
 import io
 import os
 import pathlib
+import pty
 import shlex
 import subprocess
 import sys
+import time
 
 import launching
 import pytest
@@ -57,6 +59,32 @@ def test_progress_bar_is_shown_now_and_then():
     states = [line for lines in shown for line in lines]
     assert 8 <= len(states) <= 13
     assert states[-1] == b"99%"  # the last one is always shown
+
+
+def test_where_nobody_watches_it_is_a_line_a_minute():
+    splitter = LineSplitter(update_secs=output.UPDATE_SECS_OF_FILES)
+    shown = [splitter.feed(b"\r%d%%" % n, now=100.0 + n) for n in range(150)]
+    assert [line for lines in shown for line in lines] == [b"0%", b"60%", b"120%"]
+    assert splitter.finish() == [b"149%"]
+
+
+def test_on_a_terminal_the_chiefs_bar_stays_in_its_line(monkeypatch):
+    """With `output="chief"`; a line that comes after it does not follow in its midst."""
+    monkeypatch.setattr(output, "UPDATE_SECS", 0.0)
+    terminal, own = pty.openpty()
+    reader, writer = os.pipe()
+    with open(own, "w", encoding="utf-8") as shown:
+        pump = Pump(log_dir=None, is_restart=False, output="chief")
+        pump.add(0, os.fdopen(reader, "rb", buffering=0), shown)
+        pump.start()
+        for piece in (b"Epoch 1\n", b"\r10%", b"\r20%", b"\r30%\n", b"done\n"):
+            os.write(writer, piece)
+            time.sleep(0.05)
+        os.close(writer)
+        pump.close()
+    seen = os.read(terminal, 10_000)
+    os.close(terminal)
+    assert seen == b"Epoch 1\r\n10%\r\x1b[K30%\r\ndone\r\n"
 
 
 def test_unfinished_line_waits_a_little():

@@ -276,7 +276,7 @@ def test_flags_of_the_script_are_its_own():
 
 def test_no_script_is_an_error():
     done = _run("--target=slurm")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "the script that the workers run" in done.stdout + done.stderr
 
 

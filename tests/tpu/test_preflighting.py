@@ -219,7 +219,7 @@ def bad():
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("target", "code", "words"), [
-    ("good", 0, "fits: yes"), ("bad", 1, "compiles: NO"), ("missing", 1, "no function 'missing'"),
+    ("good", 0, "fits: yes"), ("bad", 1, "compiles: NO"), ("missing", 2, "no function 'missing'"),
 ])  # fmt: skip
 def test_script(
     target: str, code: int, words: str, cache_dir: pathlib.Path, tmp_path: pathlib.Path

@@ -2,8 +2,24 @@
 
 Read in this order:
 
-1. run.py: an unchanged Keras program, distributed.
-2. verify.py: whether it trains the same as on one device.
-3. predict.py: a saved model that predicts for files.
-4. commands.py: which commands there are.
+1. named_functions.py: the function that a flag names.
+2. first_fit.py: what an unchanged program gives to its first `fit`.
+3. looked_at.py: the model and batch that a command looks at.
+4. run.py: an unchanged Keras program, distributed.
+5. verify.py: whether it trains the same as on one device.
+6. predict.py: a saved model that predicts for files.
+7. preflight.py: whether it trains on a TPU that is not there.
+8. estimate.py: how much memory it takes.
+9. benchmark.py: how much faster it is on more workers.
+10. render.py: a job, described to a cluster.
+11. host.py: what this process may use of its host.
+12. facts.py: what is known of it, and of its Python.
+13. env.py: that, to paste into a report.
+14. place.py: which place in a job the environment gives.
+15. rule.py: what a rule is.
+16. signs.py: what shows that a rule applies.
+17. rules.py: what is known to break, and what to do.
+18. trial.py: whether TensorFlow starts, and what would be trained on.
+19. doctor.py: all of this, and the verdict.
+20. commands.py: which commands there are.
 """

@@ -6,12 +6,12 @@
     tfdist predict model.keras logs.tfrecord --parse_fn=reading.py:parse --to=predictions
 
 The folder gets Parquet files with the columns "id" and "prediction", in the order of the input. The
-same command again goes on where a job was stopped.
+same command again goes on where a job was stopped. Exit code 0, 2 for wrong flags or input, else
+that of the worker that failed first.
 """
 
 from __future__ import annotations
 
-import argparse
 import glob
 import os
 import pathlib
@@ -19,7 +19,10 @@ import runpy
 from collections.abc import Sequence
 from typing import Any
 
+from absl import flags
+
 from tfdist.launch import command
+from tfdist.launch.command_line import CommandLine
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".gif", ".bmp")
 
@@ -33,18 +36,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 2 for wrong flags or input, else that of the worker that failed first.
     """
-    parser = _make_parser()
-    flags = parser.parse_intermixed_args(argv)
-    if flags.workers == 1 and flags.engine == "local":
-        return _predict(parser, flags)
+    line = _make_line()
+    model, *inputs = line.parse(argv) or [""]
+    if not inputs:
+        line.refuse("give the model, a .keras file, and the files that it predicts for")
+    if not line.flags.to:
+        line.refuse("give the folder of the predictions, --to=FOLDER")
+    if command.is_alone(line):
+        return _predict(line, model, inputs)
     itself = [
         f"--{name}={value}"
-        for name, value in vars(flags).items()
+        for name, value in line.values().items()
         if name in _OWN and value not in (None, False, "")
     ]
-    return command.run(
-        parser, flags, ["module", "tfdist", "predict", flags.model, *flags.inputs, *itself]
-    )
+    return command.run(line, ["module", "tfdist", "predict", model, *inputs, *itself])
 
 
 # Flags of this command that its workers get too.
@@ -54,80 +59,86 @@ _OWN = (
 )
 
 
-def _make_parser() -> argparse.ArgumentParser:
-    parser = command.make_parser(
-        "tfdist predict", "MODEL INPUT... --to=FOLDER [flags]", description=__doc__
+def _make_line() -> CommandLine:
+    line = CommandLine(
+        "tfdist predict", "MODEL INPUT... --to=FOLDER [flags]", text=__doc__, is_mixed=True
     )
-    add = parser.add_argument
-    add("model", help="a .keras file")
-    add("inputs", nargs="+", metavar="INPUT", help="files of one kind, or a folder of them")
-    add("--to", required=True, metavar="FOLDER", help="folder of the predictions")
-    add("--device", default="auto", help="what each worker uses, as in tfdist.get_strategy")
-    add("--batch_size", type=int, default=256, help="rows at a time (default: %(default)s)")
-    add("--part_rows", type=int, help="rows of a file (default: some 100,000)")
-    add("--format", default="parquet", help="of the predictions: parquet or npz (default: parquet)")
-    add("--strict", type=_is_yes, nargs="?", const=True, default=False,
-        help="end at a row that cannot be read (default: leave it out, and tell it)")  # fmt: skip
-    add("--columns", help="Parquet: the model's inputs, separated by commas")
-    add("--id_column", help="Parquet: the column that names each row (default: its number)")
-    add("--image_size", default="224,224", metavar="H,W", help="images (default: %(default)s)")
-    add("--parse_fn", metavar="FILE:NAME", help="TFRecord: the function that parses a record")
-    command.add_job(parser, workers=1)
-    return parser
+    own = {"flag_values": line.flags}
+    flags.DEFINE_string("to", None, "Folder of the predictions.", **own)
+    flags.DEFINE_string("device", "auto", "What each worker uses, as in tfdist.get_strategy.",
+                        **own)
+    flags.DEFINE_integer("batch_size", 256, "Rows at a time.", **own)
+    flags.DEFINE_integer("part_rows", None, "Rows of a file; by default some 100,000.", **own)
+    flags.DEFINE_string("format", "parquet", "Of the predictions: parquet or npz.", **own)
+    flags.DEFINE_boolean(
+        "strict", False, "Whether to end at a row that cannot be read; else it is left out, and "
+        "told.", **own,
+    )
+    flags.DEFINE_string("columns", None, "Parquet: the model's inputs, separated by commas.", **own)
+    flags.DEFINE_string(
+        "id_column", None, "Parquet: the column that names each row; by default its number.", **own
+    )
+    flags.DEFINE_string("image_size", "224,224", "Images: height and width, in pixels.", **own)
+    flags.DEFINE_string(
+        "parse_fn", None, "TFRecord: FILE:NAME of the function that parses a record.", **own
+    )
+    command.add_job(line, workers=1)
+    return line
 
 
-def _predict(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> int:
+def _predict(line: CommandLine, path: str, inputs: Sequence[str]) -> int:
     import keras
 
     from tfdist.inference.predicting_to import predict_to
     from tfdist.strategy.factory import get_strategy
 
+    given = line.flags
     try:
-        with get_strategy(flags.device).scope():
-            model = keras.models.load_model(flags.model, compile=False)
+        with get_strategy(given.device).scope():
+            model = keras.models.load_model(path, compile=False)
         done = predict_to(
-            model, _source(flags), flags.to, batch_size=flags.batch_size,
-            part_rows=flags.part_rows, format=flags.format, strict=flags.strict,
+            model, _source(given, inputs), given.to, batch_size=given.batch_size,
+            part_rows=given.part_rows, format=given.format, strict=given.strict,
         )
     except ValueError as error:
-        parser.error(str(error))
+        line.refuse(str(error))
     told = f" {done.bad_rows} could not be read, see {done.folder}/_bad." if done.bad_rows else ""
     if done.is_complete:
         print(f"tfdist: {done.rows} rows are predicted in {done.folder}.{told}")
     return 0
 
 
-def _source(flags: argparse.Namespace) -> Any:
+def _source(given: Any, inputs: Sequence[str]) -> Any:
     """Returns the rows of the inputs, by what their files are."""
     import numpy as np
 
     from tfdist.inference.parquet_rows import ParquetRows
     from tfdist.inference.rows import ArrayRows, ImageRows, RecordRows
 
-    files = _files(flags.inputs)
+    files = _files(inputs)
     kinds = {pathlib.Path(file).suffix.lower() for file in files}
     if kinds <= set(_IMAGES):
-        height, width = map(int, flags.image_size.split(","))
+        height, width = map(int, given.image_size.split(","))
         return ImageRows(files, (height, width))
     if len(kinds) != 1:
         raise ValueError(f"The inputs are of several kinds, {sorted(kinds)}. Give files of one.")
     [kind] = kinds
     if kind == ".parquet":
-        if not flags.columns:
+        if not given.columns:
             raise ValueError(
                 "Parquet files have columns. Name the model's inputs by --columns=NAME,..."
             )
-        return ParquetRows(files, flags.columns.split(","), flags.id_column)
+        return ParquetRows(files, given.columns.split(","), given.id_column)
     if kind == ".npy":
         if len(files) != 1:
             raise ValueError(f"There are {len(files)} .npy files. Give one.")
         return ArrayRows(np.load(files[0], mmap_mode="r"))
     if kind in (".tfrecord", ".tfrecords", ".txt"):
-        if not flags.parse_fn or ":" not in flags.parse_fn:
+        if not given.parse_fn or ":" not in given.parse_fn:
             raise ValueError(
                 f"{kind} files hold records. Name what parses one by --parse_fn=FILE:NAME."
             )
-        file, _, name = flags.parse_fn.rpartition(":")
+        file, _, name = given.parse_fn.rpartition(":")
         format = "text" if kind == ".txt" else "tfrecord"
         return RecordRows(files, runpy.run_path(file)[name], format=format)
     raise ValueError(
@@ -151,7 +162,3 @@ def _files(inputs: Sequence[str]) -> list[str]:
     if not found:
         raise ValueError(f"There is no file in {list(inputs)}. Give a folder that holds some.")
     return found
-
-
-def _is_yes(text: str) -> bool:
-    return text.lower() in ("true", "1", "yes")

@@ -7,19 +7,30 @@
 
 `tfdist.patch_keras` is called before the program runs: its models are made under the strategy, and
 its calls of Keras's fit, evaluate, predict and *_on_batch are distributed. Everything after the
-program's name belongs to the program. The terminal shows the chief's output. The whole output of
-the others is kept, and shown where one of them fails; --output=all shows all of it.
+program's name belongs to the program. The terminal shows the chief's output; --output=all shows all
+of it. The whole output of each worker, TensorFlow's informational log too, is in --log_dir; without
+it in a temporary folder, which stays, and is named, where the run fails. Of TensorFlow's log the
+terminal gets warnings and errors, unless TF_CPP_MIN_LOG_LEVEL is set.
+
+The exit code is the program's, or that of the worker that failed first: 128 + n if signal n killed
+it, 75 if the run was told to stop and is saved, 124 if time was up, 2 for wrong flags.
 """
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from typing import Any
 
-from tfdist.launch import child, command
+from absl import flags
+
+from tfdist.cluster import contract
+from tfdist.launch import child, command, quiet
+from tfdist.launch.command_line import WRONG_FLAGS_EXIT_CODE, CommandLine
 from tfdist.launch.job import OUTPUTS
 from tfdist.tracking import by_name
 
@@ -33,61 +44,93 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: that of the program, or of the worker that failed first; 2 for wrong flags.
     """
-    parser = _make_parser()
-    flags = command.parse(parser, argv)
+    line = _make_line()
+    program, arguments = command.parse(line, argv)
+    given = line.flags
     try:
-        by_name.refuse_unknown(flags.track)
+        by_name.refuse_unknown(given.track)
     except ValueError as error:
-        parser.error(str(error))
-    if flags.workers == 1 and flags.engine == "local":
+        line.refuse(str(error))
+    if command.is_alone(line):
+        try:
+            strategy = prepare(given.device)
+        except (ValueError, RuntimeError) as error:
+            if contract.RUN_DIR in os.environ:  # the launcher tells it, and whose it is
+                raise
+            print(f"tfdist run: {error}", file=sys.stderr)
+            return WRONG_FLAGS_EXIT_CODE
         run_program(
-            flags.program, flags.args, device=flags.device, is_module=flags.m, check=flags.check,
-            track=flags.track,
+            program, arguments, strategy, is_module=given.module, check=given.check,
+            track=given.track,
         )
         return 0
-    itself = ["run", f"--device={flags.device}", f"--check={flags.check}"]
-    itself += [f"--track={name}" for name in flags.track]
-    itself += [*(["-m"] if flags.m else []), flags.program]
-    with tempfile.TemporaryDirectory(prefix="tfdist-") as logs:
-        return command.run(
-            parser, flags, ["module", "tfdist", *itself, *flags.args],
-            log_dir=flags.log_dir or (logs if flags.output == "chief" else None),
-        )
+    itself = ["run", f"--device={given.device}", f"--check={given.check}"]
+    itself += [f"--track={name}" for name in given.track]
+    itself += [*(["-m"] if given.module else []), program]
+    logs = given.log_dir or tempfile.mkdtemp(prefix="tfdist-logs-")
+    code = 1
+    try:
+        code = command.run(line, ["module", "tfdist", *itself, *arguments], log_dir=logs)
+    finally:
+        if code == 0 and not given.log_dir:  # else they are what is left to look at
+            shutil.rmtree(logs, ignore_errors=True)
+    return code
 
 
-def run_program(
-    program: str,
-    arguments: Sequence[str],
-    *,
-    device: str,
-    is_module: bool = False,
-    check: str = "auto",
-    track: Sequence[str] = (),
-) -> None:
-    """Runs a program in this process, as the main one, after `patch_keras`.
+def prepare(device: str) -> Any:
+    """Makes Keras distributed, says what was chosen, and returns the strategy.
 
     Args:
-        program: The path of a Python program, or the name of a module.
-        arguments: What the program finds in `sys.argv`.
         device: As in `patch_keras`.
-        is_module: Whether it is a module.
-        check: "off", or as in `tfdist.fit`.
-        track: Names of trackers, as `trackers` in `tfdist.fit`.
 
     Raises:
-        ValueError: Another backend of Keras is asked for.
+        ValueError: Another backend of Keras is asked for, or the environment contradicts itself.
+        RuntimeError: The device or another worker is not there.
     """
+    is_launched = contract.RUN_DIR in os.environ  # then the launcher says what is logged
+    is_quiet = not is_launched and quiet.LOG_LEVEL not in os.environ
+    if is_quiet:
+        os.environ[quiet.LOG_LEVEL] = quiet.WITHOUT_INFORMATION
     backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     if backend != "tensorflow":
         raise ValueError(
             f"KERAS_BACKEND={backend!r} is set, and tfdist distributes Keras on TensorFlow. Unset "
             "it, or set KERAS_BACKEND=tensorflow."
         )
+    with quiet.without_information() if is_quiet else contextlib.nullcontext():
+        from tfdist.communication.share import share_of
+        from tfdist.strategy import factory
+        from tfdist.training import patching
+
+        strategy = patching.patch_keras(device)
+    if share_of(strategy).first_replica == 0:
+        chosen = [line.strip() for line in factory.describe(strategy).splitlines()]
+        print(f"tfdist: {'; '.join(chosen)}", file=sys.stderr, flush=True)
+    return strategy
+
+
+def run_program(
+    program: str,
+    arguments: Sequence[str],
+    strategy: Any,
+    *,
+    is_module: bool = False,
+    check: str = "auto",
+    track: Sequence[str] = (),
+) -> None:
+    """Runs a program in this process, as the main one, after `prepare`.
+
+    Args:
+        program: The path of a Python program, or the name of a module.
+        arguments: What the program finds in `sys.argv`.
+        strategy: What `prepare` returned.
+        is_module: Whether it is a module.
+        check: "off", or as in `tfdist.fit`.
+        track: Names of trackers, as `trackers` in `tfdist.fit`.
+    """
     from tfdist.compat import trainer_methods
-    from tfdist.training import patching
     from tfdist.training.trainer import ROUTES
 
-    strategy = patching.patch_keras(device)
     asked: str | bool = False if check == "off" else check
     ROUTES.defaults = {name: {"check": asked} for name in trainer_methods.METHODS}
     if track:
@@ -104,24 +147,23 @@ def run_program(
             )
 
 
-def _make_parser() -> argparse.ArgumentParser:
+def _make_line() -> CommandLine:
     usage = "[--device=DEVICE] [--workers=N] [flags] program.py ARGS"
-    parser = command.make_parser("tfdist run", usage, description=__doc__)
-    parser.add_argument(
-        "--device", default="auto", help="what each worker trains on, as in tfdist.get_strategy"
+    line = CommandLine("tfdist run", usage, text=__doc__)
+    own = {"flag_values": line.flags}
+    flags.DEFINE_string(
+        "device", "auto", "What each worker trains on, as in tfdist.get_strategy: cpu, 4xcpu, gpu, "
+        "gpu:0,3, tpu, ... or auto.", **own,
     )
-    parser.add_argument(
-        "--output", choices=OUTPUTS, default="chief", help="whose output is shown (default: chief)"
+    flags.DEFINE_enum("output", "chief", OUTPUTS, "Whose output is shown.", **own)
+    flags.DEFINE_enum(
+        "check", "auto", ("auto", "raise", "warn", "off", "whole"),
+        "What to do where the first step is not one device's, as check in tfdist.fit.", **own,
     )
-    parser.add_argument(
-        "--check", choices=("auto", "raise", "warn", "off", "whole"), default="auto",
-        help="what to do where the first step is not one device's, as check in tfdist.fit",
+    flags.DEFINE_multi_string(
+        "track", [], "Who is told of the run, as trackers in tfdist.fit: json, tensorboard, mlflow "
+        "or wandb, as NAME or NAME:PLACE; may be given several times.", **own,
     )
-    parser.add_argument(
-        "--track", action="append", default=[], metavar="NAME[:PLACE]",
-        help="who is told of the run, as trackers in tfdist.fit: json, tensorboard, mlflow, wandb; "
-        "may be given several times",
-    )
-    command.add_job(parser, workers=1)
-    command.add_program(parser, may_be_module=True)
-    return parser
+    command.add_job(line, workers=1)
+    command.add_module(line)
+    return line

@@ -1,34 +1,35 @@
-"""Does an unchanged program train the same on many devices as on one?
+"""Does a program or a model of yours train the same on many devices as on one?
 
     tfdist verify program.py ARGS
     tfdist verify --device=cpu --workers=2 --steps=5 program.py ARGS
+    tfdist verify --target=my_module:my_case --device=2xcpu
 
-The program runs on one device and distributed, up to the first steps of its first `fit`. Their
-loss, gradients, weights, states and metrics are compared. It prints "agree to 1e-16", or the first
-tensor that differs, its likely cause, and a cure. Nothing of what the program does after those
-steps happens. Both runs begin with the same seed. Exit code 0 where they agree, 1 where they
-differ.
+A program runs unchanged on one device and distributed, up to the first steps of its first `fit`.
+Their loss, gradients, weights, states and metrics are compared. It prints "agree to 1e-16", or the
+first tensor that differs, its likely cause, and a cure. Nothing of what the program does after
+those steps happens. Both runs begin with the same seed.
+
+With --target, `my_case()` returns `(build_fn, x, y)`: a function that builds and compiles the
+model, and arrays. With neither, a small network on the digits is checked. Exit code 0 where they
+agree, 1 where they differ, 2 for wrong flags, or a program that fails or does not train.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import functools
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+from absl import flags
+
 from tfdist import launch
-from tfdist.launch import child, command
+from tfdist.cli import first_fit, looked_at
+from tfdist.cli.named_functions import function_of
+from tfdist.launch import command
+from tfdist.launch.command_line import CommandLine
 
-
-class _Enough(BaseException):
-    """Ends a program after the steps that are compared; no `except Exception` catches it."""
-
-    def __init__(self, found: dict[str, Any]) -> None:
-        super().__init__()
-        self.found = found
+_OF_A_TARGET = ("global_batch_size", "floatx")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,30 +39,62 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Its arguments; those of this process by default.
 
     Returns:
-        0 where the runs agree to rounding, 1 where they differ, 2 for wrong flags or a program that
-        fails or does not train.
+        The exit code, as the file's docstring says.
     """
-    parser = _make_parser()
-    flags = command.parse(parser, argv)
-    from tfdist.diagnostics import verification
-
-    def run(device: str, workers: int) -> list[dict[str, Any]]:
-        job = functools.partial(
-            record_program, flags.program, flags.args, device=device, steps=flags.steps,
-            seed=flags.seed,
-        )
-        found: list[dict[str, Any]] = launch.run(
-            job, workers=workers, timeout_secs=flags.timeout_secs
-        )
-        return found
-
+    line = _make_line()
+    rest = line.parse(argv)
+    given = line.flags
+    if rest and given.target:
+        line.refuse(f"--target={given.target} and the program {rest[0]!r} are two; give one")
+    if rest:
+        if wrong := [name for name in _OF_A_TARGET if given[name].present]:
+            line.refuse(f"--{wrong[0]} is for --target; a program says itself what it trains with")
+        program, arguments = command.parse(line, argv)
     try:
-        report = verification.compare(run, device=flags.device, workers=flags.workers)
+        report = _of_program(given, program, arguments) if rest else _of_target(line)
     except (RuntimeError, ValueError) as error:
         print(f"tfdist verify: {error}", file=sys.stderr)
         return 2
     print(report)
     return 0 if report.agrees else 1
+
+
+def _of_target(line: CommandLine) -> Any:
+    import keras
+
+    from tfdist.diagnostics import verification
+
+    given = line.flags
+    keras.config.set_floatx(given.floatx)
+    try:
+        case = (function_of(given.target) if given.target else looked_at.case_of_digits)()
+    except ValueError as error:
+        line.refuse(f"--target={error}")
+    if not isinstance(case, tuple) or len(case) != 3:
+        line.refuse(
+            f"--target={given.target!r} returned {type(case).__name__}; it has to return "
+            "(build_fn, x, y)"
+        )
+    build_fn, x, y = case
+    return verification.verify(
+        build_fn, x, y, device=given.device, workers=given.workers, steps=given.steps,
+        batch_size=given.global_batch_size, seed=given.seed, timeout_secs=given.timeout_secs,
+    )
+
+
+def _of_program(given: Any, program: str, arguments: Sequence[str]) -> Any:
+    from tfdist.diagnostics import verification
+
+    def run(device: str, workers: int) -> list[dict[str, Any]]:
+        job = functools.partial(
+            record_program, program, arguments, device=device, steps=given.steps, seed=given.seed
+        )
+        found: list[dict[str, Any]] = launch.run(
+            job, workers=workers, timeout_secs=given.timeout_secs
+        )
+        return found
+
+    return verification.compare(run, device=given.device, workers=given.workers)
 
 
 def record_program(
@@ -79,45 +112,36 @@ def record_program(
     Raises:
         ValueError: The program never called `fit`.
     """
-    import keras
-
     from tfdist.diagnostics import recording
-    from tfdist.training import patching
-    from tfdist.training.trainer import Trainer
 
-    patching.patch_keras(device)
-    keras.utils.set_random_seed(seed)
-    fit = Trainer.fit
+    def look(trainer: Any, given: dict[str, Any]) -> dict[str, Any]:
+        return recording.recorded(trainer, steps, **{**given, "verbose": 0})
 
-    def fit_and_end(trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        Trainer.fit = fit  # type: ignore[method-assign]
-        names = ("x", "y")
-        given = {**dict(zip(names, args, strict=False)), **kwargs, "verbose": 0}
-        raise _Enough(recording.recorded(trainer, steps, **given))
-
-    Trainer.fit = fit_and_end  # type: ignore[method-assign]
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            child.run_script(program, list(arguments))
-    except _Enough as enough:
-        return enough.found
-    finally:
-        Trainer.fit = fit  # type: ignore[method-assign]
-    raise ValueError(
-        f"{program} ended without a call of Keras's fit, so there are no steps to compare. Give a "
-        "program that trains by fit."
+    found: dict[str, Any] = first_fit.look_at_first_fit(
+        program, arguments, look, device=device, seed=seed
     )
+    return found
 
 
-def _make_parser() -> argparse.ArgumentParser:
-    usage = "[--device=DEVICE] [--workers=N] [--steps=N] program.py ARGS"
-    parser = command.make_parser("tfdist verify", usage, description=__doc__)
-    add = parser.add_argument
-    add("--device", default="2xcpu", help="what each worker of the distributed run trains on")
-    add("--workers", type=int, default=1, metavar="N", help="its worker processes (default: 1)")
-    add("--steps", type=int, default=5, metavar="N", help="steps to compare (default: 5)")
-    add("--seed", type=int, default=0, metavar="N", help="the seed of both runs (default: 0)")
-    add("--timeout_secs", type=float, default=600.0, metavar="SECS",
-        help="longest time for each run, in seconds (default: 600)")
-    command.add_program(parser)
-    return parser
+def _make_line() -> CommandLine:
+    usage = "[--device=DEVICE] [--workers=N] [--steps=N] [program.py ARGS]"
+    line = CommandLine("tfdist verify", usage, text=__doc__)
+    own = {"flag_values": line.flags}
+    flags.DEFINE_string("target", None, "module:function that returns (build_fn, x, y).", **own)
+    flags.DEFINE_string("device", "2xcpu", "What each worker of the distributed run trains on.",
+                        **own)
+    flags.DEFINE_integer("workers", 1, "Its worker processes.", lower_bound=1, **own)
+    flags.DEFINE_integer("steps", 5, "Steps to compare.", lower_bound=1, **own)
+    flags.DEFINE_integer("seed", 0, "The seed of both runs.", **own)
+    flags.DEFINE_integer(
+        "global_batch_size", 33, "Examples per step, over all replicas, of --target.",
+        lower_bound=1, **own,
+    )
+    flags.DEFINE_enum(
+        "floatx", "float64", ["float64", "float32"],
+        "Precision of layers of --target that do not name their own.", **own,
+    )
+    flags.DEFINE_float(
+        "timeout_secs", 600.0, "Longest time for each run, in seconds.", lower_bound=0.0, **own
+    )
+    return line

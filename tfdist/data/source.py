@@ -66,3 +66,10 @@ class Source:
     arrays: Arrays | None = None
     on_pass_begin: Callable[[], None] = lambda: None
     on_pass_end: Callable[[], None] = lambda: None
+
+    @property
+    def examples_of_step(self) -> float | None:
+        """Examples of a batch, in the mean of one pass; None if unknown before the end."""
+        if not self.num_examples or not self.num_batches:
+            return None
+        return self.num_examples / self.num_batches

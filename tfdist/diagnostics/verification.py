@@ -2,7 +2,7 @@
 
 Synopsis:
 
-    python scripts/verify.py --target=my_module:my_case --device=2xcpu
+    tfdist verify --target=my_module:my_case --device=2xcpu
 
 or `print(tfdist.verify(build_fn, x, y, device="2xcpu", steps=5))`: "agree to 2.2e-16", or the first
 tensor that differs, by name and step.

@@ -1,13 +1,14 @@
 """How are the workers of a job started from the command line?
 
-    python -m tfdist.launch --workers=2 script.py --epochs=5
-    python -m tfdist.launch --workers=2 --log_dir=logs --max_restarts=3 script.py --epochs=5
-    python -m tfdist.launch --workers=2 -m package.module --epochs=5
-    python -m tfdist.launch --workers=2 --engine=slurm script.py --epochs=5
-    python -m tfdist.launch --workers=2:8 --discover_hosts=./hosts.sh --max_restarts=9 script.py
+    tfdist launch --workers=2 script.py --epochs=5
+    tfdist launch --workers=2 --log_dir=logs --max_restarts=3 script.py --epochs=5
+    tfdist launch --workers=2 -m package.module --epochs=5
+    tfdist launch --workers=2 --engine=slurm script.py --epochs=5
+    tfdist launch --workers=2:8 --discover_hosts=./hosts.sh --max_restarts=9 script.py
 
-Everything after the script's name belongs to the script. The exit code is that of the worker that
-failed first: 128 + n if signal n killed it, 124 if time was up, 2 for wrong flags.
+`python -m tfdist.launch` does the same. Everything after the script's name belongs to the script.
+The exit code is that of the worker that failed first: 128 + n if signal n killed it, 124 if time
+was up, 2 for wrong flags.
 
 When told to stop (SIGTERM, SIGUSR1, SIGHUP, Ctrl-C), the launcher sends SIGTERM to the workers. In
 `tfdist.fit(..., checkpoint_dir=...)` all workers then save together and exit with code 75; so does
@@ -27,7 +28,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from tfdist.launch import command
+from tfdist.launch import command, command_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,14 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    parser = command.make_parser(
-        "python -m tfdist.launch", "[--workers=N] [flags] script.py ARGS", description=__doc__
+    line = command_line.CommandLine(
+        "tfdist launch", "[--workers=N] [flags] script.py ARGS", text=__doc__
     )
-    command.add_job(parser, workers=2)
-    command.add_program(parser, "script", may_be_module=True)
-    flags = command.parse(parser, argv)
-    kind = "module" if flags.m else "script"
-    return command.run(parser, flags, (kind, flags.script, *flags.args))
+    command.add_job(line, workers=2)
+    command.add_module(line)
+    script, arguments = command.parse(line, argv, program_name="script")
+    return command.run(line, ("module" if line.flags.module else "script", script, *arguments))
 
 
 if __name__ == "__main__":

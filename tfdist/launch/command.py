@@ -2,228 +2,193 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
+import difflib
+import glob
 import os
-import sys
 import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from tfdist.launch import failures, private_network, supervise
+from absl import flags
+
+from tfdist.launch import failures, output, private_network, quiet, supervise
+from tfdist.launch.command_line import WRONG_FLAGS_EXIT_CODE, CommandLine
 from tfdist.launch.job import ENGINES, Job, split_workers
 from tfdist.launch.output import (
     fill_closed_descriptors,
     let_go_of_broken_streams,
     say,
-    write,
 )
 from tfdist.launch.stop import stop_on_signals
 
+_LAST_LINES = 5  # of a worker that has left no traceback
 
-def make_parser(prog: str, usage: str, *, description: str | None) -> argparse.ArgumentParser:
-    """Returns the parser of a command, as yet without flags.
 
-    Args:
-        prog: The command.
-        usage: What follows it.
-        description: What its help says, as it is laid out.
-    """
-    return argparse.ArgumentParser(
-        prog=prog, usage=f"%(prog)s {usage}", description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+def add_module(line: CommandLine) -> None:
+    """Adds the flag by which a program is a module, as in `python -m`."""
+    flags.DEFINE_boolean(
+        "module", False, "The program is the name of a module, as for `python -m`.",
+        short_name="m", flag_values=line.flags,
     )
 
 
-def add_program(
-    parser: argparse.ArgumentParser, name: str = "program", *, may_be_module: bool = False
-) -> None:
-    """Adds the program that a command runs, with all that follows it, as the last arguments.
+def parse(
+    line: CommandLine, argv: Sequence[str] | None, *, program_name: str = "program"
+) -> tuple[str, list[str]]:
+    """Returns the program of a command and its arguments; ends with 2 where it is not there.
 
     Args:
-        parser: The command's.
-        name: What the command calls its program.
-        may_be_module: Whether `-m` asks for a module, as in `python -m`.
+        line: The command's.
+        argv: The arguments; those of this process by default.
+        program_name: What the command calls its program.
     """
-    if may_be_module:
-        parser.add_argument(
-            "-m", action="store_true", help="the program is a module, as `python -m`"
-        )
-    parser.add_argument(name, help="Python program that each worker runs")
-    parser.add_argument(
-        "args", nargs=argparse.REMAINDER, metavar="ARGS", help="everything after it is its own"
-    )
-    parser.set_defaults(program_name=name)
-
-
-def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Returns the flags of a command that has a program; ends it with 2 where that is not there."""
-    flags = parser.parse_args(argv)
-    path = getattr(flags, flags.program_name)
+    rest = line.parse(argv)
+    if not rest:
+        line.refuse(f"the {program_name} is missing; give the path of a Python program")
+    path, *arguments = rest
+    may_be_module = "module" in line.flags
     # Python runs a folder with a __main__.py too, where a module may be asked for.
-    is_there = os.path.exists if "m" in flags else os.path.isfile
-    if not getattr(flags, "m", False) and not is_there(path):
-        parser.error(
-            f"{flags.program_name}={path!r} is not there; give the path of a Python program"
-        )
-    return flags
+    is_there = os.path.exists if may_be_module else os.path.isfile
+    if not (may_be_module and line.flags.module) and not is_there(path):
+        alike = difflib.get_close_matches(path, glob.glob("*.py"), n=1)
+        hint = f"did you mean {alike[0]!r}?" if alike else "give the path of a Python program"
+        line.refuse(f"{program_name}={path!r} is not there; {hint}")
+    return path, arguments
 
 
-def add_job(parser: argparse.ArgumentParser, *, workers: int) -> None:
+def add_job(line: CommandLine, *, workers: int) -> None:
     """Adds the flags of a job.
 
     Args:
-        parser: Of a command that starts one.
+        line: Of a command that starts one.
         workers: Their number by default.
     """
-    add = parser.add_argument
-    add(
-        "--workers", type=_read_workers, default=workers, metavar="N",
-        help="number of workers (default: %(default)s); or MIN:MAX, as 2:8, for a job that goes on"
-        " from its last checkpoint with those that are left where some are lost, and with more"
-        " again where they come",
+    own = {"flag_values": line.flags}
+    flags.DEFINE_string(
+        "workers", str(workers), "Number of workers; or MIN:MAX, as 2:8, for a job that goes on "
+        "from its last checkpoint with those that are left where some are lost, and with more again"
+        " where they come.", **own,
     )
-    add(
-        "--wait_secs", type=float, default=60.0, metavar="SECS",
-        help="how long a job of MIN:MAX workers waits for lost places before it goes on without"
-        " them, in seconds (default: 60)",
+    flags.DEFINE_string(
+        "discover_hosts", None, "Command that prints a line HOST:SLOTS for each host that a job of "
+        "MIN:MAX workers can use, as Horovod's discovery script does; engines local and mpi.",
+        **own,
     )
-    add(
-        "--discover_hosts", metavar="COMMAND",
-        help="command that prints a line HOST:SLOTS for each host that a job of MIN:MAX workers can"
-        " use, as Horovod's discovery script does; engines local and mpi (default: none)",
+    flags.DEFINE_string("engine", "local", f"What starts them: {', '.join(ENGINES)}.", **own)
+    flags.DEFINE_integer(
+        "threads", None,
+        "Computing threads of each worker; by default the cores of its host, shared among the "
+        "workers there.", **own,
     )
-    add("--engine", default="local", help=f"what starts them, one of {ENGINES} (default: local)")
-    add(
-        "--threads",
-        type=int,
-        metavar="N",
-        help="computing threads of each worker (default: cores of the host / workers on it)",
+    flags.DEFINE_integer(
+        "max_restarts", 0, "How often all workers are restarted after one has failed.", **own
     )
-    add(
-        "--max_restarts",
-        type=int,
-        default=0,
-        metavar="N",
-        help="how often all workers are restarted after one has failed (default: 0)",
+    flags.DEFINE_string(
+        "log_dir", None, "Folder for each worker's full output, worker_0.log and so on; by default "
+        "none is kept.", **own,
     )
-    add(
-        "--private_network", action="store_true",
-        help="put launcher and workers into a network namespace of their own, so that nobody else"
-        " reaches TensorFlow's ports, and the job reaches nothing outside; for the engine local"
-        " on Linux, where the system allows it (default: off)",
+    flags.DEFINE_boolean(
+        "private_network", False, "Whether to put launcher and workers into a network namespace of "
+        "their own, so that nobody else reaches TensorFlow's ports, and the job reaches nothing "
+        "outside; for the engine local on Linux, where the system allows it.", **own,
     )
-    add("--log_dir", metavar="DIR", help="folder for each worker's full output (default: none)")
-    add(
-        "--roll_call_secs",
-        type=float,
-        default=60.0,
-        metavar="SECS",
-        help="longest time until all workers are there, in seconds (default: 60)",
+    _add_times(own)
+
+
+def _add_times(own: dict[str, Any]) -> None:
+    flags.DEFINE_float(
+        "roll_call_secs", 60.0, "Longest time until all workers are there, in seconds.", **own
     )
-    add(
-        "--timeout_secs",
-        type=float,
-        metavar="SECS",
-        help="longest time for the whole job, in seconds (default: no limit)",
+    flags.DEFINE_float(
+        "wait_secs", 60.0, "How long a job of MIN:MAX workers waits for lost places before it goes "
+        "on without them, in seconds.", **own,
     )
-    add(
-        "--stall_secs",
-        type=float,
-        metavar="SECS",
-        help="longest time that a worker in tfdist.fit, evaluate or predict may take for a step,"
-        " including the first with its tracing, in seconds (default: no limit)",
+    flags.DEFINE_float(
+        "timeout_secs", None, "Longest time for the whole job, in seconds; by default no limit.",
+        **own,
     )
-    add(
-        "--grace_secs",
-        type=float,
-        default=5.0,
-        metavar="SECS",
-        help="time between SIGTERM and SIGKILL for workers that are ended, in seconds (default: 5)",
+    flags.DEFINE_float(
+        "stall_secs", None, "Longest time that a worker in tfdist.fit, evaluate or predict may take"
+        " for a step, including the first with its tracing, in seconds; by default no limit.",
+        **own,
     )
-    add(
-        "--save_secs",
-        type=float,
-        default=25.0,
-        metavar="SECS",
-        help="time for the workers to save and leave when the launcher is told to stop, in seconds"
-        " (default: 25)",
+    flags.DEFINE_float(
+        "grace_secs", 5.0, "Time between SIGTERM and SIGKILL for workers that are ended, in "
+        "seconds.", **own,
+    )
+    flags.DEFINE_float(
+        "save_secs", 25.0, "Time for the workers to save and leave when the launcher is told to "
+        "stop, in seconds.", **own,
     )
 
 
-def _read_workers(text: str) -> int | str:
-    """Returns a number, or MIN:MAX as it is; see `job.split_workers`."""
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        split_workers(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
+def is_alone(line: CommandLine) -> bool:
+    """Tells whether the flags of `add_job` ask for one worker here, which is this process."""
+    return line.flags.workers == "1" and line.flags.engine == "local"
 
 
-def run(
-    parser: argparse.ArgumentParser,
-    flags: argparse.Namespace,
-    command: Sequence[str],
-    **more: Any,
-) -> int:
+def run(line: CommandLine, command: Sequence[str], **more: Any) -> int:
     """Runs the job that flags ask for, tells how it failed if it did, and returns the exit code.
 
     Args:
-        parser: The command's, which tells what is wrong with a flag.
-        flags: Those of `add_job`, parsed.
+        line: With the flags of `add_job`, parsed.
         command: What the workers run, as in `Job`.
         **more: Further fields of the job.
     """
     fill_closed_descriptors()
     names = {field.name for field in dataclasses.fields(Job)}
-    given = {name: value for name, value in vars(flags).items() if name in names}
+    given = {name: value for name, value in line.values().items() if name in names}
     try:
-        fewest, most = split_workers(flags.workers)
+        fewest, most = split_workers(line.flags.workers)
         given |= {"workers": most, "fewest_workers": fewest, **more}
         job = Job(**{**given, "command": tuple(command)})
     except ValueError as error:
-        parser.error(str(error))
-    if flags.private_network:
-        _enter_private_network(parser, job)
+        line.refuse(str(error))
+    if line.flags.private_network:
+        _enter_private_network(line, job)
     try:
         with tempfile.TemporaryDirectory(prefix="tfdist-") as run_dir, stop_on_signals() as stop:
             *earlier, last = supervise.supervise(job, run_dir=run_dir, stop=stop)
     except (ValueError, RuntimeError, ImportError) as error:  # it could not even begin
         say(str(error))
-        return 2
+        return WRONG_FLAGS_EXIT_CODE
     except OSError as error:  # the system itself: no process more, no room in TMPDIR
         say(f"the job cannot be run here: {error}")
-        return 2
+        return WRONG_FLAGS_EXIT_CODE
     if not last.is_success or earlier:
-        if not last.is_success and job.output == "chief":
-            _show_log(job, last.failures)
         say(failures.report(last, earlier=earlier))
+        _tell_logs(job, last)
     let_go_of_broken_streams()
     return last.exit_code
 
 
-def _enter_private_network(parser: argparse.ArgumentParser, job: Job) -> None:
+def _enter_private_network(line: CommandLine, job: Job) -> None:
     if job.engine != "local":
-        parser.error(
+        line.refuse(
             f"--private_network is for workers on this machine, and engine {job.engine!r} starts"
             " them elsewhere; leave it out, and close their ports as SECURITY.md says"
         )
     try:
         private_network.enter()
     except ValueError as error:
-        parser.error(str(error))
+        line.refuse(str(error))
 
 
-def _show_log(job: Job, failed: Sequence[failures.Failure]) -> None:
-    """Shows the output of the worker that failed first, if it was kept and not shown."""
-    if not failed or failed[0].rank == 0 or job.log_dir is None:
+def _tell_logs(job: Job, last: failures.Outcome) -> None:
+    """Says where the output of the worker that failed first is; its last lines if nothing else."""
+    failed = last.failures[:1]
+    if not failed or last.was_preempted:
         return
-    path = os.path.join(job.log_dir, f"worker_{failed[0].rank}.log")
-    with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
-        say(f"the output of worker {failed[0].rank}, which failed first:")
-        write(file.read().encode(), sys.stderr)
+    if job.log_dir is None:
+        say("no log was kept; --log_dir=DIR keeps the whole output of each worker")
+        return
+    path = output.log_path(job.log_dir, failed[0].rank)
+    if not failed[0].traceback:  # it was killed: what it said last may tell why
+        with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
+            lines = file.read().splitlines()
+            said = [line for line in lines if not quiet.is_information(line.encode())]
+            for line in said[-_LAST_LINES:]:
+                say(f"  {line}")
+    say(f"the whole output of worker {failed[0].rank}: {path}")

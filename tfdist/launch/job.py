@@ -8,6 +8,7 @@ import site
 from collections.abc import Mapping
 
 from tfdist.cluster import contract, environments
+from tfdist.launch import quiet
 
 # Each is a module of this package; engine.py says what is in it.
 ENGINES = ("local", "mpi", "slurm", "ray", "dask", "spark")
@@ -50,6 +51,11 @@ class Job:
     log_dir: str | None = None
     output: str = "all"  # whose output is shown: "all" workers', or the "chief"'s alone
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether the terminal is spared informational log: unless the user says what to log."""
+        return quiet.LOG_LEVEL not in {**os.environ, **self.env}
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
@@ -169,6 +175,8 @@ def make_environ(
         contract.ELASTIC: "1" if job.is_elastic else "0",
         TRACEBACKS: "0" if job.log_dir is None or job.output == "chief" else "1",
     }
+    if job.is_quiet and job.log_dir is None:  # else the log files get it
+        environ[quiet.LOG_LEVEL] = quiet.WITHOUT_INFORMATION
     return environ | dict(job.env)
 
 

@@ -1,7 +1,8 @@
 """What do the workers print?  Their lines, each with the worker's name before it, and log files.
 
 Lines are never mixed. A progress bar that rewrites its line (with carriage returns) is shown about
-once a second; an unfinished line is shown after a short wait.
+once a second on a terminal, and once a minute elsewhere; an unfinished line is shown after a short
+wait. Informational log is for the log files alone.
 """
 
 from __future__ import annotations
@@ -14,28 +15,35 @@ import threading
 import time
 from typing import IO, Any
 
+from tfdist.launch import quiet
+
 UPDATE_SECS = 1.0  # shortest time between two states of a progress bar
+UPDATE_SECS_OF_FILES = 60.0  # where nobody watches them come
 IDLE_SECS = 2.0  # how long an unfinished line may keep its writer waiting for the rest
+_ERASE = b"\r\x1b[K"  # the terminal's line
 LONGEST_LINE = 1 << 20  # bytes; a longer one is shown in pieces
 
 
 class LineSplitter:
     """Cuts a stream into lines; the time is an argument, so that tests need not wait."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, update_secs: float = UPDATE_SECS) -> None:
+        self._update_secs = update_secs
         self._rest = b""
+        self.shows_state = False  # whether the last line of `feed` will be rewritten
         self._heard = 0.0  # when the last piece came
-        self._shown = 0.0  # when a progress bar was last shown
+        self._shown = -update_secs  # when a progress bar was last shown
 
     def feed(self, data: bytes, *, now: float) -> list[bytes]:
         """Takes a piece of the stream; returns the lines to show now, without their ends."""
         *whole, self._rest = (self._rest + data).split(b"\n")
         self._heard = now
         lines = [_visible(line) for line in whole]
+        self.shows_state = False
         # Of a rewritten line, only the newest states matter.
         state, cr, newest = self._rest.rpartition(b"\r")
-        if cr and _visible(state) and now - self._shown >= UPDATE_SECS:
-            self._shown = now
+        if cr and _visible(state) and now - self._shown >= self._update_secs:
+            self._shown, self.shows_state = now, True
             lines.append(_visible(state))
             self._rest = cr + newest
         elif cr:
@@ -72,7 +80,9 @@ def _character_end(data: bytes, limit: int) -> int:
 class Pump:
     """Copies the workers' streams to this process's own, in one thread."""
 
-    def __init__(self, *, log_dir: str | None, is_restart: bool, output: str = "all") -> None:
+    def __init__(
+        self, *, log_dir: str | None, is_restart: bool, output: str = "all", is_quiet: bool = False
+    ) -> None:
         """Starts the thread.
 
         Args:
@@ -80,7 +90,10 @@ class Pump:
             is_restart: Whether to append to the logs of an earlier attempt.
             output: Whose output is shown: "all" workers', each line with the worker's name before
                 it, or the "chief"'s alone, as it is.
+            is_quiet: Whether informational log is not shown.
         """
+        self._is_quiet = is_quiet
+        self._has_state = False  # whether the terminal's last line is one that will be rewritten
         self._log_dir = log_dir
         self._is_restart = is_restart
         self._output = output
@@ -100,9 +113,10 @@ class Pump:
             shown_at: Where its lines are written: a text stream, or "stdout" or "stderr".
         """
         shown_at = getattr(sys, shown_at) if isinstance(shown_at, str) else shown_at
-        self._splitters[stream.fileno()] = LineSplitter()
+        secs = UPDATE_SECS if _is_terminal(shown_at) else UPDATE_SECS_OF_FILES
+        self._splitters[stream.fileno()] = LineSplitter(update_secs=secs)
         if self._log_dir is not None and rank not in self._logs:
-            path = _log_path(self._log_dir, rank)
+            path = log_path(self._log_dir, rank)
             with contextlib.suppress(OSError):  # `check_logs` could write it; others may run since
                 log = open(path, "ab" if self._is_restart else "wb", buffering=0)  # noqa: SIM115
                 self._logs[rank] = log
@@ -137,7 +151,8 @@ class Pump:
                     self._show(rank, splitter.wait(now=time.monotonic()), shown_at)
                 elif data := os.read(key.fd, 1 << 16):
                     self._log(rank, data, key.fd)
-                    self._show(rank, splitter.feed(data, now=time.monotonic()), shown_at)
+                    lines = splitter.feed(data, now=time.monotonic())
+                    self._show(rank, lines, shown_at, shows_state=splitter.shows_state)
                 else:
                     self._show(rank, splitter.finish(), shown_at)
                     self._selector.unregister(key.fileobj)
@@ -158,11 +173,25 @@ class Pump:
         else:
             self._unfinished[rank] = descriptor
 
-    def _show(self, rank: int, lines: list[bytes], shown_at: Any) -> None:
+    def _show(
+        self, rank: int, lines: list[bytes], shown_at: Any, *, shows_state: bool = False
+    ) -> None:
+        if self._is_quiet:
+            lines = [line for line in lines if not quiet.is_information(line)]
         if self._output == "all":
             _show(lines, shown_at, prefix=b"[worker %d] " % rank)
-        elif rank == 0:
-            _show(lines, shown_at)
+        elif rank == 0 and lines:
+            # On a terminal the chief's bar stays in its line.
+            begin = _ERASE if self._has_state else b""
+            self._has_state = shows_state and _is_terminal(shown_at)
+            _show(lines, shown_at, begin=begin, is_open=self._has_state)
+
+
+def _is_terminal(stream: Any) -> bool:
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, ValueError, OSError):  # there is none, or it is closed
+        return False
 
 
 def check_logs(log_dir: str | None, *, workers: int) -> None:
@@ -176,22 +205,27 @@ def check_logs(log_dir: str | None, *, workers: int) -> None:
     try:
         os.makedirs(log_dir, exist_ok=True)
         for rank in range(workers):
-            open(_log_path(log_dir, rank), "ab").close()
+            open(log_path(log_dir, rank), "ab").close()
     except (OSError, ValueError) as error:  # a ValueError for a name with a zero byte
         raise ValueError(
             f"log_dir={log_dir!r} cannot be written to ({error}); name a folder that can."
         ) from error
 
 
-def _log_path(log_dir: str, rank: int) -> str:
+def log_path(log_dir: str, rank: int) -> str:
+    """Returns the path of a worker's log."""
     return os.path.join(log_dir, f"worker_{rank}.log")
 
 
-def _show(lines: list[bytes], shown_at: Any, *, prefix: bytes = b"") -> None:
+def _show(
+    lines: list[bytes], shown_at: Any, *, prefix: bytes = b"", begin: bytes = b"",
+    is_open: bool = False,
+) -> None:
     """Writes lines in one piece, so that other threads cannot write in between."""
     if not lines:
         return
-    data = b"".join(prefix + line + b"\n" for line in lines)
+    data = begin + b"".join(prefix + line + b"\n" for line in lines)
+    data = data[:-1] if is_open else data
     with contextlib.suppress(OSError, ValueError):  # a reader that has gone must not stop the job
         write(data, shown_at)
 

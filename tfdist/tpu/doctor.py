@@ -56,7 +56,7 @@ class Facts:
 
 
 def main_lines() -> list[str]:
-    """Returns what `scripts/doctor.py --tpu` prints: what is here, and what to do."""
+    """Returns what `tfdist doctor --tpu` prints: what is here, and what to do."""
     facts = collect(os.environ)
     return [*description(facts), *advice(facts)]
 

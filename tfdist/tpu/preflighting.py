@@ -2,7 +2,7 @@
 
 Synopsis:
 
-    python scripts/tpu_preflight.py --target=my_module:my_model --topology=v5e:2x4
+    tfdist preflight --target=my_module:my_model --topology=v5e:2x4
 
 The training step of fit is traced and lowered in this process, and compiled in another one by the
 compiler that real TPUs use. No time of a step is given: the compiler's estimates are no such thing.

@@ -17,7 +17,7 @@ import numpy as np
 
 from tfdist.communication.workers import Workers
 from tfdist.compat import tf_internals
-from tfdist.loop import listeners
+from tfdist.loop import listeners, throughput
 from tfdist.training.callback_files import refuse_unable
 from tfdist.training.fingerprints import Comparison
 
@@ -38,6 +38,7 @@ def events_of(
     verbose: Any,
     add_history: bool = False,
     is_alone: bool = False,
+    examples_of_step: float | None = None,
     **params: Any,
 ) -> Any:
     """Returns a list of callbacks: Keras's own, or `SharedEvents` where workers share events.
@@ -50,6 +51,8 @@ def events_of(
         verbose: As in `fit`; only the chief shows progress.
         add_history: Whether to add a `History`.
         is_alone: Whether the workers may have different events.
+        examples_of_step: Examples of a global batch, in the mean, for the bar of several workers;
+            None where that is unknown.
         **params: What Keras tells each callback: `epochs` and `steps`.
     """
     inner = callbacks
@@ -61,6 +64,8 @@ def events_of(
         )
     if is_alone or not workers.has_others:
         return inner
+    if examples_of_step is not None:
+        throughput.show_examples_per_sec(inner.callbacks, examples_of_step=examples_of_step)
     refuse_unable(inner)
     return SharedEvents(inner, model=model, workers=workers, comparison=comparison)
 

@@ -292,7 +292,8 @@ class Trainer:
         """Runs the epochs of `fit`, whose arguments these are, with its callbacks around them."""
         with callback_files.files_of_chief_alone(callbacks, is_chief=self.is_chief):
             events = self._events(
-                callbacks, add_history=True, verbose=verbose, epochs=epochs, steps=feed.num_batches
+                callbacks, add_history=True, verbose=verbose, epochs=epochs,
+                steps=feed.num_batches, examples_of_step=feed.source.examples_of_step,
             )
             programs = self._programs
             guard = Guard(

@@ -226,6 +226,18 @@ def test_missing_package_names_the_extra(engine, package, tmp_path, capfd):
     )
 
 
+def test_a_cluster_of_ray_that_is_not_there_is_told_at_once(tmp_path):
+    """With a stand-in for Ray, which would try for minutes."""
+    (tmp_path / "ray.py").write_text("is_initialized = lambda: False\n")
+    path = launching.write_program(tmp_path, "print('ran')", "program.py")
+    environ = launching.environ_with(
+        PYTHONPATH=f"{tmp_path}{os.pathsep}{launching.CHECKOUT}", RAY_ADDRESS="127.0.0.1:1"
+    )
+    done = launching.launch("--engine=ray", path, env=environ)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "RAY_ADDRESS='127.0.0.1:1' is set, and nothing listens there. Start" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("engine", "program", "package"),
     [("mpi", "mpirun", "openmpi-bin"), ("slurm", "srun", "slurm-client")],

@@ -19,7 +19,9 @@ class LocalGang:
 
     def __init__(self, job: Job, *, is_restart: bool) -> None:
         self._job = job
-        self._pump = Pump(log_dir=job.log_dir, is_restart=is_restart, output=job.output)
+        self._pump = Pump(
+            log_dir=job.log_dir, is_restart=is_restart, output=job.output, is_quiet=job.is_quiet
+        )
         self._processes: Processes | None = None
         self._run_dir = ""
 

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tfdist.cluster.ports import own_address
+from tfdist.cluster.ports import is_reachable, own_address
 from tfdist.launch.engine import import_package
 from tfdist.launch.engines import agent
 from tfdist.launch.engines.remote import RemoteGang
@@ -84,7 +84,8 @@ def _count_places(nodes: Sequence[Mapping[str, Any]], *, cpus: int) -> int:
 
 
 def _connect(ray: Any, job: Job) -> None:
-    if "RAY_ADDRESS" in os.environ:
+    if named := os.environ.get("RAY_ADDRESS"):
+        refuse_unreachable(named)
         ray.init(log_to_driver=False)
         return
     ray.init(
@@ -95,6 +96,22 @@ def _connect(ray: Any, job: Job) -> None:
         logging_level="warning",
         _node_ip_address="127.0.0.1",
     )
+
+
+def refuse_unreachable(named: str) -> None:
+    """Raises a RuntimeError where nothing listens at a cluster's address.
+
+    Ray itself would try for minutes, and say nothing but what it tries.
+
+    Args:
+        named: RAY_ADDRESS; "auto" and the like name no address.
+    """
+    address = named.removeprefix("ray://")
+    if ":" in address and not is_reachable(address):
+        raise RuntimeError(
+            f"RAY_ADDRESS={named!r} is set, and nothing listens there. Start that cluster (ray "
+            "start --head), name one that runs, or unset RAY_ADDRESS for one on this machine."
+        )
 
 
 class _Actors:

@@ -72,7 +72,9 @@ class RemoteGang:
         self.interface = interface
         self._job = job
         self._secret = os.urandom(32).hex()
-        self._pump = Pump(log_dir=job.log_dir, is_restart=is_restart, output=job.output)
+        self._pump = Pump(
+            log_dir=job.log_dir, is_restart=is_restart, output=job.output, is_quiet=job.is_quiet
+        )
         self._seated: dict[int, _Seated] = {}
         self._strangers = threading.Semaphore(MAX_STRANGERS)
         self._is_over = False

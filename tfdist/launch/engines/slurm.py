@@ -3,7 +3,7 @@
 Inside `sbatch` or `salloc` the workers are one step of that job. From a login node srun asks for
 an allocation by itself, waits for its turn, and the launcher with it; its options come from Slurm's
 own variables (SLURM_PARTITION, SLURM_TIMELIMIT, SLURM_NNODES, ...). For a job that outlives the
-terminal, `scripts/render.py --target=slurm | sbatch` runs the launcher inside one.
+terminal, `tfdist render --target=slurm | sbatch` runs the launcher inside one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which function does `module:function` name? What flags of scripts can hold."""
+"""Which function does `module:function` name?  What a flag can hold."""
 
 from __future__ import annotations
 

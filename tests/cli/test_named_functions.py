@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import pathlib
 import sys
 
 import pytest
 
-import tfdist
-
-_SCRIPT = pathlib.Path(tfdist.__file__).parents[1] / "scripts" / "named_functions.py"
-_SPEC = importlib.util.spec_from_file_location("named_functions", _SCRIPT)
-target = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(target)
+from tfdist.cli import named_functions as target
 
 
 @pytest.fixture(autouse=True)

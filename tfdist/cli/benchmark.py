@@ -1,0 +1,191 @@
+"""How much faster does training get with more workers here?
+
+    tfdist benchmark
+    tfdist benchmark --workers=1,2,4 --rounds=5 --output=speed.json
+    tfdist benchmark --target=my_module:my_case --global_batch_size=256
+
+The model trains on each number of workers by turns, since the speed of a shared machine changes
+from minute to minute. Printed are examples a second over all workers, the speed-up, and the median
+and quartiles of all rounds. The global batch grows with the workers, so that each keeps its own
+(--strong keeps the global one). With --target, `my_case()` returns `(build_fn, x, y)`; without, a
+small CNN is timed. Exit code 0, or 2 for wrong flags or a model that does not train.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags
+
+from tfdist import launch
+from tfdist.cli.named_functions import function_of
+from tfdist.launch.command_line import CommandLine
+
+_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Speed:
+    """How fast training is on a number of workers; over all of them, medians of the rounds."""
+
+    workers: int
+    global_batch_size: int
+    examples_per_sec: float
+    low: float  # quartiles of the examples a second
+    high: float
+    speed_up: float  # over the first number of workers that was asked for
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        argv: Its arguments; those of this process by default.
+
+    Returns:
+        The exit code, as the file's docstring says.
+    """
+    line = _make_line()
+    if rest := line.parse(argv):
+        line.refuse(f"{rest[0]!r} is no flag; flags are given as --name=value")
+    given = line.flags
+    try:
+        numbers = [int(text) for text in given.workers]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 1:
+        line.refuse(f"--workers={','.join(given.workers)} must be numbers from 1, as in 1,2,4")
+    try:
+        make = function_of(given.target) if given.target else cnn_case
+    except ValueError as error:
+        line.refuse(f"--target={error}")
+    try:
+        found = measure(
+            make, numbers, batch_size=given.global_batch_size, is_strong=given.strong,
+            steps=given.steps, rounds=given.rounds, device=given.device,
+        )
+    except (RuntimeError, ValueError) as error:
+        print(f"tfdist benchmark: {error}", file=sys.stderr)
+        return 2
+    if given.output:
+        rows = [dataclasses.asdict(speed) for speed in found]
+        pathlib.Path(given.output).write_text(json.dumps({"speeds": rows}, indent=1))
+    return 0
+
+
+def measure(
+    make: Callable[[], Any],
+    numbers: Sequence[int],
+    *,
+    batch_size: int,
+    is_strong: bool,
+    steps: int,
+    rounds: int,
+    device: str,
+) -> list[Speed]:
+    """Times training on each number of workers, by turns, and prints a line for each.
+
+    Args:
+        make: Returns `(build_fn, x, y)`.
+        numbers: Of workers.
+        batch_size: The global batch of one worker.
+        is_strong: Whether the global batch stays as it is.
+        steps: Of one timing.
+        rounds: Turns.
+        device: What each worker trains on.
+    """
+    batches = {n: batch_size * (1 if is_strong else n) for n in numbers}
+    rates: dict[int, list[float]] = {n: [] for n in numbers}
+    for _ in range(rounds):
+        for n in numbers:
+            secs = launch.run(
+                time_steps, workers=n, args=(make, batches[n], steps, device), env=_QUIET
+            )
+            rates[n].append(batches[n] / max(map(float, secs)))
+    first = statistics.median(rates[numbers[0]])
+    found = []
+    for n in numbers:
+        # Loaded here, since help on a command must not wait for TensorFlow.
+        from tfdist.diagnostics.speed import quartiles
+
+        low, median, high = quartiles(rates[n])
+        found.append(Speed(n, batches[n], median, low, high, median / first))
+        print(f"{n} worker(s), global batch {batches[n]}: {median:,.0f} examples a second "
+              f"({low:,.0f} to {high:,.0f}), {median / first:.2f} times that of {numbers[0]}",
+              flush=True)
+    return found
+
+
+def time_steps(make: Callable[[], Any], batch_size: int, steps: int, device: str) -> float:
+    """Runs on each worker: returns the seconds of a step, without what a call begins with.
+
+    The difference between a long and a short call of `fit`, divided by the steps between them.
+    """
+    import time
+
+    import keras
+    import numpy as np
+
+    from tfdist.strategy import factory
+    from tfdist.training import fitting
+
+    build_fn, x, y = make()
+    with factory.get_strategy(device).scope():
+        model = build_fn()
+
+    def rows(count: int) -> Any:
+        wanted = np.arange(count * batch_size)
+        return keras.tree.map_structure(lambda leaf: np.take(leaf, wanted % len(leaf), 0), (x, y))
+
+    short, long = rows(2), rows(2 + steps)
+    secs = []
+    for x_now, y_now in (short, short, long):
+        start = time.perf_counter()
+        fitting.fit(model, x_now, y_now, batch_size=batch_size, shuffle=False, verbose=0)
+        secs.append(time.perf_counter() - start)
+    return max(secs[2] - secs[1], 1e-9) / steps
+
+
+def cnn_case() -> tuple[Any, Any, Any]:
+    """Returns a CNN that computes much and sums little, and images for it."""
+    import numpy as np
+
+    return _cnn, np.zeros((64, 32, 32, 3), "float32"), np.zeros(64, "int32")
+
+
+def _cnn() -> Any:
+    import keras
+
+    layers = keras.layers
+    model = keras.Sequential(
+        [keras.Input((32, 32, 3)), layers.Conv2D(32, 3, activation="relu"),
+         layers.Conv2D(32, 3, activation="relu"), layers.MaxPooling2D(),
+         layers.Conv2D(64, 3, activation="relu"), layers.GlobalAveragePooling2D(),
+         layers.Dense(10)]
+    )
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def _make_line() -> CommandLine:
+    line = CommandLine("tfdist benchmark", "[--workers=1,2] [flags]", text=__doc__)
+    own = {"flag_values": line.flags}
+    flags.DEFINE_list("workers", ["1", "2"], "Numbers of workers, the first to compare with.",
+                      **own)
+    flags.DEFINE_string("target", None, "module:function that returns (build_fn, x, y).", **own)
+    flags.DEFINE_string("device", "cpu", "What each worker trains on, as in tfdist.get_strategy.",
+                        **own)
+    flags.DEFINE_integer(
+        "global_batch_size", 64, "Examples per step of one worker.", lower_bound=1, **own
+    )
+    flags.DEFINE_boolean("strong", False, "Whether the global batch stays as it is.", **own)
+    flags.DEFINE_integer("steps", 20, "Steps of one timing.", lower_bound=1, **own)
+    flags.DEFINE_integer("rounds", 3, "Turns.", lower_bound=1, **own)
+    flags.DEFINE_string("output", None, "A JSON file to write, besides what is printed.", **own)
+    return line
