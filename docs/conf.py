@@ -17,9 +17,10 @@ author = "The tfdist authors"
 copyright = "2026, the tfdist authors"
 version = release = tfdist.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "error_page"]
+extensions = [
+    "myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "command_page", "error_page",
+]
 exclude_patterns = ["_build"]
-
 myst_heading_anchors = 3
 
 # Names of other packages stand in signatures, and there is no network to link them by.

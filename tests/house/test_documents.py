@@ -171,6 +171,19 @@ def test_an_error_that_the_page_would_miss_is_found(error_page, tmp_path):
     assert error_page.silent(tmp_path) == [("a.py", "x")]
 
 
+def test_every_command_is_on_its_page(monkeypatch):
+    monkeypatch.syspath_prepend(str(_CHECKOUT / "docs" / "_ext"))
+    import command_page
+
+    from tfdist.cli import commands
+
+    page = command_page.markdown()
+    assert [line[3:] for line in page.splitlines() if line.startswith("## ")] == [
+        f"tfdist {name}" for name in commands.COMMANDS
+    ]
+    assert "--workers" in page
+
+
 def test_every_public_name_is_in_the_reference():
     import tfdist
 
