@@ -12,7 +12,7 @@ from tfdist.cli import commands
 
 _MARK = "<!-- commands -->"
 _CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
-_WIDTH = 96  # columns of a page
+_WIDTH = 88  # columns of a page
 
 
 def markdown() -> str:
