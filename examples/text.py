@@ -23,7 +23,7 @@ from keras import layers, ops
 
 _EPOCHS = flags.DEFINE_integer("epochs", 3, "Passes over the sentences.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Sentences a step, over all replicas.")
-_MOST = flags.DEFINE_integer("most", 900, "Sentences of a library that are read, at most.")
+_MOST = flags.DEFINE_integer("most", 900, "Sentences of a library that are read, about.")
 _SEED = flags.DEFINE_integer("seed", 1, "Of the weights and dropout.")
 _LIBRARIES = ("keras", "scipy", "pandas", "sklearn")
 _WORDS, _LENGTH, _WIDTH = 3000, 32, 48
@@ -34,11 +34,13 @@ def sentences(library, most):
     folder = pathlib.Path(importlib.util.find_spec(library).submodule_search_locations[0])
     found = {}
     for path in sorted(folder.rglob("*.py")):
+        if len(found) >= most:
+            break
         if "test" in path.as_posix().removeprefix(folder.as_posix()):
             continue
         is_held_out = zlib.crc32(path.name.encode()) % 5 == 0
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and len(found) < most:
+            if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
                 text = " ".join((ast.get_docstring(node) or "").partition("\n\n")[0].split())
                 text = re.sub(r"(?i)keras|tensorflow|scipy|pandas|sklearn|scikit-learn", "", text)
                 if len(text) > 30:
