@@ -52,7 +52,7 @@ flags.register_validator(
 )
 
 _PATIENCE_SECS = 300.0  # for one attempt
-_STALL_SECS = 60.0  # without a step; the first one is traced in it
+_STALL_SECS = 30.0  # without a step of a worker; the first one is traced in it
 _WAIT_SECS = 2.0  # for a lost place
 _START_SECS = 2.0  # what a worker needs at least until its first step
 _STEP_SECS = 0.05  # what a step and its checkpoint take at most, or nearly so
@@ -303,7 +303,7 @@ def disturbed(folder: pathlib.Path, floatx: str) -> tuple[Any, Chaos]:
                 results = launch.run(
                     train, workers=_WORKERS.value, args=args,
                     timeout_secs=_PATIENCE_SECS * (_KILLS.value + 1 if elastic else 1),
-                    stall_secs=_STALL_SECS, **elastic,
+                    stall_secs=_STALL_SECS * (2 if elastic else 1), **elastic,
                 )
             return results, chaos
         except RuntimeError as error:
