@@ -33,18 +33,19 @@ Each folder's docstring says in which order to read its files:
 5. communication/: which replicas and workers are there, and what do they tell each other?
 6. data/: which examples are in which batch of which replica?
 7. global_batch/: what do losses, metrics, layers and draws mean when a replica sees only its rows?
-8. step/: what is one update of the weights?
-9. loop/: how are many steps run inside one traced function, and how many at a time?
-10. checkpoint/: what is a run, and how does it go on after a stop?
-11. first_step/: does a step mean the same split over the replicas as whole on one?
-12. tracking/: how is a run watched from outside?
-13. training/: how do epochs, validation and callbacks run, and what is checked meanwhile?
-14. inference/: how does a model predict for data that no memory holds?
-15. export/: how is a trained model written for others, and does the file give its outputs?
-16. diagnostics/: does it agree with one device, how fast is it, and how large may it be?
-17. tpu/: will it train on a TPU that is not there?
-18. datasets/: which data is there to try it on?
-19. cli/: what can be done from a terminal?
+8. sharding/: which part of an optimizer's states does a replica hold?
+9. step/: what is one update of the weights?
+10. loop/: how are many steps run inside one traced function, and how many at a time?
+11. checkpoint/: what is a run, and how does it go on after a stop?
+12. first_step/: does a step mean the same split over the replicas as whole on one?
+13. tracking/: how is a run watched from outside?
+14. training/: how do epochs, validation and callbacks run, and what is checked meanwhile?
+15. inference/: how does a model predict for data that no memory holds?
+16. export/: how is a trained model written for others, and does the file give its outputs?
+17. diagnostics/: does it agree with one device, how fast is it, and how large may it be?
+18. tpu/: will it train on a TPU that is not there?
+19. datasets/: which data is there to try it on?
+20. cli/: what can be done from a terminal?
 
 Beside the folders are testing.py (workers for tests), parquet.py (data of an engine) and
 __main__.py (`python -m tfdist`).

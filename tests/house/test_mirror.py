@@ -65,6 +65,11 @@ _TESTED_BY = {
     "loop/loop_options.py": "training/test_trainer.py",  # a record
     "loop/branches.py": "data/test_lengths.py",
     "loop/programs.py": "training/test_trainer.py",
+    "compat/optimizer_slices.py": "sharding/test_adopting.py",
+    "sharding/of_all_gradients.py": _PARITY,
+    "sharding/shards.py": _PARITY,
+    "sharding/sliced_state.py": "sharding/test_adopting.py",
+    "sharding/sliced_weight.py": "sharding/test_adopting.py",
     "step/dependence.py": "step/test_lookups.py",
     "global_batch/blocks.py": "global_batch/test_randomness.py",
     "global_batch/philox.py": "global_batch/test_randomness.py",

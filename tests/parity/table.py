@@ -20,6 +20,7 @@ from parity import (
     precision,
     randomness,
     recomputation,
+    sharding,
     static_lengths,
     static_shapes,
 )
@@ -27,6 +28,7 @@ from parity import (
 TOPICS = {
     "clipping, accumulation, averaged weights": options.ROWS,
     "optimizers, schedules, weight decay": optimizers.ROWS,
+    "optimizers in slices": sharding.ROWS,
     "mixed precision and overflows": precision.ROWS,
     "losses, reductions, weights, masks": losses.ROWS,
     "losses of the model's own": model_losses.ROWS,

@@ -8,8 +8,9 @@ Read in this order; each file imports from those above it only:
 2. collectives.py: what a replica can ask the others for.
 3. compression.py: what gradients look like between replicas.
 4. reduction.py: how gradients and counts travel: once, summed, in packs.
-5. workers.py: which workers there are, and what they tell each other.
-6. agreement.py: whether all workers mean the same.
-7. link_check.py: whether the links transfer data unchanged.
-8. presence.py: whether this worker, and its peers, are at work.
+5. slices.py: how they travel where each replica needs one slice of them alone.
+6. workers.py: which workers there are, and what they tell each other.
+7. agreement.py: whether all workers mean the same.
+8. link_check.py: whether the links transfer data unchanged.
+9. presence.py: whether this worker, and its peers, are at work.
 """

@@ -13,5 +13,6 @@ Read in this order; each file imports from those above it only:
 7. tf_internals.py: the names of TensorFlow.
 8. tf_datasets.py: the names that tell what a `tf.data.Dataset` is made of.
 9. tensor_notes.py: what Keras notes on a tensor besides its values.
-10. untraced.py: what must run outside the step that is being traced.
+10. optimizer_slices.py: how an optimizer comes to update slices of weights.
+11. untraced.py: what must run outside the step that is being traced.
 """

@@ -1,9 +1,10 @@
 """Which private names of Keras does tfdist depend on?
 
 What a step replaces while it is traced is in replacing.py, and TensorFlow's names in
-tf_internals.py. Everything that is not public API is used through these three files only. Each name
-is probed for, instead of comparing version numbers, at the first call of tfdist (private_names.py,
-which says why each is needed): an untested release works as long as the names still do the same.
+tf_internals.py. Everything that is not public API is used through the files of this folder only.
+Each name is probed for, instead of comparing version numbers, at the first call of tfdist
+(private_names.py, which says why each is needed): an untested release works as long as the names
+still do the same.
 
 Checked with Keras 3.13 to 3.16 and TensorFlow 2.18 to 2.22.
 """

@@ -25,6 +25,7 @@ NOTES = {
     "is_recorded": "whether its weights are compared with one device's, so that fit need not",
     "has_parted": "whether a warning said that replicas hold different states of layers",
     "shared_lookups": "which gradients are of lookups that happen once: see step/lookups.py",
+    "shards": "of an optimizer: what it was built for, see sharding/shards.py; None for weights",
     "order": "the order of a dataset's elements, by pass: see data/files/record_files.py",
     "heart": "the heartbeat between the workers, or None where they are not connected",
     "whereabouts": "how far this worker has come among what all workers do together",

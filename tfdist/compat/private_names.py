@@ -120,6 +120,35 @@ TABLE = (
         ("keras.src.backend.tensorflow.optimizer",), ("TFOptimizer._all_reduce_sum_gradients",),
         "updates of one replica alone, in local steps", "an argument of apply that sums nothing",
     ),
+    Names(
+        ("keras.src.optimizers.base_optimizer",),
+        (
+            "BaseOptimizer._clip_gradients", "BaseOptimizer._untrack_variable",
+            "BaseOptimizer.__init__ > _variables",
+            "BaseOptimizer.__init__ > _trainable_variables_indices",
+            "BaseOptimizer.exclude_from_weight_decay > _exclude_from_weight_decay",
+        ),
+        "optimizers whose states are held in slices", _PUBLIC,
+    ),
+    Names(
+        ("keras.src.backend.tensorflow.optimizer",),
+        ("TFOptimizer.__init__ > _distribution_strategy", "TFOptimizer._var_key"),
+        "optimizers whose states are held in slices", _PUBLIC,
+    ),
+    Names(
+        ("keras.src.backend.common.variables",),
+        (
+            "KerasVariable|Variable", "KerasVariable.__init__ > _shape|Variable.__init__ > _shape",
+            "KerasVariable.__init__ > _value|Variable.__init__ > _value",
+            "KerasVariable.__init__ > _ndim|Variable.__init__ > _ndim",
+            "KerasVariable.__init__ > _constraint|Variable.__init__ > _constraint",
+        ),
+        "slices of weights that an optimizer takes for weights", _PUBLIC,
+    ),
+    Names(
+        ("keras.src.callbacks.swap_ema_weights",), ("SwapEMAWeights._apply_to_ema_optimizers",),
+        "averages of weights that are held in slices", _PUBLIC, is_needed=False,
+    ),
     # ---- Keras: the trainer's own helpers
     Names(
         ("keras.src.backend.tensorflow.trainer",),
@@ -235,6 +264,23 @@ TABLE = (
         ("tensorflow.python.distribute.mirrored_strategy",),
         ("MirroredExtended.__init__ > _cross_device_ops",),
         "sums on one device without collectives", _PUBLIC, _TENSORFLOW, is_needed=False,
+    ),
+    Names(
+        ("tensorflow.python.distribute.cross_device_ops",),
+        ("CollectiveAllReduce.__init__ > _launchers",),
+        "slices of gradients, each sent to the worker that needs it", _PUBLIC, _TENSORFLOW,
+        is_needed=False,
+    ),
+    Names(
+        ("tensorflow.python.distribute.cross_device_utils",),
+        (
+            "CollectiveReplicaLauncher._next_instance_key",
+            "CollectiveReplicaLauncher.__init__ > _group_key",
+            "CollectiveReplicaLauncher.__init__ > _group_size",
+            "CollectiveReplicaLauncher.__init__ > _device",
+        ),
+        "slices of gradients, each sent to the worker that needs it", _PUBLIC, _TENSORFLOW,
+        is_needed=False,
     ),
     Names(
         ("tensorflow.python.distribute.values",), ("DistributedVariable",),

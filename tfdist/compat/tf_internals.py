@@ -7,6 +7,7 @@ here.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -40,6 +41,35 @@ def reduces_on_one_device(strategy: tf.distribute.Strategy) -> bool:
     """Tells whether a strategy sums by copies to one device, without collective operations."""
     operations = getattr(strategy.extended, "_cross_device_ops", None)
     return isinstance(operations, tf.distribute.ReductionToOneDevice)
+
+
+@dataclasses.dataclass(frozen=True)
+class Launcher:
+    """What a collective operation of a worker of one replica needs, besides its input.
+
+    Attributes:
+        device: Where it runs.
+        keys: Returns the arguments by which the workers' operations find each other. Each call is
+            another operation; all workers have to make the same calls.
+    """
+
+    device: str
+    keys: Callable[[], dict[str, Any]]
+
+
+def launcher_of(strategy: tf.distribute.Strategy) -> Launcher:
+    """Returns what TensorFlow's own sums of a strategy of several workers are launched with."""
+    extended: Any = strategy.extended
+    (one,) = extended._cross_device_ops._launchers
+
+    def keys() -> dict[str, Any]:
+        return {
+            "group_size": one._group_size, "group_key": one._group_key,
+            "instance_key": one._next_instance_key(), "ordering_token": [],
+            "communication_hint": "auto",
+        }
+
+    return Launcher(one._device, keys)
 
 
 def collective_context() -> Any:

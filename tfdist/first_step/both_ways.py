@@ -26,7 +26,7 @@ from tfdist.loop.programs import Programs
 from tfdist.step import rules, update
 from tfdist.step.logs import LastLogs, flat
 from tfdist.step.replicas import Batch
-from tfdist.step.variables import Entry, entries_of, value_of
+from tfdist.step.variables import Entry, components, entries_of
 
 
 class BothWays:
@@ -108,7 +108,7 @@ class BothWays:
         return list({id(part): part for part in own}.values())
 
     def _components(self, variable: Any) -> Sequence[Any]:
-        return self._strategy.experimental_local_results(value_of(variable))
+        return components(self._strategy, variable)
 
     def _values(self, entries: Sequence[Entry]) -> dict[str, np.ndarray]:
         return {

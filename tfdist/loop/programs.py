@@ -34,6 +34,7 @@ from tfdist.loop.while_loop import (
     next_where,
     split_where,
 )
+from tfdist.sharding import shards
 from tfdist.step import accumulation, local_steps, rules, update, whole
 from tfdist.step.finite import FiniteWatch
 from tfdist.step.logs import LastLogs
@@ -301,7 +302,10 @@ class Programs:
         # `compile` makes a new loss tracker, even if it gets the same optimizer again, and
         # `make_train_function(force=True)`, which layers that are unfrozen need, a new function.
         forced = (model.train_function, model.test_function)
-        compiled = (model.optimizer, keras_internals.loss_tracker(model)) if model.compiled else ()
+        compiled: tuple[Any, ...] = ()
+        if model.compiled:
+            sliced = shards.of(model.optimizer)  # a trace writes to the variables of its optimizer
+            compiled = model.optimizer, keras_internals.loss_tracker(model), sliced
         if [id(part) for part in compiled] != [id(part) for part in self._compiled]:
             self._compiled, self._made, self._returned = compiled, {}, {}
         if [id(part) for part in forced] != [id(part) for part in self._forced]:

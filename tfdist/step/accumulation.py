@@ -23,6 +23,7 @@ from tfdist.communication.compression import Reduction
 from tfdist.communication.share import Share, is_tpu
 from tfdist.compat import keras_internals, tf_internals
 from tfdist.global_batch import position as position_lib
+from tfdist.sharding import shards
 from tfdist.step import error_feedback, replicas, update
 from tfdist.step import variables as variables_lib
 from tfdist.step.logs import sum_shares
@@ -44,6 +45,7 @@ def is_possible(model: keras.Model, strategy: tf.distribute.Strategy, *, on_nan:
         (optimizer.gradient_accumulation_steps or 1) > 1
         and strategy.num_replicas_in_sync > 1
         and not is_tpu(strategy)  # there a step is one program
+        and shards.of(optimizer) is None  # whole accumulators would take what slices save
         and not model.run_eagerly
         and optimizer.loss_scale_factor is None  # Keras divides by it before it adds up
         # In each step a float8 scale is overwritten with its gradient.

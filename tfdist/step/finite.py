@@ -152,7 +152,7 @@ def _own_entries(model: keras.Model) -> list[Entry]:
     return [
         entry
         for entry in entries_of(model)
-        if entry.per_replica and not entry.name.endswith(_SEED)
+        if entry.per_replica in ("sum", "own") and not entry.name.endswith(_SEED)
     ]
 
 

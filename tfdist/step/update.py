@@ -26,6 +26,7 @@ from tfdist.compat import keras_internals
 from tfdist.compat.untraced import outside_of_steps
 from tfdist.global_batch import losses_metrics, padded_timesteps, tracing
 from tfdist.global_batch import position as position_lib
+from tfdist.sharding import shards
 from tfdist.step import error_feedback, lookups, replicas, tpu_step
 from tfdist.step.jit_compile import compiled
 from tfdist.step.logs import Logs, extra_logs, sum_shares
@@ -155,6 +156,9 @@ def update(
 ) -> None:
     """Sums the replicas' gradients and applies them once, in cross-replica context."""
     if not variables:
+        return
+    if sliced := shards.of(optimizer):
+        sliced.update(gradients, variables, apply=apply, reduction=reduction)
         return
     build(strategy, optimizer, variables)
     summed = reduction_lib.sum_gradients(strategy, gradients, reduction, residuals=residuals)

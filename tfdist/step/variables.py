@@ -28,6 +28,8 @@ import tensorflow as tf
 from tfdist.communication.workers import Workers
 from tfdist.compat import keras_internals, tf_internals
 from tfdist.compat.notes import note_of, set_note
+from tfdist.sharding import shards
+from tfdist.sharding.sliced_state import SLICES, SlicedState
 
 # After the name of a variable: the values of all replicas, along a new first axis.
 OF_REPLICAS = "@replicas"
@@ -41,7 +43,8 @@ class Entry:
         name: Its number in the run and its path; the same in every process that builds the run.
         variable: Keras's or TensorFlow's.
         per_replica: "" where all replicas hold the same value; "sum" where the value is the sum of
-            theirs; "own" where each may have its own value, and the first replica's stands for all.
+            theirs; "own" where each may have its own value, and the first replica's stands for all;
+            "slices" where each holds one slice of it, which is a `SlicedState`.
     """
 
     name: str
@@ -86,13 +89,18 @@ def snapshot(entries: Sequence[Entry], workers: Workers) -> dict[str, Any]:
     its old value is still held.
 
     Returns:
-        Tensors by name. If the replicas differ, all their values, by name and `OF_REPLICAS`.
+        Tensors by name. If the replicas differ, all their values, by name and `OF_REPLICAS`. What
+        they hold in slices is whole, and the chief's alone.
     """
     tensors: dict[str, Any] = _of_replicas(entries, workers)
     with tf.device("/cpu:0"):
         for entry in entries:
-            if entry.name + OF_REPLICAS not in tensors:
-                first = _components(workers.strategy, entry)[0]
+            if isinstance(entry.variable, SlicedState):
+                whole = entry.variable.numpy()
+                if workers.is_chief:  # who writes; nobody else needs the memory for it
+                    tensors[entry.name] = whole
+            elif entry.name + OF_REPLICAS not in tensors:
+                first = components(workers.strategy, entry.variable)[0]
                 tensors[entry.name] = tf.identity(first.read_value())
     return tensors
 
@@ -112,8 +120,8 @@ def restore(
             rows = np.asarray(tensors[entry.name])[np.newaxis]
         if len(rows) != share.num_replicas:
             rows = _dealt_out(rows, entry.per_replica, share.num_replicas)
-        components = _components(workers.strategy, entry)
-        for component, replica in zip(components, share.replicas, strict=True):
+        own = components(workers.strategy, entry.variable)
+        for component, replica in zip(own, share.replicas, strict=True):
             component.assign(rows[replica])
 
 
@@ -153,9 +161,9 @@ def _groups(owner: Any) -> dict[str, Sequence[Any]]:
     attached = {name: _variables_of(other) for name, other in _attached(owner).items()}
     return {
         "model": owner.variables,
-        "optimizer": compiled.variables if compiled is not None else (),
+        "optimizer": shards.states_of(compiled) if compiled is not None else (),
         "metrics": owner.metrics_variables if owner.compiled else (),
-        **{name: other.variables for name, other in others.items()},
+        **{name: shards.states_of(other) for name, other in others.items()},
         "TensorFlow": list(plain.values()),
         **attached,
     }
@@ -216,6 +224,8 @@ def _path(variable: Any) -> str:
 
 
 def _per_replica(variable: Any, group: str) -> str:
+    if isinstance(variable, SlicedState):
+        return SLICES
     value = value_of(variable)
     if value.synchronization == tf.VariableSynchronization.ON_READ:
         return "sum" if value.aggregation == tf.VariableAggregation.SUM else "own"
@@ -227,9 +237,11 @@ def value_of(variable: Any) -> Any:
     return variable.value if isinstance(variable, keras.Variable) else variable
 
 
-def _components(strategy: tf.distribute.Strategy, entry: Entry) -> Sequence[Any]:
+def components(strategy: tf.distribute.Strategy, variable: Any) -> Sequence[Any]:
     """Returns TensorFlow's variables of this worker's replicas."""
-    return strategy.experimental_local_results(value_of(entry.variable))
+    if isinstance(variable, SlicedState):
+        return variable.parts
+    return strategy.experimental_local_results(value_of(variable))
 
 
 def _of_replicas(
@@ -239,9 +251,9 @@ def _of_replicas(
     if workers.share.num_replicas == 1:
         return {}
     own = {
-        entry.name: np.stack([part.numpy() for part in _components(workers.strategy, entry)])
+        entry.name: np.stack([p.numpy() for p in components(workers.strategy, entry.variable)])
         for entry in entries
-        if entry.per_replica
+        if entry.per_replica and entry.per_replica != SLICES
     }
     sums = {entry.name for entry in entries if entry.per_replica == "sum"}
     # Frozen layers are large and the same everywhere: only variables that differ have to travel.

@@ -20,7 +20,7 @@ from tfdist.communication import collectives
 from tfdist.communication.share import Share, share_of
 from tfdist.data import rows
 from tfdist.step.replicas import Batch
-from tfdist.step.variables import Entry, entries_of, value_of
+from tfdist.step.variables import Entry, components, entries_of
 
 # What collectives sum; other numbers travel as the last one.
 _SUMMED = (tf.bfloat16, tf.float16, tf.float32, tf.float64, tf.int32, tf.int64)
@@ -108,7 +108,7 @@ class _States:
         return [self._parts(e) for e in entries_of(self._model) if e.per_replica == "sum"]
 
     def _parts(self, entry: Entry) -> Sequence[Any]:
-        return self._strategy.experimental_local_results(value_of(entry.variable))
+        return components(self._strategy, entry.variable)
 
     def _of_all(self, values: Sequence[Any]) -> list[Any]:
         """Returns the sums of the workers' values; those of one type travel together."""

@@ -9,6 +9,7 @@ symbolic build does the same and is faster.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Iterator
 from typing import Any
@@ -16,17 +17,19 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist.compat import keras_internals, replacing, tf_internals
+from tfdist.compat import keras_internals, optimizer_slices, replacing, tf_internals
 from tfdist.compat.untraced import outside_of_steps
 from tfdist.data.source import Source
 from tfdist.global_batch import row_losses, unsplit_layers
+from tfdist.sharding import shards
 from tfdist.step import update
 from tfdist.step.variables import optimizers_of
 from tfdist.strategy import factory
 
 
 def build(
-    model: Any, strategy: tf.distribute.Strategy, spec: Any, *, method: str = "train_step"
+    model: Any, strategy: tf.distribute.Strategy, spec: Any, *, method: str = "train_step",
+    builds_optimizer: bool = True,
 ) -> None:
     """Creates all variables that a step needs.
 
@@ -35,13 +38,14 @@ def build(
         strategy: The strategy that it was made under.
         spec: Structure of tensor specs of one replica's part of a batch.
         method: The step: "train_step", "test_step" or "predict_step".
+        builds_optimizer: Whether the optimizer is built for whole weights. It may be anyway.
 
     Raises:
         ValueError: The optimizer was made outside the scope of the strategy, or replicas cannot
             train the model.
     """
     is_compiled = model.compiled
-    if is_compiled:
+    if is_compiled and shards.of(model.optimizer) is None:
         states = getattr(model.optimizer, "variables", [])
         factory.refuse_variables_outside(strategy, states)
     is_own = keras_internals.overrides(model, method)
@@ -52,7 +56,8 @@ def build(
         if method == "train_step" and optimizer is not None:
             update.build(strategy, optimizer, model.trainable_variables)
     elif is_compiled:
-        with strategy.scope():
+        unbuilt = optimizer_slices.not_built_by_keras(model.optimizer)
+        with strategy.scope(), contextlib.nullcontext() if builds_optimizer else unbuilt:
             keras_internals.symbolic_build(model, spec)
     if method == "train_step":
         unsplit_layers.refuse(model, strategy.num_replicas_in_sync)

@@ -25,6 +25,7 @@ from tfdist.loop.loop_options import LoopOptions, of_source
 from tfdist.loop.pacing import Stopwatch, batches_between_events, stops_at_nan_of
 from tfdist.loop.programs import Programs
 from tfdist.loop.while_loop import Loop
+from tfdist.sharding import adopting
 from tfdist.step.rounds import Rounds
 from tfdist.tracking.watch import Watch
 from tfdist.training.guard import Guard
@@ -86,6 +87,10 @@ class Epochs:
 
     def train(self, training: Training) -> None:
         """Runs the epochs that are left, with validation and all events."""
+        with adopting.averages_swapped(self._model, training.events.callbacks):
+            self._train(training)
+
+    def _train(self, training: Training) -> None:
         model, run, events = self._model, training.run, training.events
         profiler = training.profiler
         self._begin(training)

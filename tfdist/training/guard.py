@@ -124,7 +124,7 @@ def _first_bad(model: keras.Model, strategy: tf.distribute.Strategy) -> str:
     for entry in variables.entries_of(model):
         if entry.name.startswith("metrics/") or not tf.as_dtype(entry.variable.dtype).is_floating:
             continue
-        value = strategy.experimental_local_results(variables.value_of(entry.variable))[0]
-        if not bool(tf.reduce_all(tf.math.is_finite(value))):
+        own = variables.components(strategy, entry.variable)
+        if not all(bool(tf.reduce_all(tf.math.is_finite(part))) for part in own):
             return f"{entry.name!r} is the first variable that is not finite"
     return "all variables are finite"

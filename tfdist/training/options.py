@@ -14,6 +14,7 @@ from tfdist.communication.share import is_tpu
 from tfdist.communication.workers import Workers
 from tfdist.compat import keras_internals
 from tfdist.data.shapes import Shapes, parse_shapes
+from tfdist.sharding import allowed
 from tfdist.step import local_steps as local_steps_lib
 
 ON_NAN = ("warn", "raise", "skip", "ignore")
@@ -36,6 +37,7 @@ class Options:
         reduction: How gradients travel between replicas.
         local_steps: As in `fit`.
         outer_optimizer: As in `fit`.
+        sharded_optimizer: As in `fit`.
         profile: As in `fit`.
     """
 
@@ -50,6 +52,7 @@ class Options:
     reduction: Reduction
     local_steps: int | None
     outer_optimizer: Any
+    sharded_optimizer: bool
     profile: Any
 
     @property
@@ -77,6 +80,7 @@ def options_of(
     reduction: Any,
     local_steps: int | None,
     outer_optimizer: Any,
+    sharded_optimizer: Any,
     profile: Any,
 ) -> Options:
     """Checks the options of `fit`; they are the same on all workers, see same_call.py.
@@ -102,6 +106,7 @@ def options_of(
         reduction=parse_reduction(reduction),
         local_steps=local_steps,
         outer_optimizer=outer_optimizer,
+        sharded_optimizer=sharded_optimizer,
         profile=profile,
     )
     _refuse(options)
@@ -117,6 +122,10 @@ def options_of(
     )
     if replica_step is None:
         keras_internals.assert_compiled(model, "fit")
+    allowed.refuse(
+        model, strategy, sharded_optimizer=sharded_optimizer, is_own_rule=options.is_own_rule,
+        local_steps=local_steps, reduction=options.reduction, profile=profile,
+    )
     return options
 
 

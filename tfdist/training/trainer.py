@@ -42,6 +42,7 @@ from tfdist.first_step import found
 from tfdist.global_batch import batch_norm
 from tfdist.loop.loop_options import LoopOptions, of_source
 from tfdist.loop.programs import Programs
+from tfdist.sharding import adopting
 from tfdist.step import error_feedback
 from tfdist.step import local_steps as local_steps_lib
 from tfdist.strategy import factory, process_scope
@@ -165,6 +166,7 @@ class Trainer:
         reduction: Reduction | str | None = None,
         local_steps: int | None = None,
         outer_optimizer: Any = None,
+        sharded_optimizer: bool = False,
         profile: Any = False,
         # Who is told of the run.
         trackers: Sequence[Any] | None = None,
@@ -228,6 +230,13 @@ class Trainer:
                 differs from one device's, except with 1 and SGD. See step/local_steps.py.
             outer_optimizer: Applies the change of weights of each round of local steps, such as
                 `SGD(0.7, momentum=0.9, nesterov=True)`.
+            sharded_optimizer: Whether each of N replicas holds one N-th of the optimizer's states
+                (Adam's momentums, averages of weights, accumulators), and updates that part of the
+                weights, with the same numbers up to rounding, and as many bytes between workers.
+                Then `model.optimizer.variables` are slices; saving the model, or a checkpoint, puts
+                them together, for which every worker has to save. Tables of a
+                `keras.layers.Embedding` keep whole states. For SGD, Adam, AdamW, Nadam, Adamax,
+                Lion, RMSprop, Adagrad, Adadelta and Ftrl; others are refused by name.
             profile: Whether to measure where the time goes, and print it at the end. Given a
                 folder, it also writes a TensorBoard trace of some of the chief's steps there.
             trackers: Who is told of the run, on the chief: names ("json", "tensorboard", "mlflow",
@@ -250,7 +259,8 @@ class Trainer:
             static_shapes=static_shapes, length_buckets=length_buckets,
             checkpoint_dir=checkpoint_dir, save_every=save_every,
             fingerprint_every=fingerprint_every, on_nan=on_nan, check=check, reduction=reduction,
-            local_steps=local_steps, outer_optimizer=outer_optimizer, profile=profile,
+            local_steps=local_steps, outer_optimizer=outer_optimizer,
+            sharded_optimizer=sharded_optimizer, profile=profile,
         )
         epochs = limited(epochs, "epochs") or epochs
         if validation_split and validation_data is None:
@@ -323,7 +333,8 @@ class Trainer:
     ) -> LoopOptions:
         """Creates all variables that training needs; returns how the loop runs through batches."""
         model = self.model
-        self._build(feed, "train_step")
+        self._build(feed, "train_step", builds_optimizer=not options.sharded_optimizer)
+        adopting.adopt(model, self.strategy, is_wanted=options.sharded_optimizer)
         for data in filter(None, (feed, validation)):
             self._programs.followed(data.source)
         if validation is not None:
@@ -584,11 +595,13 @@ class Trainer:
         refuse_whole(check, **given)
         return parse_check(check, is_tpu=is_tpu(self.strategy))
 
-    def _build(self, feed: Feed, method: str) -> None:
+    def _build(self, feed: Feed, method: str, *, builds_optimizer: bool = True) -> None:
         if method == "train_step" and not self.model.compiled:
             return  # a custom rule creates what it needs
         spec = building.spec_of(feed.source, self.model, method=method)
-        building.build(self.model, self.strategy, spec, method=method)
+        building.build(
+            self.model, self.strategy, spec, method=method, builds_optimizer=builds_optimizer
+        )
 
     def _events(self, callbacks: Any, **params: Any) -> Any:
         return shared_events.events_of(

@@ -1,0 +1,179 @@
+"""How do gradients and weights travel where each replica needs one slice of them alone?
+
+A slice is one N-th of a tensor's numbers, in their order, for N replicas; zeros fill up the last.
+
+>>> blocks(tf.constant([[1, 2], [3, 4], [5, 6]]), 4).numpy().tolist()
+[[1, 2], [3, 4], [5, 6], [0, 0]]
+>>> whole(blocks(tf.constant([1, 2, 3]), 2), [3]).numpy().tolist()
+[1, 2, 3]
+
+Workers on CPUs send each other the slices of their gradients, all to all, and each adds up what has
+come, in the order of the workers; new weights are gathered around the ring. Both together are as
+many bytes as one sum of whole gradients. Replicas of one process, and other workers, sum whole
+gradients as ever and keep their slice.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tfdist.communication import collectives, compression
+from tfdist.communication import reduction as reduction_lib
+from tfdist.communication.compression import EXACT, Reduction
+from tfdist.communication.share import share_of
+from tfdist.compat import tf_internals
+
+# Smaller slices travel together until they have this many bytes, as packs of whole gradients do.
+_PACK_BYTES = 2**20
+_GATHERED = (tf.float16, tf.float32, tf.float64, tf.int32, tf.int64)  # by TensorFlow's ring
+
+
+def length(size: int, parts: int) -> int:
+    """Returns the numbers of a slice, of a tensor of `size` numbers."""
+    return -(-size // parts)
+
+
+def blocks(tensor: Any, parts: int) -> tf.Tensor:
+    """Returns all slices of a tensor, of shape `(parts, length)`."""
+    size = tensor.shape.num_elements()
+    flat, missing = tf.reshape(tensor, [-1]), length(size, parts) * parts - size
+    return tf.reshape(tf.pad(flat, [[0, missing]]) if missing else flat, [parts, -1])
+
+
+def own_block(tensor: Any, replica: int, parts: int) -> tf.Tensor:
+    """Returns one slice of a tensor, of shape `(length,)`, without a copy of the whole."""
+    size = tensor.shape.num_elements()
+    long = length(size, parts)
+    start = min(replica * long, size)
+    held = tf.reshape(tensor, [-1])[start : start + long]
+    missing = long - min(long, size - start)
+    return tf.pad(held, [[0, missing]]) if missing else held
+
+
+def whole(slices: Any, shape: Sequence[int]) -> tf.Tensor:
+    """Returns the tensor of this shape that has these slices, of shape `(parts, length)`."""
+    size = tf.TensorShape(shape).num_elements()
+    flat = tf.reshape(slices, [-1])
+    return tf.reshape(flat if flat.shape[0] == size else flat[:size], shape)
+
+
+class Slices:
+    """How slices travel between the replicas of a strategy; used in a step that is traced.
+
+    Args:
+        strategy: Replicas of one process, or workers of one replica each.
+
+    Attributes:
+        parts: N, the replicas of all workers.
+        replicas: The numbers of this worker's.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy) -> None:
+        self._strategy, self._share = strategy, share_of(strategy)
+        self.parts, self.replicas = self._share.num_replicas, self._share.replicas
+        self._launcher: Any = None
+        if self._share.has_others and "CPU" in strategy.extended.worker_devices[0].upper():
+            self._launcher = tf_internals.launcher_of(strategy)
+
+    def summed(
+        self, gradients: Sequence[Any], reduction: Reduction = EXACT
+    ) -> list[list[tf.Tensor]]:
+        """Sums dense gradients over all replicas.
+
+        Args:
+            gradients: Per-replica tensors, in cross-replica context.
+            reduction: How they travel.
+
+        Returns:
+            For each gradient the slices of the sum of this worker's replicas.
+        """
+        if self._launcher is None:
+            sums = reduction_lib.sum_gradients(self._strategy, gradients, reduction)
+            return [[self._held(total, r) for r in self.replicas] for total in sums]
+        own = [blocks(gradient, self.parts) for gradient in gradients]
+        types = [block.dtype for block in own]
+        for index, block in enumerate(own):
+            if reduction.narrows(block.dtype):
+                own[index] = compression.narrow(block, str(reduction.wire_dtype))
+        found: dict[int, tf.Tensor] = {}
+        for pack in _packs(own, types):
+            came = tf.unstack(self._exchanged(_packed([own[i] for i in pack], axis=1)))
+            # Widened before they are added, so that each contribution is rounded but once.
+            wide = [compression.widen(row, types[pack[0]]) for row in came]
+            total = functools.reduce(tf.add, wide)
+            found |= zip(pack, _unpacked(total, [own[i].shape[1] for i in pack], 0), strict=True)
+        return [[found[index]] for index in range(len(own))]
+
+    def gathered(self, slices: Sequence[Sequence[Any]]) -> list[tf.Tensor]:
+        """Returns all replicas' slices, of shape `(parts, length)` for each variable.
+
+        Args:
+            slices: For each variable the slices of this worker's replicas.
+        """
+        if not self._share.has_others:
+            return [self._stacked(of_replicas) for of_replicas in slices]
+        own = [of_replicas[0] for of_replicas in slices]
+        found: dict[int, tf.Tensor] = {}
+        for pack in _packs(own, [one.dtype for one in own]):
+            every = self._from_all(_packed([own[i] for i in pack], axis=0))
+            found |= zip(pack, _unpacked(every, [own[i].shape[0] for i in pack], 1), strict=True)
+        return [found[index] for index in range(len(own))]
+
+    def total(self, values: tf.Tensor) -> tf.Tensor:
+        """Returns the sum over all workers of a vector, which each has made of its slices."""
+        if not self._share.has_others:
+            return values
+        return reduction_lib.sum_gradients(self._strategy, [values])[0]
+
+    def _held(self, total: Any, replica: int) -> tf.Tensor:
+        devices = self._strategy.extended.worker_devices
+        with tf.device(devices[replica - self._share.first_replica]):
+            return own_block(total, replica, self.parts)
+
+    def _stacked(self, of_replicas: Sequence[Any]) -> tf.Tensor:
+        with tf.device(self._strategy.extended.worker_devices[0]):
+            return tf.stack([tf.convert_to_tensor(one) for one in of_replicas])
+
+    def _exchanged(self, message: tf.Tensor) -> tf.Tensor:
+        """Sends row i of a message to worker i; returns the rows that have come, by worker."""
+        with tf.device(self._launcher.device):
+            return tf.raw_ops.CollectiveAllToAllV2(input=message, **self._launcher.keys())
+
+    def _from_all(self, message: tf.Tensor) -> tf.Tensor:
+        if self._launcher is None:
+            wide = message if message.dtype in _GATHERED else tf.cast(message, tf.float32)
+            every = collectives.gathered(self._strategy, lambda context: wide)
+            return tf.cast(every, message.dtype)
+        if message.dtype not in _GATHERED:  # such as bfloat16
+            return self._exchanged(tf.tile(message[tf.newaxis], [self.parts, 1]))
+        with tf.device(self._launcher.device):
+            came = tf.raw_ops.CollectiveGatherV2(input=message, **self._launcher.keys())
+            return tf.reshape(came, [self.parts, -1])
+
+
+def _packs(tensors: Sequence[tf.Tensor], types: Sequence[tf.DType]) -> list[list[int]]:
+    """Returns the numbers of the tensors that travel together: small ones of one type."""
+    packs: list[list[int]] = []
+    open_packs: dict[tf.DType, tuple[list[int], int]] = {}
+    for index, (tensor, dtype) in enumerate(zip(tensors, types, strict=True)):
+        size = (tensor.shape.num_elements() or 0) * tensor.dtype.size
+        pack, held = open_packs.get(dtype, ([], _PACK_BYTES))
+        if held + size > _PACK_BYTES:
+            pack, held = [], 0
+            packs.append(pack)
+        pack.append(index)
+        if size < _PACK_BYTES:  # a large one travels alone
+            open_packs[dtype] = pack, held + size
+    return packs
+
+
+def _packed(tensors: Sequence[tf.Tensor], *, axis: int) -> tf.Tensor:
+    return tensors[0] if len(tensors) == 1 else tf.concat(tensors, axis)
+
+
+def _unpacked(message: tf.Tensor, sizes: Sequence[int], axis: int) -> Sequence[tf.Tensor]:
+    return [message] if len(sizes) == 1 else tf.split(message, sizes, axis)
