@@ -20,6 +20,8 @@ brackets; a machine that is busy with something else widens them. Suites:
                 an embedding of which few rows are touched; with --peer=torch-ddp against torch
     import      what importing tfdist adds to TensorFlow's and Keras's import, in seconds
     checkpoint  a model of 100 MB: how long training waits for a save, and how long it takes
+    sharding    the same MLP with Adam's states in slices on two workers, against whole ones: times
+                of a step, and bytes of states, of memory and of what is received
     engines     a job of two workers that does nothing, on each engine that is installed
 """
 
@@ -39,6 +41,7 @@ import benchmark_page
 import benchmark_processes
 import benchmark_reduction
 import benchmark_scaling
+import benchmark_sharding
 import benchmark_starts
 import benchmark_steps
 from absl import app, flags
@@ -82,6 +85,7 @@ def suites() -> dict[str, Callable[[], list[Any]]]:
         "reduction": lambda: benchmark_reduction.suite_reduction(rounds, torch=torch),
         "import": lambda: benchmark_starts.suite_import(rounds),
         "checkpoint": lambda: benchmark_starts.suite_checkpoint(rounds),
+        "sharding": lambda: benchmark_sharding.suite_sharding(rounds),
         "engines": lambda: benchmark_starts.suite_engines(rounds),
     }
 

@@ -17,7 +17,7 @@ from tfdist.communication.slices import Slices
 
 # Of awkward sizes, of two types, and one that travels alone.
 _SHAPES = [((3,), "float64"), ((5, 2), "float32"), ((1,), "float64"), ((2, 3), "bfloat16"),
-           ((600, 700), "float32"), ((7,), "float32")]  # fmt: skip
+           ((1100, 2000), "float32"), ((7,), "float32")]  # fmt: skip
 
 
 def _values(replica: int) -> list[np.ndarray]:
@@ -27,13 +27,16 @@ def _values(replica: int) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 4, 7])
 @pytest.mark.parametrize("shape", [(), (1,), (4,), (3, 2), (5, 1, 2)])
-def test_a_tensor_is_cut_and_put_together(shape, parts):
+@pytest.mark.parametrize("block", [2, slices.BLOCK])
+def test_a_tensor_is_cut_and_put_together(shape, parts, block, monkeypatch):
+    monkeypatch.setattr(slices, "BLOCK", block)
     tensor = tf.reshape(tf.range(1, 1 + int(np.prod(shape))), shape)
-    cut = slices.blocks(tensor, parts)
-    assert cut.shape == (parts, slices.length(int(np.prod(shape)), parts))
+    cut = slices.pieces(tensor, parts)
+    assert sum(piece.shape[1] for piece in cut) == slices.length(int(np.prod(shape)), parts)
     np.testing.assert_array_equal(slices.whole(cut, shape), tensor)
     for replica in range(parts):
-        np.testing.assert_array_equal(slices.own_block(tensor, replica, parts), cut[replica])
+        own = np.concatenate([piece[replica] for piece in cut])
+        np.testing.assert_array_equal(slices.own_slice(tensor, replica, parts), own)
 
 
 def _differences(strategy: Any, reduction: Reduction, *, by_sums: bool = False) -> list[float]:
@@ -53,7 +56,8 @@ def _differences(strategy: Any, reduction: Reduction, *, by_sums: bool = False) 
     @tf.function(autograph=False)
     def run() -> Any:
         gradients = strategy.run(on_replica)
-        every = held.gathered(held.summed(gradients, reduction))
+        sizes = [int(np.prod(shape)) for shape, _ in _SHAPES]
+        every = held.gathered(held.summed(gradients, reduction), sizes)
         return [slices.whole(one, shape) for one, (shape, _) in zip(every, _SHAPES, strict=True)]
 
     sums = [sum(of_all) for of_all in zip(*map(_values, range(held.parts)), strict=True)]

@@ -51,7 +51,10 @@ _case = functools.partial(
 
 def _optimizer(name: str) -> Any:
     rate: Any = O.schedules.ExponentialDecay(0.05, decay_steps=2, decay_rate=0.7)
-    return getattr(O, name)(learning_rate=rate, weight_decay=0.01, global_clipnorm=0.3)
+    options = {"momentum": 0.9} if name in ("SGD", "RMSprop") else {}
+    return getattr(O, name)(
+        learning_rate=rate, weight_decay=0.01, global_clipnorm=0.3, **options
+    )
 
 
 def _no_decay_of_biases() -> Any:

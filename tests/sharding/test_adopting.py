@@ -13,7 +13,8 @@ import pytest
 from parity import worlds
 
 import tfdist
-from tfdist.sharding import adopting, shards
+from tfdist.communication import slices
+from tfdist.sharding import adopting, shards, sliced_weight
 from tfdist.sharding.sliced_state import SlicedState
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -49,7 +50,12 @@ def _assert_alike(one: keras.Model, other: keras.Model) -> None:
         np.testing.assert_allclose(mine, theirs, rtol=1e-12, atol=1e-13)
 
 
-def test_an_optimizer_that_has_trained_goes_on_in_slices_and_whole(logical_cpus):
+@pytest.mark.parametrize("large", [2**14, 4])  # numbers of a slice that is empty between steps
+def test_an_optimizer_that_has_trained_goes_on_in_slices_and_whole(
+    large, logical_cpus, monkeypatch
+):
+    monkeypatch.setattr(sliced_weight, "_LARGE", large)
+    monkeypatch.setattr(slices, "BLOCK", large)
     one, model = _built(), _distributed()
     for is_sharded in (False, True, True, False):
         one.fit(_X, _Y, **_FIT)

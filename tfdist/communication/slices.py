@@ -1,13 +1,16 @@
 """How do gradients and weights travel where each replica needs one slice of them alone?
 
-A slice is one N-th of a tensor's numbers, in their order, for N replicas; zeros fill up the last.
+A tensor's numbers, in their order, are pieces of N blocks, of which replica r has block r; zeros
+fill up the last ones. Its slice is its block of each piece, one after the other:
 
->>> blocks(tf.constant([[1, 2], [3, 4], [5, 6]]), 4).numpy().tolist()
-[[1, 2], [3, 4], [5, 6], [0, 0]]
->>> whole(blocks(tf.constant([1, 2, 3]), 2), [3]).numpy().tolist()
-[1, 2, 3]
+>>> [piece.numpy().tolist() for piece in pieces(tf.range(5), 2)]
+[[[0, 1, 2], [3, 4, 0]]]
+>>> own_slice(tf.range(5), 1, 2).numpy().tolist()
+[3, 4, 0]
+>>> whole(pieces(tf.range(5), 2), [5]).numpy().tolist()
+[0, 1, 2, 3, 4]
 
-Workers on CPUs send each other the slices of their gradients, all to all, and each adds up what has
+Workers on CPUs send each other the blocks of their gradients, all to all, and each adds up what has
 come, in the order of the workers; new weights are gathered around the ring. Both together are as
 many bytes as one sum of whole gradients. Replicas of one process, and other workers, sum whole
 gradients as ever and keep their slice.
@@ -27,38 +30,56 @@ from tfdist.communication.compression import EXACT, Reduction
 from tfdist.communication.share import share_of
 from tfdist.compat import tf_internals
 
-# Smaller slices travel together until they have this many bytes, as packs of whole gradients do.
+# Smaller blocks travel together until they have this many bytes, as packs of whole gradients do.
 _PACK_BYTES = 2**20
+#: The most numbers of a block: larger ones leave the processors idle while they travel.
+BLOCK = 2**20
 _GATHERED = (tf.float16, tf.float32, tf.float64, tf.int32, tf.int64)  # by TensorFlow's ring
 
 
+def lengths(size: int, parts: int) -> list[int]:
+    """Returns the length of a block of each piece, of a tensor of `size` numbers."""
+    full, rest = divmod(size, parts * BLOCK)
+    return [BLOCK] * full + [-(-rest // parts)] * bool(rest)
+
+
 def length(size: int, parts: int) -> int:
-    """Returns the numbers of a slice, of a tensor of `size` numbers."""
-    return -(-size // parts)
+    """Returns the length of a slice, of a tensor of `size` numbers."""
+    return sum(lengths(size, parts))
 
 
-def blocks(tensor: Any, parts: int) -> tf.Tensor:
-    """Returns all slices of a tensor, of shape `(parts, length)`."""
-    size = tensor.shape.num_elements()
-    flat, missing = tf.reshape(tensor, [-1]), length(size, parts) * parts - size
-    return tf.reshape(tf.pad(flat, [[0, missing]]) if missing else flat, [parts, -1])
+def pieces(tensor: Any, parts: int) -> list[tf.Tensor]:
+    """Returns a tensor's pieces, each of shape `(parts, length of a block)`."""
+    size, start, found = tensor.shape.num_elements(), 0, []
+    flat = tf.reshape(tensor, [-1])
+    for long in lengths(size, parts):
+        found.append(tf.reshape(_filled(flat, start, parts * long), [parts, long]))
+        start += parts * long
+    return found
 
 
-def own_block(tensor: Any, replica: int, parts: int) -> tf.Tensor:
-    """Returns one slice of a tensor, of shape `(length,)`, without a copy of the whole."""
-    size = tensor.shape.num_elements()
-    long = length(size, parts)
-    start = min(replica * long, size)
-    held = tf.reshape(tensor, [-1])[start : start + long]
-    missing = long - min(long, size - start)
-    return tf.pad(held, [[0, missing]]) if missing else held
+def own_slice(tensor: Any, replica: int, parts: int) -> tf.Tensor:
+    """Returns one slice of a tensor, without a copy of the whole."""
+    size, start, blocks = tensor.shape.num_elements(), 0, []
+    flat = tf.reshape(tensor, [-1])
+    for long in lengths(size, parts):
+        blocks.append(_filled(flat, start + replica * long, long))
+        start += parts * long
+    return _packed(blocks, axis=0)
 
 
-def whole(slices: Any, shape: Sequence[int]) -> tf.Tensor:
-    """Returns the tensor of this shape that has these slices, of shape `(parts, length)`."""
+def whole(found: Sequence[Any], shape: Sequence[int]) -> tf.Tensor:
+    """Returns the tensor of this shape that has these pieces."""
     size = tf.TensorShape(shape).num_elements()
-    flat = tf.reshape(slices, [-1])
+    flat = _packed([tf.reshape(piece, [-1]) for piece in found], axis=0)
     return tf.reshape(flat if flat.shape[0] == size else flat[:size], shape)
+
+
+def _filled(flat: Any, start: int, long: int) -> tf.Tensor:
+    """Returns `long` numbers from `start` on, with zeros behind the last one."""
+    held = flat[min(start, flat.shape[0]) : min(start + long, flat.shape[0])]
+    missing = long - held.shape[0]
+    return tf.pad(held, [[0, missing]]) if missing else held
 
 
 class Slices:
@@ -94,11 +115,12 @@ class Slices:
         if self._launcher is None:
             sums = reduction_lib.sum_gradients(self._strategy, gradients, reduction)
             return [[self._held(total, r) for r in self.replicas] for total in sums]
-        own = [blocks(gradient, self.parts) for gradient in gradients]
-        types = [block.dtype for block in own]
-        for index, block in enumerate(own):
-            if reduction.narrows(block.dtype):
-                own[index] = compression.narrow(block, str(reduction.wire_dtype))
+        cut = [pieces(gradient, self.parts) for gradient in gradients]
+        own = [piece for of_one in cut for piece in of_one]
+        types = [piece.dtype for piece in own]
+        for index, piece in enumerate(own):
+            if reduction.narrows(piece.dtype):
+                own[index] = compression.narrow(piece, str(reduction.wire_dtype))
         found: dict[int, tf.Tensor] = {}
         for pack in _packs(own, types):
             came = tf.unstack(self._exchanged(_packed([own[i] for i in pack], axis=1)))
@@ -106,22 +128,35 @@ class Slices:
             wide = [compression.widen(row, types[pack[0]]) for row in came]
             total = functools.reduce(tf.add, wide)
             found |= zip(pack, _unpacked(total, [own[i].shape[1] for i in pack], 0), strict=True)
-        return [[found[index]] for index in range(len(own))]
+        sums = iter(found[index] for index in range(len(own)))
+        return [[_packed([next(sums) for _ in of_one], axis=0)] for of_one in cut]
 
-    def gathered(self, slices: Sequence[Sequence[Any]]) -> list[tf.Tensor]:
-        """Returns all replicas' slices, of shape `(parts, length)` for each variable.
+    def gathered(
+        self, slices: Sequence[Sequence[Any]], sizes: Sequence[int]
+    ) -> list[list[tf.Tensor]]:
+        """Returns the pieces of each variable, from all replicas' slices.
 
         Args:
             slices: For each variable the slices of this worker's replicas.
+            sizes: The numbers of each variable.
         """
+        long = [lengths(size, self.parts) for size in sizes]
+        cut = [
+            [list(_unpacked(one, of_one, 0)) for one in of_replicas]
+            for of_replicas, of_one in zip(slices, long, strict=True)
+        ]
         if not self._share.has_others:
-            return [self._stacked(of_replicas) for of_replicas in slices]
-        own = [of_replicas[0] for of_replicas in slices]
+            return [
+                [self._stacked(blocks) for blocks in zip(*of_replicas, strict=True)]
+                for of_replicas in cut
+            ]
+        own = [block for (of_one,) in cut for block in of_one]
         found: dict[int, tf.Tensor] = {}
-        for pack in _packs(own, [one.dtype for one in own]):
+        for pack in _packs(own, [block.dtype for block in own]):
             every = self._from_all(_packed([own[i] for i in pack], axis=0))
             found |= zip(pack, _unpacked(every, [own[i].shape[0] for i in pack], 1), strict=True)
-        return [found[index] for index in range(len(own))]
+        came = iter(found[index] for index in range(len(own)))
+        return [[next(came) for _ in of_one] for (of_one,) in cut]
 
     def total(self, values: tf.Tensor) -> tf.Tensor:
         """Returns the sum over all workers of a vector, which each has made of its slices."""
@@ -132,7 +167,7 @@ class Slices:
     def _held(self, total: Any, replica: int) -> tf.Tensor:
         devices = self._strategy.extended.worker_devices
         with tf.device(devices[replica - self._share.first_replica]):
-            return own_block(total, replica, self.parts)
+            return own_slice(total, replica, self.parts)
 
     def _stacked(self, of_replicas: Sequence[Any]) -> tf.Tensor:
         with tf.device(self._strategy.extended.worker_devices[0]):

@@ -63,10 +63,10 @@ def inner_of(optimizer: Any) -> Any:
     return optimizer.inner_optimizer if is_outer else optimizer
 
 
-def slice_of(variable: Any, value: tf.Variable) -> Any:
+def slice_of(variable: Any, value: tf.Variable, *, length: int) -> Any:
     """Returns a Keras variable with another one's name and path, and a slice for its value."""
     part = copy.copy(variable)
-    part._value, part._shape, part._ndim, part._constraint = value, tuple(value.shape), 1, None
+    part._value, part._shape, part._ndim, part._constraint = value, (length,), 1, None
     return part
 
 

@@ -61,12 +61,12 @@ class Shards:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes that a replica of this worker holds: states, and the slices of the weights."""
-        held = 0
-        for state in self._states:
-            first = state.parts[0] if isinstance(state, SlicedState) else state
-            held += _bytes(first)
-        return held + sum(_bytes(item.parts[0]) for item in self._items if not item.is_whole)
+        """Bytes of the states that a replica of this worker holds."""
+        own = [state.parts[0] if isinstance(state, SlicedState) else state for state in self.states]
+        return sum(
+            tf.as_dtype(one.dtype).size * (tf.TensorShape(one.shape).num_elements() or 0)
+            for one in own
+        )
 
     def update(
         self,
@@ -85,25 +85,33 @@ class Shards:
             )
         sums = self._summed(gradients, reduction)
         self._applied = [i for i, s in zip(self._items, sums, strict=True) if s is not None]
-        self.refresh()
+        self.refresh(sums)
         before = tf.identity(self._steps.value)
         with tf_internals.default_replica_mode(), position_lib.at(None):
             self._apply(sums, apply)
         self._settle(before)
-
-    def refresh(self) -> None:
-        """Gives the slices the values that the weights have now."""
         for item in self._sliced():
-            item.refresh(self._strategy, self._slices)
+            item.clear()
+
+    def refresh(self, sums: Sequence[Any] | None = None) -> None:
+        """Gives the slices the values that the weights have now; in a step after the sums."""
+        for index, item in enumerate(self._items):
+            if not item.is_whole:
+                after = sums[index] if sums else None
+                item.refresh(self._strategy, self._slices, after=after or ())
 
     def publish(self) -> None:
         """Gives the weights the values of all replicas' slices."""
         items = self._sliced()
-        own = [[part.value.read_value() for part in item.parts] for item in items]
-        every = self._slices.gathered(own)
+        own = [
+            [tf.ensure_shape(part.value.read_value(), part.shape) for part in item.parts]
+            for item in items
+        ]
+        sizes = [item.weight.shape.num_elements() for item in items]
+        every = self._slices.gathered(own, sizes)
         with tf_internals.default_replica_mode():
-            for item, rows in zip(items, every, strict=True):
-                item.weight.assign(slices_lib.whole(rows, item.weight.shape))
+            for item, pieces in zip(items, every, strict=True):
+                item.weight.assign(slices_lib.whole(pieces, item.weight.shape))
 
     def around(self, function: Callable[[], None]) -> None:
         """Calls what changes slices outside of a step; every worker has to call it."""
@@ -111,6 +119,8 @@ class Shards:
             self._traced[0]()
             function()
             self._traced[1]()
+        for item in self._sliced():
+            item.clear()
 
     def _build(self) -> None:
         known = {id(part): item for item in self._items for part in item.parts}
@@ -248,10 +258,6 @@ def states_of(optimizer: Any) -> Sequence[Any]:
     """Returns an optimizer's variables; a `SlicedState` for what the replicas hold in slices."""
     held = of(optimizer)
     return optimizer.variables if held is None else held.states
-
-
-def _bytes(variable: Any) -> int:
-    return tf.as_dtype(variable.dtype).size * (tf.TensorShape(variable.shape).num_elements() or 0)
 
 
 def _true(function: Callable[[], None]) -> tf.Tensor:

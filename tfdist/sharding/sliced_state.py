@@ -48,16 +48,23 @@ class SlicedState:
             self._workers.rows(rows[:, start : start + _BYTES_AT_A_TIME])
             for start in range(0, rows.shape[1], _BYTES_AT_A_TIME)
         ]
-        every = np.ascontiguousarray(np.concatenate(pieces, axis=1)).reshape(-1).view(own.dtype)
-        return every[: self.shape.num_elements()].reshape(self.shape)
+        # A row a replica; a piece has a block of each.
+        every = np.ascontiguousarray(np.concatenate(pieces, axis=1)).view(own.dtype)
+        ends = np.cumsum(self._lengths())[:-1]
+        flat = np.concatenate([piece.reshape(-1) for piece in np.split(every, ends, axis=1)])
+        return flat[: self.shape.num_elements()].reshape(self.shape)
 
     def assign(self, value: Any) -> None:
         """Gives each of this worker's replicas its slice of a whole value."""
         share = self._workers.share
-        whole = np.asarray(value).reshape(-1)
+        flat = np.asarray(value).reshape(-1)
         for replica, part in zip(share.replicas, self.parts, strict=True):
-            long = slices.length(whole.size, share.num_replicas)
-            held = whole[replica * long : (replica + 1) * long]
-            filled = np.zeros(part.shape, whole.dtype)
-            filled[: held.size] = held
+            filled, start, at = np.zeros(part.shape, flat.dtype), 0, 0
+            for long in self._lengths():
+                held = flat[start + replica * long : start + (replica + 1) * long]
+                filled[at : at + held.size] = held
+                start, at = start + share.num_replicas * long, at + long
             part.assign(filled)
+
+    def _lengths(self) -> list[int]:
+        return slices.lengths(self.shape.num_elements(), self._workers.share.num_replicas)
