@@ -91,7 +91,7 @@ def held(is_sharded: bool) -> Held:
 
     strategy = tfdist.get_strategy("cpu")
     model, x, y, rows = _mlp(strategy)
-    options = {"batch_size": rows, "verbose": 0, "sharded_optimizer": is_sharded}
+    options: dict[str, Any] = {"batch_size": rows, "verbose": 0, "sharded_optimizer": is_sharded}
     tfdist.fit(model, x, y, **options)  # traces
     _trim()
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew

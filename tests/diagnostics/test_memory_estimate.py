@@ -45,6 +45,16 @@ def test_a_replica_has_its_share(logical_cpus):
     assert found.step_bytes >= 3 * found.gradient_bytes  # they are packed and summed
 
 
+def test_a_replica_holds_its_slice_of_the_states(logical_cpus):
+    with tfdist.get_strategy("2xcpu").scope():
+        model = mlp(500, 2, "relu")
+    assert model.distribute_strategy.num_replicas_in_sync == 2
+    found = tfdist.estimate_memory(model, batch_size=100, sharded_optimizer=True)
+    # Two momentums of each weight, one half of each.
+    assert found.optimizer_bytes == pytest.approx(found.parameter_bytes, rel=1e-3)
+    assert found.step_bytes >= 3 * found.gradient_bytes
+
+
 def mlp_alone():
     with tfdist.get_strategy("cpu").scope():
         return mlp(500, 2, "relu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import shutil
 from typing import Any
 
 import numpy as np
@@ -136,6 +137,45 @@ def test_a_folder_that_the_chief_cannot_write_to(two_workers):
 def test_a_folder_that_one_worker_alone_is_given(two_workers):
     for found in two_workers[0]:
         assert "worker 0: checkpoint_dir is given; worker 1: checkpoint_dir" in found["one alone"]
+
+
+def _stop_in_slices(folders: list[str]) -> list[Any]:
+    import tfdist
+
+    folder = folders[tfdist.detect_cluster().rank]
+    stops = (3, 8)  # the second process goes on where the first one stopped
+    return [_fit("cpu", folder, stop_at=stop, sharded_optimizer=True) for stop in stops]
+
+
+def _rest(folder: str, **kwargs: Any) -> Any:
+    return _fit("cpu", folder, **kwargs)
+
+
+def _whole_and_rest_of_one(folder: str) -> list[Any]:
+    return [_fit("cpu", where) for where in (None, folder)]
+
+
+@pytest.mark.timeout(300)  # for a busy machine
+def test_states_in_slices_go_on_on_two_workers_three_and_one(tmp_path):
+    """The checkpoint has whole states, in which each worker finds its slices.
+
+    Takes three jobs of 5 s each. Nothing else shows that what was gathered from two workers is what
+    three of them cut, or one keeps.
+    """
+    chief = str(tmp_path / "run")
+    stopped = testing.run_workers(_stop_in_slices, args=([chief, "/proc/none"],))
+    assert stopped == [["Stop: "] * 2] * 2
+    copied = str(tmp_path / "copied")
+    shutil.copytree(chief, copied)
+    of_three = testing.run_workers(
+        _rest, workers=3, args=(copied,), kwargs={"sharded_optimizer": True}
+    )
+    [(whole, of_one)] = testing.run_workers(_whole_and_rest_of_one, workers=1, args=(chief,))
+    for rest in (of_one, *of_three):
+        for one, other in zip(whole[0], rest[0], strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-13)
+        for name, values in whole[1].items():
+            np.testing.assert_allclose(values, rest[1][name], rtol=1e-12, atol=1e-13)
 
 
 def _stop(device: str, folder: str, records: str | None) -> Any:

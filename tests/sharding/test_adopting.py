@@ -18,7 +18,7 @@ from tfdist.sharding import adopting, shards, sliced_weight
 from tfdist.sharding.sliced_state import SlicedState
 
 pytestmark = pytest.mark.usefixtures("float64")
-_X = np.random.default_rng(0).normal(size=(22, 4))
+_X = np.random.default_rng(0).normal(size=(22, 2, 2))
 _Y = np.random.default_rng(1).integers(0, 3, 22)
 _FIT = {"batch_size": 6, "shuffle": False, "verbose": 0}
 
@@ -30,9 +30,11 @@ def _adam() -> Any:
 def _built(scope: Any = None) -> keras.Model:
     keras.utils.set_random_seed(3)
     with scope or keras.name_scope("one"):
+        # Of timesteps, the gradient of a Dense has a shape that its trace does not know.
         model = keras.Sequential(
-            [keras.Input((4,)), keras.layers.Dense(5, "tanh"), keras.layers.Dense(3, "softmax")]
-        )
+            [keras.Input((2, 2)), keras.layers.Dense(5, "tanh"), keras.layers.Flatten(),
+             keras.layers.Dense(3, "softmax")]
+        )  # fmt: skip
         model.compile(_adam(), "sparse_categorical_crossentropy")
     return model
 

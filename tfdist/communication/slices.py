@@ -128,8 +128,8 @@ class Slices:
             wide = [compression.widen(row, types[pack[0]]) for row in came]
             total = functools.reduce(tf.add, wide)
             found |= zip(pack, _unpacked(total, [own[i].shape[1] for i in pack], 0), strict=True)
-        sums = iter(found[index] for index in range(len(own)))
-        return [[_packed([next(sums) for _ in of_one], axis=0)] for of_one in cut]
+        added = iter(found[index] for index in range(len(own)))
+        return [[_packed([next(added) for _ in of_one], axis=0)] for of_one in cut]
 
     def gathered(
         self, slices: Sequence[Sequence[Any]], sizes: Sequence[int]

@@ -25,6 +25,7 @@ import tensorflow as tf
 
 from tfdist.compat import keras_internals, tf_internals
 from tfdist.diagnostics import liveness
+from tfdist.sharding import adopting, allowed, shards
 
 _TEMPORARIES = 2  # of an optimizer, each of the size of the variable being updated
 
@@ -78,7 +79,9 @@ class MemoryEstimate:
         )
 
 
-def estimate_memory(model: keras.Model, *, batch_size: int, x: Any = None) -> MemoryEstimate:
+def estimate_memory(
+    model: keras.Model, *, batch_size: int, x: Any = None, sharded_optimizer: bool = False
+) -> MemoryEstimate:
     """Estimates what training a model takes, by tracing its forward and backward pass.
 
     Nothing is trained. Variables of the model and its optimizer that do not exist yet are made, as
@@ -89,9 +92,11 @@ def estimate_memory(model: keras.Model, *, batch_size: int, x: Any = None) -> Me
         batch_size: The global batch: examples per step, summed over all replicas.
         x: Some examples, as in `fit`; needed where the model's inputs are unknown, or have
             dimensions that are.
+        sharded_optimizer: As in `fit`.
 
     Raises:
-        ValueError: The model was not compiled, or the shape of its inputs is not known.
+        ValueError: The model was not compiled, the shape of its inputs is not known, or its
+            optimizer cannot hold its states in slices.
     """
     if not model.compiled:
         raise ValueError("The model is not compiled, so its optimizer is unknown. Compile it.")
@@ -104,17 +109,24 @@ def estimate_memory(model: keras.Model, *, batch_size: int, x: Any = None) -> Me
         if not model.built and x is not None:
             model(keras.tree.map_structure(lambda array: array[:1], x))
         specs = _specs(model, x, rows)
-        if not model.optimizer.built:
+        if not (model.optimizer.built or sharded_optimizer):
             model.optimizer.build(model.trainable_variables)
+    if sharded_optimizer:
+        allowed.refuse(model, strategy, sharded_optimizer=True)
+        adopting.adopt(model, strategy, is_wanted=True)
+    sliced = shards.of(model.optimizer)
     held = _trace(model, specs)
     gradients = _bytes(model.trainable_variables)
     largest = max((_bytes([v]) for v in model.trainable_variables), default=0)
     # At the update: the gradients, their sum and the pack that it travels in, and temporaries.
-    update = gradients * (3 if replicas > 1 else 1) + _TEMPORARIES * largest
+    copies = 3.0 if replicas > 1 else 1.0
+    if sliced:  # of the sum, and of the weights that are updated, a slice each
+        copies, largest = 2 + 2 / replicas, -(-largest // replicas)
+    update = int(gradients * copies) + _TEMPORARIES * largest
     return MemoryEstimate(
         rows=rows,
         parameter_bytes=_bytes(model.variables),
-        optimizer_bytes=_bytes(model.optimizer.variables),
+        optimizer_bytes=sliced.held_bytes if sliced else _bytes(model.optimizer.variables),
         batch_bytes=_bytes(keras.tree.flatten(specs)),
         activation_bytes=held.kept,
         gradient_bytes=gradients,

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist.communication.compression import Reduction
+from tfdist.communication.compression import EXACT, Reduction
 from tfdist.communication.share import is_tpu, share_of
 from tfdist.compat import keras_internals, optimizer_slices
 
@@ -27,10 +27,10 @@ def refuse(
     strategy: tf.distribute.Strategy,
     *,
     sharded_optimizer: Any,
-    is_own_rule: bool,
-    local_steps: int | None,
-    reduction: Reduction,
-    profile: Any,
+    is_own_rule: bool = False,
+    local_steps: int | None = None,
+    reduction: Reduction = EXACT,
+    profile: Any = False,
 ) -> None:
     """Raises a ValueError where `sharded_optimizer` is invalid, or cannot be had.
 

@@ -204,10 +204,22 @@ class Shards:
         )
         for i, total in zip(whole, of_whole, strict=True):
             sums[i] = [total]
-        of_sliced = self._slices.summed([gradients[i] for i in sliced], reduction)
+        known = [self._of_known_shape(gradients[i], self._items[i].weight) for i in sliced]
+        of_sliced = self._slices.summed(known, reduction)
         for i, parts in zip(sliced, of_sliced, strict=True):
             sums[i] = parts
         return sums
+
+    def _of_known_shape(self, gradient: Any, weight: Any) -> Any:
+        """Returns a gradient whose shape is known, which a trace need not see."""
+        local = self._strategy.experimental_local_results(gradient)
+        if local[0].shape.is_fully_defined():
+            return gradient
+        parts = []
+        for part in local:
+            with tf.device(part.device):
+                parts.append(tf.ensure_shape(part, weight.shape))
+        return reduction_lib.per_replica(self._strategy, parts)
 
     def _apply(self, sums: Sequence[Any], apply: Callable[..., None] | None) -> None:
         optimizer = self._optimizer
