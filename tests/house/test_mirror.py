@@ -66,7 +66,6 @@ _TESTED_BY = {
     "loop/branches.py": "data/test_lengths.py",
     "loop/programs.py": "training/test_trainer.py",
     "compat/optimizer_slices.py": "sharding/test_adopting.py",
-    "sharding/of_all_gradients.py": _PARITY,
     "sharding/shards.py": _PARITY,
     "sharding/sliced_state.py": "sharding/test_adopting.py",
     "sharding/sliced_weight.py": "sharding/test_adopting.py",
