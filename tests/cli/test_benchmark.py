@@ -15,7 +15,7 @@ def seconds(monkeypatch):
     """Answers for workers: a step takes as long on two as on one, and records who was asked."""
     asked = []
 
-    def run(function, *, workers, args, env):
+    def run(function, *, workers, args):
         asked.append((workers, args[1]))
         return [0.5 if workers == 1 else 0.25 + 0.25 * rank for rank in range(workers)]
 

@@ -27,8 +27,6 @@ from tfdist import launch
 from tfdist.cli.named_functions import function_of
 from tfdist.launch.command_line import CommandLine
 
-_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2"}
-
 
 @dataclasses.dataclass(frozen=True)
 class Speed:
@@ -104,9 +102,7 @@ def measure(
     rates: dict[int, list[float]] = {n: [] for n in numbers}
     for _ in range(rounds):
         for n in numbers:
-            secs = launch.run(
-                time_steps, workers=n, args=(make, batches[n], steps, device), env=_QUIET
-            )
+            secs = launch.run(time_steps, workers=n, args=(make, batches[n], steps, device))
             rates[n].append(batches[n] / max(map(float, secs)))
     first = statistics.median(rates[numbers[0]])
     found = []

@@ -28,8 +28,8 @@ from typing import Any
 
 from absl import flags
 
-from tfdist.cluster import contract
-from tfdist.launch import child, command, quiet
+from tfdist.cluster import contract, quiet
+from tfdist.launch import child, command
 from tfdist.launch.command_line import WRONG_FLAGS_EXIT_CODE, CommandLine
 from tfdist.launch.job import OUTPUTS
 from tfdist.tracking import by_name

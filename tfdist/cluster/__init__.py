@@ -23,4 +23,5 @@ Read in this order; each file imports from those above it only:
 16. side_channel.py: how workers connect to each other besides TensorFlow.
 17. places.py: where a worker is in its program, and whether the others are there too.
 18. heartbeat.py: whether the other workers are alive.
+19. quiet.py: which lines of the workers' log only the log files get.
 """

@@ -9,27 +9,26 @@ Synopsis (the same for a program: `python -m tfdist.launch --workers=2 script.py
 
 Read in this order; each file imports from those above it only:
 
-1. quiet.py: which lines of log only the log files get.
-2. job.py: what is asked for.
-3. failures.py: which worker failed first, and how it is reported.
-4. stop.py: signals to the launcher, recorded until they are checked.
-5. output.py: what the workers print.
-6. engine.py: what an engine is.
-7. guardian.py: what ends the workers when their launcher has died.
-8. processes.py: how workers are started and ended on this host.
-9. watch.py: what is known of the workers of an attempt.
-10. attempt.py: one attempt: place the workers, call the roll, wait for the first failure, end all.
-11. places.py: for how many workers there are places now.
-12. sizes.py: how many workers the next attempt of an elastic job has.
-13. supervise.py: attempts and restarts.
-14. call.py: how a function and its values travel between the caller and the workers.
-15. child.py: what runs first inside a worker.
-16. render.py: how a job is described to a cluster that starts the workers itself.
-17. engines/: where workers are placed; each engine is loaded by its name.
-18. private_network.py: how the workers of this machine get a network that nobody else reaches.
-19. command_line.py: how the arguments of a command are read.
-20. command.py: what the commands that run a program share.
-21. __main__.py: the command line.
+1. job.py: what is asked for.
+2. failures.py: which worker failed first, and how it is reported.
+3. stop.py: signals to the launcher, recorded until they are checked.
+4. output.py: what the workers print.
+5. engine.py: what an engine is.
+6. guardian.py: what ends the workers when their launcher has died.
+7. processes.py: how workers are started and ended on this host.
+8. watch.py: what is known of the workers of an attempt.
+9. attempt.py: one attempt: place the workers, call the roll, wait for the first failure, end all.
+10. places.py: for how many workers there are places now.
+11. sizes.py: how many workers the next attempt of an elastic job has.
+12. supervise.py: attempts and restarts.
+13. call.py: how a function and its values travel between the caller and the workers.
+14. child.py: what runs first inside a worker.
+15. render.py: how a job is described to a cluster that starts the workers itself.
+16. engines/: where workers are placed; each engine is loaded by its name.
+17. private_network.py: how the workers of this machine get a network that nobody else reaches.
+18. command_line.py: how the arguments of a command are read.
+19. command.py: what the commands that run a program share.
+20. __main__.py: the command line.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from typing import Any
 
 from absl import flags
 
-from tfdist.launch import failures, output, private_network, quiet, supervise
+from tfdist.cluster import quiet
+from tfdist.launch import failures, output, private_network, supervise
 from tfdist.launch.command_line import WRONG_FLAGS_EXIT_CODE, CommandLine
 from tfdist.launch.job import ENGINES, Job, split_workers
 from tfdist.launch.output import (

@@ -7,8 +7,7 @@ import os
 import site
 from collections.abc import Mapping
 
-from tfdist.cluster import contract, environments
-from tfdist.launch import quiet
+from tfdist.cluster import contract, environments, quiet
 
 # Each is a module of this package; engine.py says what is in it.
 ENGINES = ("local", "mpi", "slurm", "ray", "dask", "spark")

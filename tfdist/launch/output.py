@@ -15,7 +15,7 @@ import threading
 import time
 from typing import IO, Any
 
-from tfdist.launch import quiet
+from tfdist.cluster import quiet
 
 UPDATE_SECS = 1.0  # shortest time between two states of a progress bar
 UPDATE_SECS_OF_FILES = 60.0  # where nobody watches them come

@@ -9,7 +9,7 @@ import sys
 import launching
 import pytest
 
-from tfdist.launch import quiet
+from tfdist.cluster import quiet
 from tfdist.launch.job import Job
 
 _ONEDNN = "I0000 00:00:1796003156.533861   24508 port.cc:153] oneDNN custom operations are on."
@@ -90,7 +90,7 @@ def test_what_is_written_as_a_library_is_loaded(tmp_path):
     """Informational log is spared; the rest is shown, and what a crash says last as well."""
     lines = [_ONEDNN, _WARNING, "free(): invalid pointer"]
     code = (
-        "import os, sys; from tfdist.launch import quiet\n"
+        "import os, sys; from tfdist.cluster import quiet\n"
         "with quiet.without_information():\n"
         f"    os.write(2, {chr(10).join(lines).encode() + bytes([10])!r})\n"
         "    [os.abort() for argument in sys.argv if argument == 'abort']\n"
