@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from parity import pipelines
+from parity import cut_datasets, pipelines
 
 from tfdist.communication.share import Share, bounds
 from tfdist.data import rows
@@ -194,3 +194,21 @@ def test_what_stands_in_the_way_is_told_once_on_the_chief(caplog):
 @pytest.mark.parametrize("name", pipelines.PIPELINES)
 def test_the_pipelines_of_the_parity_table_can_be_cut(name):
     assert isinstance(own_rows(pipelines.PIPELINES[name](), Share(0, 1, 3)), OwnRows)
+
+
+@pytest.mark.parametrize("drops", [True, False])
+def test_shapes_show_what_those_of_whole_batches_show(drops):
+    numbers = tf.data.Dataset.range(16)
+    plain = numbers.batch(8, drop_remainder=drops)
+    mapped = numbers.map(lambda number: number).batch(8, drop_remainder=drops)
+    for share in _shares(4, 2):
+        whole, own = (dataset_source(one, share=share) for one in (plain, mapped))
+        assert (whole.makes_own_rows, own.makes_own_rows) == (False, True)
+        shapes = [[part.shape[0] for part in one.stream(0, 0).element_spec[1]]
+                  for one in (whole, own)]
+        assert shapes[0] == shapes[1] == ([2, 2] if drops else [None, None])
+
+
+def test_the_datasets_of_other_topics_can_be_cut_too():
+    for case in cut_datasets.ROWS:
+        assert isinstance(own_rows(case.data()["x"], Share(0, 1, 3)), OwnRows), case.name

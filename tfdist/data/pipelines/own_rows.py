@@ -61,6 +61,17 @@ class OwnRows:
         """What of the order must be the same on every worker, by name."""
         return {} if self.order is None else {"order of records": repr(self.order)}
 
+    @property
+    def fixed_size(self) -> int | None:
+        """The rows of every global batch; None if the last one may be smaller."""
+        batching = self.pipeline.batching
+        return batching.size if batching.drops_remainder else None
+
+    def first_of(self, global_size: tf.Tensor) -> tf.Tensor:
+        """Returns the first row of a global batch of this size that is made: an int32 scalar."""
+        first, _ = bounds(global_size, self.share.first_replica, self.share.num_replicas)
+        return tf.maximum(tf.minimum(first, global_size - self.height), 0)
+
     def batches(self, start: int) -> tf.data.Dataset:
         """Returns the dataset of `(global_size, first, sample, rows)` from a batch on.
 
@@ -117,8 +128,7 @@ class OwnRows:
         elements = tf.data.Dataset.zip(structure)
         size = elements.cardinality()
         global_size = tf.cast(size, tf.int32)
-        first, _ = bounds(global_size, self.share.first_replica, self.share.num_replicas)
-        first = tf.maximum(tf.minimum(first, global_size - self.height), 0)
+        first = self.first_of(global_size)
         facts = (global_size, first, self._sample(structure, size))
         own = elements.skip(tf.cast(first, tf.int64)).take(self.height)
         return tf.data.Dataset.zip((tf.data.Dataset.from_tensors(facts).repeat(), own))

@@ -91,6 +91,9 @@ def dataset_source(
 
     def parts_of_own(global_size: tf.Tensor, first: tf.Tensor, sample: Any, data: Any) -> Any:
         """Cuts the rows of a global batch that this worker has made, from the first one on."""
+        if own is not None and own.fixed_size is not None:  # constants, which shapes show
+            global_size = tf.constant(own.fixed_size)
+            first = own.first_of(global_size)
         if of_rows is not None:
             data = of_rows(*data) if isinstance(data, tuple) else of_rows(data)
         parts = split(data, global_size, reader, first)
