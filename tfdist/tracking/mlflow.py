@@ -76,7 +76,9 @@ class MLflow:
         now = int(1000 * time.time())
         named = {_NOT_ALLOWED.sub("_", name): value for name, value in values.items()}
         texts = {name: value for name, value in named.items() if isinstance(value, str)}
-        numbers = {name: value for name, value in named.items() if name not in texts}
+        numbers = {
+            name: float(value) for name, value in named.items() if not isinstance(value, str)
+        }
         self._client.log_batch(
             self.run_id,
             metrics=[Metric(name, value, now, step) for name, value in numbers.items()],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from tfdist.tracking import kept_state
 from tfdist.tracking.tracker import Value, flat, require
@@ -34,7 +34,7 @@ class WeightsAndBiases:
         project: str = "tfdist",
         *,
         folder: str | os.PathLike[str] = ".",
-        mode: str = "offline",
+        mode: Literal["online", "offline", "disabled", "shared"] = "offline",
     ) -> None:
         require("wandb", tracker="WeightsAndBiases", extra="wandb")
         self._project, self._mode = project, mode
