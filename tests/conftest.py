@@ -55,6 +55,8 @@ _LONGEST_FIRST = (
     "communication/test_reduction", "step/test_local_steps", "data/test_lengths",
     "launch/test_failures", "house/test_docs",
 )  # fmt: skip
+# Files that choose themselves which of their cases have their turn.
+_WITH_TURNS_OF_THEIR_OWN = ("house/test_parity", "programs/")
 _PR_SET_CHILD_SUBREAPER = 36  # from linux/prctl.h
 _CHILD_GRACE_SECS = 3.0
 
@@ -75,10 +77,28 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("tfdist")
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Lets the longest files begin, so that no other process waits for them at the end."""
+    """Lets the longest files begin, so that no other process waits for them at the end.
+
+    Of the cases of a slow test, those whose turn it is not are marked as a part of the table.
+    """
+    for item in items:
+        if _waits_for_its_turn(item):
+            item.add_marker("table")
     order = {name: index for index, name in enumerate(_LONGEST_FIRST)}
     items.sort(key=lambda item: order.get(_of_tests(item.path), len(order)))
+
+
+def _waits_for_its_turn(item: pytest.Item) -> bool:
+    """Whether an item is a case of a slow test, of which another one has its turn."""
+    if item.get_closest_marker("slow") is None or not hasattr(item, "callspec"):
+        return False
+    if _of_tests(item.path).startswith(_WITH_TURNS_OF_THEIR_OWN):
+        return False
+    from parity import rotation
+
+    return not rotation.has_turn(item.nodeid.rpartition("/")[2], rotation.SLOW_CASES)
 
 
 def _of_tests(path: pathlib.Path) -> str:

@@ -278,7 +278,7 @@ _FLAGS = {
     "workers of text": (["--workers=two", __file__], "workers='two' must be"),
     "no workers": (["--workers=0", __file__], "workers=0 must be"),
     "unknown engine": (["--engine=x", __file__], "engine='x' is unknown"),
-    "unknown flag": (["--wrokers=3", __file__], "Unknown command line flag 'wrokers'. Did you mean: workers ?"),
+    "unknown flag": (["--wrokers=3", __file__], "flag 'wrokers'. Did you mean: workers ?"),
     "no program": ([], "the script is missing; give the path of a Python program"),
     "a program that is not there": (["nothing.py"], "script='nothing.py' is not there"),
     "logs below a file": ([f"--log_dir={__file__}/a", __file__], "cannot be written to"),

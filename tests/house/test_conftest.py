@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from parity import rotation
 
 _TESTS = pathlib.Path(__file__).parents[1]
 
@@ -91,3 +92,29 @@ def test_what_is_allowed_passes(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_PROCID", "3")
     done = _pytest(tmp_path, _FREE)
     assert "8 passed" in done.stdout, done.stdout
+
+
+def test_every_case_of_a_slow_test_has_its_turn(request, monkeypatch):
+    """Each waits in one commit and runs in the next."""
+    conftest = next(
+        plugin for plugin in request.config.pluginmanager.get_plugins()
+        if getattr(plugin, "__file__", "") == str(_TESTS / "conftest.py")
+    )  # fmt: skip
+
+    class Case:
+        callspec, path = None, _TESTS / "house" / "test_conftest.py"
+
+        def __init__(self, number):
+            self.nodeid = f"tests/house/test_conftest.py::test_case[{number}]"
+
+        def get_closest_marker(self, name):
+            return name == "slow" or None
+
+    ran = []
+    for turn in range(rotation.SLOW_CASES):
+        monkeypatch.setattr(rotation, "commit", lambda turn=turn: f"{turn:08x}" + 32 * "0")
+        ran.append({n for n in range(40) if not conftest._waits_for_its_turn(Case(n))})
+    assert sorted(n for part in ran for n in part) == list(range(40))
+    assert all(part for part in ran)
+    monkeypatch.setattr(Case, "path", _TESTS / "house" / "test_parity.py")
+    assert not any(conftest._waits_for_its_turn(Case(n)) for n in range(40))

@@ -13,6 +13,7 @@ import zlib
 
 HARDEST_WORLDS = 3  # in how many parts the rows go round, each in its hardest world
 FURTHER_WORLDS = 12  # in how many parts the worlds go round in which a row is not hardest
+SLOW_CASES = 2  # in how many parts the cases of slow tests go round
 ORACLES = 16  # in how many parts the kept outcomes of stock Keras are computed again
 _HERE = pathlib.Path(__file__).parent
 
@@ -44,5 +45,6 @@ def summary() -> str:
     return (
         f"parity table: for commit {commit()[:12]} part {hardest} of {HARDEST_WORLDS} of the rows "
         f"in their hardest worlds, part {further} of {FURTHER_WORLDS} in the other worlds, part "
-        f"{turn(ORACLES)} of {ORACLES} of the kept outcomes of stock Keras computed again"
+        f"{turn(ORACLES)} of {ORACLES} of the kept outcomes of stock Keras computed again; part "
+        f"{turn(SLOW_CASES)} of {SLOW_CASES} of the cases of slow tests"
     )
