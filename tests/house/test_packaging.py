@@ -307,6 +307,7 @@ def test_pip_installs_into_a_clean_environment(pip, editable, tmp_path):
         [sys.executable, "-m", "venv", f"{tmp_path}/venv"],
         [python, "-m", "pip", "install", "--quiet", "--upgrade", pip],
         [python, "-m", "pip", "install", "--quiet", "--no-deps", *editable, str(sources)],
+        [python, "-m", "pip", "install", "--quiet", "absl-py"],  # all that the launcher needs
         [python, "-c", code],
         [f"{tmp_path}/venv/bin/tfdist-launch", "--help"],
     ):
