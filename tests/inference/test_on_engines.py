@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import pathlib
 import subprocess
 import sys
 import textwrap
@@ -102,7 +104,19 @@ def test_engine_predicts_in_order(saved, tmp_path, package, program):
     file = launching.write_program(tmp_path, code)
     done = subprocess.run(
         [sys.executable, file], capture_output=True, text=True, timeout=280, check=False,
-        env=launching.environ_with(TF_CPP_MIN_LOG_LEVEL="2"),
+        env=launching.environ_with(TF_CPP_MIN_LOG_LEVEL="2", ENGINE_TEST_MARK=str(tmp_path)),
     )  # fmt: skip
+    # Ray's processes end a few seconds after it has let go of them.
+    launching.wait_for(lambda: not _processes_with(str(tmp_path)), limit_secs=30)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == "equal"
+
+
+def _processes_with(mark):
+    """The processes that have a text in their environment."""
+    found = []
+    for path in pathlib.Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in path.read_bytes():
+                found.append(path.parent.name)
+    return found
