@@ -28,6 +28,7 @@ if "fail" in sys.argv and __import__("os").environ.get("TFDIST_RANK") == "1":
 """
 _SUM = """
 import keras, numpy as np
+keras.utils.set_random_seed(0)  # others begin with weights for which the step is one device's
 model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
 model.compile("sgd", lambda y, p: keras.ops.sum((y - p) ** 2, -1) * keras.ops.mean(p))
 model.fit(np.arange(12.0).reshape(4, 3) / 12, np.ones((4, 2)), batch_size=4, verbose=0)
