@@ -32,10 +32,9 @@ from typing import Any
 
 import numpy as np
 
-from tfdist.cluster.wording import shorten
 from tfdist.cluster.worker_number import rank_and_size
 from tfdist.communication.share import bounds
-from tfdist.inference.parquet_files import errors, files_in, is_list, module, opened
+from tfdist.inference.parquet_files import files_in, is_list, module, opened, read_group
 
 _PARTITION = re.compile(r"([^=]+)=.*")  # a folder of Hive's kind, which holds a column's value
 
@@ -234,28 +233,11 @@ def _pieces(
     for group in groups:
         low, high = max(start - first, 0), min(stop - first, group.rows)
         if low < high:
-            yield group, _read(pyarrow, group, names).slice(low, high - low)
+            yield group, read_group(pyarrow, group.file, group.number, names).slice(low, high - low)
         first += group.rows
     if start == stop:  # fewer rows than workers: this one has none, but arrays like the others'
         group = next(group for group in groups if group.rows)
-        yield group, _read(pyarrow, group, names).slice(0, 0)
-
-
-def _read(pyarrow: Any, group: _Group, names: list[str]) -> Any:
-    """Reads columns of a row group; what cannot be read is named."""
-    with opened(pyarrow, group.file) as source:
-        try:
-            return source.read_row_group(group.number, columns=names)
-        except errors(pyarrow) as error:
-            for name in names:
-                try:
-                    source.read_row_group(group.number, columns=[name])
-                except errors(pyarrow) as cause:
-                    raise ValueError(
-                        f"The column {name!r} of {group} cannot be read ({shorten(str(cause))}). "
-                        "Write the file again."
-                    ) from cause
-            raise ValueError(f"{group} cannot be read ({shorten(str(error))}).") from error
+        yield group, read_group(pyarrow, group.file, group.number, names).slice(0, 0)
 
 
 def _array(

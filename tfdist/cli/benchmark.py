@@ -17,14 +17,13 @@ import dataclasses
 import json
 import pathlib
 import statistics
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags
 
 from tfdist import launch
-from tfdist.cli.named_functions import function_of
+from tfdist.cli.looked_at import target_of
 from tfdist.launch.command_line import CommandLine
 
 
@@ -50,8 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code, as the file's docstring says.
     """
     line = _make_line()
-    if rest := line.parse(argv):
-        line.refuse(f"{rest[0]!r} is no flag; flags are given as --name=value")
+    line.parse_flags_alone(argv)
     given = line.flags
     try:
         numbers = [int(text) for text in given.workers]
@@ -59,18 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         numbers = []
     if not numbers or min(numbers) < 1:
         line.refuse(f"--workers={','.join(given.workers)} must be numbers from 1, as in 1,2,4")
-    try:
-        make = function_of(given.target) if given.target else cnn_case
-    except ValueError as error:
-        line.refuse(f"--target={error}")
+    make = target_of(line, given.target, cnn_case)
     try:
         found = measure(
             make, numbers, batch_size=given.global_batch_size, is_strong=given.strong,
             steps=given.steps, rounds=given.rounds, device=given.device,
         )
     except (RuntimeError, ValueError) as error:
-        print(f"tfdist benchmark: {error}", file=sys.stderr)
-        return 2
+        return line.failed(error)
     if given.output:
         rows = [dataclasses.asdict(speed) for speed in found]
         pathlib.Path(given.output).write_text(json.dumps({"speeds": rows}, indent=1))

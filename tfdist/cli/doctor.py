@@ -93,8 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code, as the file's docstring says.
     """
     line = _make_line()
-    if rest := line.parse(argv):
-        line.refuse(f"{rest[0]!r} is no flag; flags are given as --name=value")
+    line.parse_flags_alone(argv)
     given = line.flags
     if given.tpu:
         from tfdist.tpu import doctor

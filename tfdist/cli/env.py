@@ -26,8 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     line = CommandLine("tfdist env", "[--json]", text=__doc__)
     flags.DEFINE_boolean("json", False, "Whether to write JSON.", flag_values=line.flags)
-    if rest := line.parse(argv):
-        line.refuse(f"{rest[0]!r} is no flag; flags are given as --name=value")
+    line.parse_flags_alone(argv)
     found = facts_lib.collect()
     print(facts_lib.to_json(found) if line.flags.json else "\n".join(describe(found)))
     return 0

@@ -17,7 +17,6 @@ model that cannot be looked at.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,8 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return _estimate(found, given)
     except (RuntimeError, ValueError) as error:
-        print(f"tfdist estimate: {error}", file=sys.stderr)
-        return 2
+        return line.failed(error)
 
 
 def _estimate(found: Looked, given: Any) -> int:

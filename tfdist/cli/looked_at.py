@@ -48,8 +48,7 @@ def look(
     Raises:
         ValueError: The program does not train by `fit`, or its data cannot be looked at.
     """
-    if rest and target:
-        line.refuse(f"--target={target} and the program {rest[0]!r} are two; give one")
+    refuse_two(line, rest, target)
     if rest:
         if not os.path.isfile(rest[0]):
             line.refuse(f"program={rest[0]!r} is not there; give the path of a Python program")
@@ -57,13 +56,26 @@ def look(
             rest[0], rest[1:], _look, device=device or "cpu"
         )
         return found
-    try:
-        make = function_of(target) if target else instead
-    except ValueError as error:
-        line.refuse(f"--target={error}")
+    make = target_of(line, target, instead)
     with _scope(device):
         made = make()
     return Looked(*made) if isinstance(made, tuple) else Looked(made)
+
+
+def refuse_two(line: CommandLine, rest: Sequence[str], target: str | None) -> None:
+    """Ends a command that was given a program and a function; arguments as in `look`."""
+    if rest and target:
+        line.refuse(f"--target={target} and the program {rest[0]!r} are two; give one")
+
+
+def target_of(
+    line: CommandLine, target: str | None, instead: Callable[[], Any]
+) -> Callable[[], Any]:
+    """Returns the function that --target names, or `instead`; ends the command where it is none."""
+    try:
+        return function_of(target) if target else instead
+    except ValueError as error:
+        line.refuse(f"--target={error}")
 
 
 def _look(trainer: Any, given: dict[str, Any]) -> Looked:

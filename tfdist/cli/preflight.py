@@ -14,7 +14,6 @@ for wrong flags, or a model that cannot be looked at.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,8 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = look(line, rest, target=given.target, instead=looked_at.network, device=None)
         report, lint = _fly(found, given)
     except (RuntimeError, ValueError) as error:
-        print(f"tfdist preflight: {error}", file=sys.stderr)
-        return 2
+        return line.failed(error)
     print(report)
     for finding in lint:
         print(finding)

@@ -30,7 +30,7 @@ from absl import flags
 
 from tfdist.cluster import contract, quiet
 from tfdist.launch import child, command
-from tfdist.launch.command_line import WRONG_FLAGS_EXIT_CODE, CommandLine
+from tfdist.launch.command_line import CommandLine
 from tfdist.launch.job import OUTPUTS
 from tfdist.tracking import by_name
 
@@ -57,8 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (ValueError, RuntimeError) as error:
             if contract.RUN_DIR in os.environ:  # the launcher tells it, and whose it is
                 raise
-            print(f"tfdist run: {error}", file=sys.stderr)
-            return WRONG_FLAGS_EXIT_CODE
+            return line.failed(error)
         run_program(
             program, arguments, strategy, is_module=given.module, check=given.check,
             track=given.track,

@@ -17,7 +17,6 @@ agree, 1 where they differ, 2 for wrong flags, or a program that fails or does n
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,8 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     line = _make_line()
     rest = line.parse(argv)
     given = line.flags
-    if rest and given.target:
-        line.refuse(f"--target={given.target} and the program {rest[0]!r} are two; give one")
+    looked_at.refuse_two(line, rest, given.target)
     if rest:
         if wrong := [name for name in _OF_A_TARGET if given[name].present]:
             line.refuse(f"--{wrong[0]} is for --target; a program says itself what it trains with")
@@ -53,8 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         report = _of_program(given, program, arguments) if rest else _of_target(line)
     except (RuntimeError, ValueError) as error:
-        print(f"tfdist verify: {error}", file=sys.stderr)
-        return 2
+        return line.failed(error)
     print(report)
     return 0 if report.agrees else 1
 

@@ -10,6 +10,8 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+from tfdist.cluster.wording import shorten
+
 
 def module() -> Any:
     """Returns pyarrow, with what reads Parquet files.
@@ -54,6 +56,24 @@ def opened(pyarrow: Any, file: pathlib.Path) -> Iterator[Any]:
         raise ValueError(f"{file} is no whole Parquet file ({error}). Write it again.") from error
     with opened:
         yield opened
+
+
+def read_group(pyarrow: Any, file: pathlib.Path, number: int, names: list[str]) -> Any:
+    """Reads columns of a row group, as a table; what cannot be read is named."""
+    group = f"row group {number} of {file}"
+    with opened(pyarrow, file) as source:
+        try:
+            return source.read_row_group(number, columns=names)
+        except errors(pyarrow) as error:
+            for name in names:
+                try:
+                    source.read_row_group(number, columns=[name])
+                except errors(pyarrow) as cause:
+                    raise ValueError(
+                        f"The column {name!r} of {group} cannot be read ({shorten(str(cause))}). "
+                        "Write the file again."
+                    ) from cause
+            raise ValueError(f"{group} cannot be read ({shorten(str(error))}).") from error
 
 
 def errors(pyarrow: Any) -> tuple[type[Exception], ...]:

@@ -83,13 +83,7 @@ class ParquetRows:
         if number not in self._last:  # the last one alone is kept
             file, group, _, _ = self._groups[number]
             pyarrow = parquet_files.module()
-            with parquet_files.opened(pyarrow, file) as source:
-                try:
-                    table = source.read_row_group(group, columns=self._names)
-                except (OSError, pyarrow.ArrowException) as error:
-                    raise ValueError(
-                        f"Row group {group} of {file} cannot be read ({error}). Write it again."
-                    ) from error
+            table = parquet_files.read_group(pyarrow, file, group, self._names)
             self._last.clear()
             self._last[number] = table
         return self._last[number]

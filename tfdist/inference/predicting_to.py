@@ -16,10 +16,9 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from tfdist.cluster.worker_number import rank_and_size
-from tfdist.communication.share import bounds, share_of
+from tfdist.communication.share import bounds
 from tfdist.communication.workers import Workers
 from tfdist.inference.parts import Parts, Predicted
 from tfdist.inference.rows import Bad, Block, Rows, as_rows
@@ -84,7 +83,7 @@ def predict_to(
             "batches are the same in any file."
         )
     parts = Parts(pathlib.Path(folder), len(rows), part_rows, suffix)
-    strategy = trainer_of(model).strategy
+    workers = Workers(trainer_of(model).strategy)
     rank, size = rank_and_size(None, None)
     parts.begin(
         {
@@ -102,12 +101,15 @@ def predict_to(
                     bad += block.bad
                     _refuse_bad(bad, strict=strict)
                     if len(block.ids):
-                        outputs = _outputs(model, block.x, batch_size=batch_size, strategy=strategy)
+                        # There it counts the rows of all workers, of which each has as many.
+                        outputs = predict(
+                            model, block.x, batch_size=batch_size * workers.count, verbose=0,
+                            already_sharded=True, check=False,
+                        )
                         file.add(block.ids, outputs)
                 parts.tell_bad(number, bad)
         progress(number)
-    if share_of(strategy).has_others:
-        Workers(strategy).gather(len(own), what="the end of predict_to")
+    workers.gather(len(own), what="the end of predict_to")
     return parts.found()
 
 
@@ -144,17 +146,6 @@ def _refuse_bad(bad: list[Bad], *, strict: bool) -> None:
             f"The row {bad[0].id!r} cannot be read: {bad[0].reason}. Mend it, or leave it out by "
             "strict=False."
         )
-
-
-def _outputs(
-    model: keras.Model, x: Any, *, batch_size: int, strategy: tf.distribute.Strategy
-) -> Any:
-    share = share_of(strategy)
-    workers = share.num_replicas // share.local_replicas
-    # `batch_size` counts the rows of all workers there, of which each has as many.
-    return predict(
-        model, x, batch_size=batch_size * workers, verbose=0, already_sharded=True, check=False
-    )
 
 
 def _progress(parts: Parts, own: range, *, verbose: Any) -> Any:

@@ -59,6 +59,11 @@ class CommandLine:
             raise SystemExit(0)
         return rest
 
+    def parse_flags_alone(self, argv: Sequence[str] | None) -> None:
+        """Reads the flags of a command that takes nothing else; as `parse`."""
+        if rest := self.parse(argv):
+            self.refuse(f"{rest[0]!r} is no flag; flags are given as --name=value")
+
     def values(self) -> dict[str, Any]:
         """Returns the flags' values by name."""
         found: dict[str, Any] = self.flags.flag_values_dict()
@@ -72,6 +77,11 @@ class CommandLine:
             file=sys.stderr,
         )
         raise SystemExit(WRONG_FLAGS_EXIT_CODE)
+
+    def failed(self, error: Exception) -> int:
+        """Tells why the command could not be done; returns its exit code."""
+        print(f"{self._name}: {error}", file=sys.stderr)
+        return WRONG_FLAGS_EXIT_CODE
 
     def help(self) -> str:
         """Returns what the command does, and its flags with their defaults."""
