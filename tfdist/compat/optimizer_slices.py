@@ -139,11 +139,6 @@ def take_apart(optimizer: Any, strategy: tf.distribute.Strategy) -> None:
         own["built"] = False
 
 
-def own_variables_of(optimizer: Any) -> list[Any]:
-    """Returns the variables of an optimizer without those of the one in it."""
-    return list(optimizer._variables)
-
-
 @contextlib.contextmanager
 def not_built_by_keras(optimizer: Any) -> Iterator[None]:
     """Keeps Keras from building an optimizer within a `with` block, where it is not built yet."""
