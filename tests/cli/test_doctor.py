@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tfdist.cli import commands, doctor
-from tfdist.cli.trial import Trial
+from tfdist.cli.health.trial import Trial
 
 
 @pytest.fixture

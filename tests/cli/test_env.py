@@ -6,7 +6,7 @@ import json
 import sys
 
 from tfdist.cli import commands, env
-from tfdist.cli.facts import Facts
+from tfdist.cli.health.facts import Facts
 
 
 def test_it_is_shown(capsys):

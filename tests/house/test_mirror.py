@@ -17,8 +17,8 @@ _TESTED_BY = {
     "__main__.py": "cli/test_run.py",
     "cli/first_fit.py": "cli/test_looked_at.py",
     "cli/render.py": "launch/test_render.py",
-    "cli/rule.py": "cli/test_rules.py",
-    "cli/signs.py": "cli/test_rules.py",
+    "cli/health/rule.py": "cli/health/test_rules.py",
+    "cli/health/signs.py": "cli/health/test_rules.py",
     "checkpoint/contents.py": "checkpoint/test_checkpointer.py",
     "checkpoint/rng_state.py": "step/test_variables.py",  # where all that a run holds is compared
     "cluster/roll_call_client.py": "cluster/test_roll_call.py",  # both sides of one conversation
@@ -88,7 +88,7 @@ _TESTED_BY = {
     "training/epochs.py": "training/test_trainer.py",
     "training/predicting.py": "training/test_trainer.py",
     "first_step/differences.py": "first_step/test_checking.py",
-    "training/guard.py": "training/test_fingerprints.py",
+    "training/checks/guard.py": "training/checks/test_fingerprints.py",
     "first_step/likely_cause.py": "first_step/test_checking.py",
 }
 # Test files in mirrored folders that are of no one file.

@@ -12,14 +12,8 @@ Read in this order:
 8. estimate.py: how much memory it takes.
 9. benchmark.py: how much faster it is on more workers.
 10. render.py: a job, described to a cluster.
-11. host.py: what this process may use of its host.
-12. facts.py: what is known of it, and of its Python.
-13. env.py: that, to paste into a report.
-14. place.py: which place in a job the environment gives.
-15. rule.py: what a rule is.
-16. signs.py: what shows that a rule applies.
-17. rules.py: what is known to break, and what to do.
-18. trial.py: whether TensorFlow starts, and what would be trained on.
-19. doctor.py: all of this, and the verdict.
-20. commands.py: which commands there are.
+11. health/: what this host and its Python are, and what is known to break there.
+12. env.py: that, to paste into a report.
+13. doctor.py: all of this, and the verdict.
+14. commands.py: which commands there are.
 """

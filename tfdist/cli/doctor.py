@@ -22,10 +22,11 @@ from typing import Any
 
 from absl import flags
 
-from tfdist.cli import env, facts, place, rules, trial
-from tfdist.cli.facts import Facts
-from tfdist.cli.rule import Finding
-from tfdist.cli.trial import Trial
+from tfdist.cli import env
+from tfdist.cli.health import facts, place, rules, trial
+from tfdist.cli.health.facts import Facts
+from tfdist.cli.health.rule import Finding
+from tfdist.cli.health.trial import Trial
 from tfdist.launch.command_line import CommandLine
 
 

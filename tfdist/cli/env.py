@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from tfdist.cli import facts as facts_lib
-from tfdist.cli.facts import Facts
+from tfdist.cli.health import facts as facts_lib
+from tfdist.cli.health.facts import Facts
 from tfdist.launch.command_line import CommandLine
 
 

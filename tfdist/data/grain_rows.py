@@ -28,9 +28,9 @@ _SAMPLES = 8  # rows that are compared between the workers
 def is_grain(x: Any) -> bool:
     """Tells whether data is of Grain, which is not imported for it."""
     grain = sys.modules.get("grain")
-    return grain is not None and isinstance(
-        x, (grain.MapDataset, grain.IterDataset, grain.DataLoader)
-    )
+    # A module of the user's may have that name too.
+    names = ("MapDataset", "IterDataset", "DataLoader")
+    return isinstance(x, tuple(getattr(grain, name) for name in names if hasattr(grain, name)))
 
 
 @dataclasses.dataclass(frozen=True)

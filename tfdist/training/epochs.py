@@ -28,7 +28,7 @@ from tfdist.loop.while_loop import Loop
 from tfdist.sharding import adopting
 from tfdist.step.rounds import Rounds
 from tfdist.tracking.watch import Watch
-from tfdist.training.guard import Guard
+from tfdist.training.checks.guard import Guard
 from tfdist.training.profiling import Profiler
 
 _WHOLE = {"steps": "whole"}  # a fact of a run, which a process that resumes it has to know

@@ -19,7 +19,7 @@ from tfdist.communication.workers import Workers
 from tfdist.compat import tf_internals
 from tfdist.loop import listeners, throughput
 from tfdist.training.callback_files import refuse_unable
-from tfdist.training.fingerprints import Comparison
+from tfdist.training.checks.fingerprints import Comparison
 
 _LOG = logging.getLogger("tfdist")
 _OF_EPOCHS = (

@@ -51,16 +51,15 @@ from tfdist.training import (
     bucket_tuning,
     building,
     callback_files,
-    divergence,
     on_batch,
     profiling,
     routing,
-    same_call,
     shared_events,
 )
+from tfdist.training.checks import divergence, same_call
+from tfdist.training.checks.fingerprints import Comparison
+from tfdist.training.checks.guard import Guard
 from tfdist.training.epochs import Epochs, Training
-from tfdist.training.fingerprints import Comparison
-from tfdist.training.guard import Guard
 from tfdist.training.options import Options, options_of, parse_check, refuse_whole
 from tfdist.training.predicting import predicted
 from tfdist.training.profiling import Profiler

@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
-from tfdist.cli import host
+from tfdist.cli.health import host
 from tfdist.cluster import environments
 
 TENSORFLOWS = (

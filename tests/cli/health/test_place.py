@@ -14,7 +14,7 @@ import sys
 import launching
 import pytest
 
-from tfdist.cli import place
+from tfdist.cli.health import place
 
 _SCRIPT = launching.CHECKOUT / "scripts" / "doctor.py"
 _WORKERS = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}'

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tfdist.cli.facts import TENSORFLOWS, Facts
-from tfdist.cli.rule import Versions, numbers, version_of
+from tfdist.cli.health.facts import TENSORFLOWS, Facts
+from tfdist.cli.health.rule import Versions, numbers, version_of
 
 YES = ("1", "true", "True")  # as TensorFlow reads a variable
 _MB, _GB = 10**6, 10**9

@@ -1,6 +1,6 @@
 """Does TensorFlow start here, and what would be trained on?  Tried in a process that may crash.
 
-    python -m tfdist.cli.trial DEVICE      prints a JSON object
+    python -m tfdist.cli.health.trial DEVICE      prints a JSON object
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def run_trial(device: str, *, timeout_secs: float = SECS) -> Trial:
     environ.pop("TF_CONFIG", None)  # this process alone is tried, without its peers
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "tfdist.cli.trial", device], env=environ, capture_output=True,
-            text=True, timeout=timeout_secs, check=False,
+            [sys.executable, "-m", "tfdist.cli.health.trial", device], env=environ,
+            capture_output=True, text=True, timeout=timeout_secs, check=False,
         )
     except subprocess.TimeoutExpired:
         return Trial(

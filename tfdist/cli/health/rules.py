@@ -13,9 +13,9 @@ Synopsis:
 
 from __future__ import annotations
 
-from tfdist.cli import signs
-from tfdist.cli.facts import Facts
-from tfdist.cli.rule import Finding, Rule, Versions
+from tfdist.cli.health import signs
+from tfdist.cli.health.facts import Facts
+from tfdist.cli.health.rule import Finding, Rule, Versions
 
 _ISSUES = "https://github.com/{}/issues/{}"
 _PYTHON = Versions("python", (3, 10), (3, 14))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tfdist.cli import trial
+from tfdist.cli.health import trial
 
 
 @pytest.fixture

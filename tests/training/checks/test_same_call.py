@@ -14,7 +14,7 @@ from two_workers import refused
 
 import tfdist
 from tfdist import Trainer, testing
-from tfdist.training import same_call
+from tfdist.training.checks import same_call
 
 _X = np.random.default_rng(0).normal(size=(20, 2))
 

@@ -15,8 +15,8 @@ import launching
 import pytest
 from planting import plant_packages
 
-from tfdist.cli import facts, rule, rules
-from tfdist.cli.facts import Facts
+from tfdist.cli.health import facts, rule, rules
+from tfdist.cli.health.facts import Facts
 
 _WELL = Facts(
     python=("3.11.7", "python"), machine="x86_64",
@@ -142,7 +142,7 @@ def test_packages_on_the_path_are_found(tmp_path):
 
 def test_variables_and_limits_of_a_process_are_found():
     code = (
-        "from tfdist.cli import facts, rule, rules;"
+        "from tfdist.cli.health import facts, rule, rules;"
         "print([found.rule.name for found in rules.find(facts.collect())])"
     )
     environ = {

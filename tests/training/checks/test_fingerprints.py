@@ -10,7 +10,7 @@ from parity import worlds
 from two_workers import Apart
 
 import tfdist
-from tfdist.training import fingerprints
+from tfdist.training.checks import fingerprints
 
 pytestmark = pytest.mark.slow
 

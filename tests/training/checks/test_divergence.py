@@ -12,8 +12,8 @@ from two_workers import Apart
 
 import tfdist
 from tfdist.communication.workers import Workers
-from tfdist.training import divergence
-from tfdist.training.fingerprints import Comparison, same_everywhere
+from tfdist.training.checks import divergence
+from tfdist.training.checks.fingerprints import Comparison, same_everywhere
 
 _X = np.random.default_rng(0).normal(size=(20, 3))
 

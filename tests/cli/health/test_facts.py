@@ -7,7 +7,7 @@ import sys
 import pytest
 from planting import plant_packages
 
-from tfdist.cli import facts
+from tfdist.cli.health import facts
 
 
 def test_packages_are_those_that_python_would_import(tmp_path):

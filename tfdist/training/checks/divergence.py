@@ -14,7 +14,7 @@ from typing import Any
 
 from tfdist.communication.share import is_tpu
 from tfdist.compat.notes import note_of, set_note
-from tfdist.training.fingerprints import Comparison
+from tfdist.training.checks.fingerprints import Comparison
 
 _LOG = logging.getLogger("tfdist")
 _EVERY_SECS = 5.0

@@ -12,8 +12,8 @@ from tfdist.checkpoint.interval import parse_every
 from tfdist.compat import keras_internals
 from tfdist.step import variables
 from tfdist.step.finite import FiniteWatch
-from tfdist.training.divergence import Divergence
-from tfdist.training.fingerprints import Comparison, Fingerprint, is_state, same_everywhere
+from tfdist.training.checks.divergence import Divergence
+from tfdist.training.checks.fingerprints import Comparison, Fingerprint, is_state, same_everywhere
 from tfdist.training.options import Options
 
 _LOG = logging.getLogger("tfdist")

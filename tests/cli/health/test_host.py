@@ -8,7 +8,7 @@ import sys
 import launching
 import pytest
 
-from tfdist.cli import host
+from tfdist.cli.health import host
 
 _KIB = 1024
 
@@ -86,7 +86,7 @@ def test_what_the_processor_can_do(tmp_path):
 
 
 def test_limits_are_those_of_ulimit():
-    code = "from tfdist.cli import host; print(host.limits())"
+    code = "from tfdist.cli.health import host; print(host.limits())"
     done = subprocess.run(
         ["sh", "-c", f'ulimit -n 333; exec {sys.executable} -c "{code}"'],
         env=launching.environ_with(), capture_output=True, text=True, timeout=60, check=True,

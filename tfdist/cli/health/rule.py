@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from tfdist.cli.facts import TENSORFLOWS, Facts
+from tfdist.cli.health.facts import TENSORFLOWS, Facts
 
 
 @dataclasses.dataclass(frozen=True)
