@@ -45,7 +45,7 @@ NEXT_VENV := $(VENV)-next
 NEXT_PINS := tensorflow-cpu>=2.22.dev0
 
 .PHONY: train test test-slow test-colab test-next test-all environment environments engines \
-	tpu-compiler docs parity programs oracles keras-own check clean
+	tpu-compiler next-environment docs parity programs oracles keras-own check clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := train
 
@@ -64,14 +64,18 @@ test-colab: $(COLAB_VENV)/.ready
 		tests/house/test_parity.py tests/house/test_parity_workers.py -m "not slow" $(ARGS)
 
 # Tells what fails, and ends with an error only where both releases are final.
+NEXT := $(PYTHON) scripts/next_releases.py --venv=$(NEXT_VENV) --pins='$(NEXT_PINS)'
 test-next:
-	$(PYTHON) scripts/next_releases.py --venv=$(NEXT_VENV) --pins='$(NEXT_PINS)' $(ARGS)
+	$(NEXT) $(ARGS)
+
+next-environment:
+	$(NEXT) --only_install
 
 test-all: test test-slow test-colab test-next
 
 # What can be made beforehand: the environment of the tests, and what other tests need beside it.
 environment: $(READY),$(WITH)
-environments: engines $(COLAB_VENV)/.ready tpu-compiler
+environments: engines $(COLAB_VENV)/.ready tpu-compiler next-environment
 
 # Where the tests look for it; preflight makes it where it is not there.
 tpu-compiler: $(READY),$(WITH)

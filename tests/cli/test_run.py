@@ -59,6 +59,7 @@ def _weights(done: subprocess.CompletedProcess[str]) -> list[float]:
     return [float(text) for text in lines[0].split()[1:]]
 
 
+@pytest.mark.slow
 def test_replicas_train_as_one_device(program):
     expected = _weights(_run(program, "a"))
     track = f"--track=json:{program}.jsonl"
@@ -71,6 +72,7 @@ def test_replicas_train_as_one_device(program):
     assert _weights(done) == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_workers_train_as_one_device(program):
     run = ("-m", "tfdist", "run", "--workers=2", "--device=cpu")
     done = _run(*run, program, "fail", code=1)
@@ -114,6 +116,7 @@ def test_wrong_flags_are_told(flags, text):
     assert text in _run("-m", "tfdist", "run", *flags, code=2).stderr
 
 
+@pytest.mark.slow
 def test_the_first_step_is_checked_unless_it_is_told_not_to(tmp_path):
     path = tmp_path / "sum.py"
     path.write_text(_SUM)

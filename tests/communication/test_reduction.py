@@ -129,6 +129,7 @@ def test_two_replicas(reduction: Reduction) -> None:
         assert np.abs(values["large"] - _exact(2)["large"]).max() > 1e-5, "was it narrowed at all?"
 
 
+@pytest.mark.slow
 def test_two_workers() -> None:
     """Also: whether they are cut and packed, and what travels, by the traced operations."""
     cut = Reduction(piece_bytes=1000, bucket_bytes=500)
@@ -241,6 +242,7 @@ def test_fit_on_two_workers(tmp_path: Any) -> None:
         assert "worker 0: reduction is [2, " in told
 
 
+@pytest.mark.slow
 def test_fit_on_two_replicas_against_one_device() -> None:
     strategy = worlds.local_strategy(2)
     alone = _fitted(tfdist.get_strategy("cpu", cluster=None), "float16")

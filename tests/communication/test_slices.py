@@ -67,6 +67,7 @@ def _differences(strategy: Any, reduction: Reduction, *, by_sums: bool = False) 
     ]
 
 
+@pytest.mark.slow
 def test_replicas_of_one_process(logical_cpus):
     assert max(_differences(worlds.local_strategy(3), Reduction())) == 0
 
@@ -80,6 +81,7 @@ def _on_a_worker() -> list[list[float]]:
     ]
 
 
+@pytest.mark.slow
 def test_workers():
     for found in testing.run_workers(_on_a_worker, workers=2, threads=1):
         assert found == [[0.0] * len(_SHAPES)] * 3  # small whole numbers are exact in bfloat16

@@ -31,6 +31,7 @@ def _on_worker() -> tuple[list[str], list[list[int]], bool]:
     return told, workers.rows(own).tolist(), workers.is_chief
 
 
+@pytest.mark.slow
 def test_two_workers():
     found = testing.run_workers(_on_worker, workers=2)
     expected = [hashlib.sha256(_payload(size)).hexdigest() for size in _SIZES]

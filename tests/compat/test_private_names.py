@@ -134,6 +134,7 @@ def test_looks_once_and_quickly(unchecked):
     assert min(secs) < 0.005
 
 
+@pytest.mark.slow
 def test_look_loads_no_module():
     code = """
 import sys, keras, tensorflow

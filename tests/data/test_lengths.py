@@ -113,6 +113,7 @@ def _tags(*lengths: int, rows: int = 4) -> list[Any]:
     return [(x, np.ones((*x.shape, 1), "float32")) for x, _ in _words(*lengths, rows=rows)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_one_trace_for_each_length(jit_compile: bool) -> None:
     with worlds.local_strategy(2).scope():

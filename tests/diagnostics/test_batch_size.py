@@ -55,11 +55,13 @@ def test_the_largest_batch_is_found_though_memory_runs_out(tmp_path):
     assert not model.optimizer.iterations.numpy().any()
 
 
+@pytest.mark.slow
 def test_all_rows_are_the_most():
     x, y = data(3)
     assert tfdist.find_batch_size(wide_model, x, y, device="2xcpu") == 3
 
 
+@pytest.mark.slow
 def test_another_error_is_told():
     with pytest.raises(RuntimeError, match="ArithmeticError: mine"):
         tfdist.find_batch_size(broken_model, *data(3), device="cpu")

@@ -128,6 +128,7 @@ def used_and_estimated(width: int, depth: int, activation: str, rows: int) -> tu
     return memory_limit.peak_resident_bytes() - before, estimate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("width", "depth", "activation", "rows"),
     [

@@ -103,6 +103,7 @@ def facts_of(model):
     }
 
 
+@pytest.mark.slow
 def test_what_replicas_saved_is_plain_keras(tmp_path):
     with tfdist.get_strategy("2xcpu", cluster=None).scope():
         model = make_model()

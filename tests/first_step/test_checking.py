@@ -111,6 +111,7 @@ def _data(kind: str) -> dict[str, Any]:
     return {"x": batches.batch(5, drop_remainder=kind == "fixed")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["arrays", "dataset", "generator", "fixed"])
 def test_training_is_as_if_nothing_had_been_checked(kind):
     x, y = planted.data()
@@ -402,6 +403,7 @@ class Noisy(planted.Step):
         return keras.ops.mean(keras.ops.square(both + noise))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_fixed", [False, True])
 def test_draws_for_two_batches_are_right_or_named(is_fixed):
     x, y = planted.data()

@@ -80,6 +80,7 @@ def _pytest(folder: pathlib.Path, code: str) -> subprocess.CompletedProcess[str]
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("code", "message"), _GUARDED.values(), ids=_GUARDED)
 def test_guard_fails_the_test(code, message, tmp_path):
     done = _pytest(tmp_path, code)
@@ -88,6 +89,7 @@ def test_guard_fails_the_test(code, message, tmp_path):
     assert "2 passed, 1 error" in done.stdout or "1 passed, 1 error" in done.stdout
 
 
+@pytest.mark.slow
 def test_what_is_allowed_passes(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_PROCID", "3")
     done = _pytest(tmp_path, _FREE)

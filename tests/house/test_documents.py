@@ -95,6 +95,7 @@ def test_there_is_code_that_runs():
     assert len(_RUN["README.md"]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(4 * _LIMIT_SECS)
 @pytest.mark.parametrize("page", [page for page, blocks in _RUN.items() if blocks])
 def test_code_of_page_runs(page, logical_cpus, monkeypatch, tmp_path):

@@ -70,6 +70,7 @@ def test_trainings_in_which_values_meet_are_right() -> None:
     assert [one for one in pairs.judged(chosen) if one.result != "right"] == []
 
 
+@pytest.mark.slow
 def test_each_two_values_meet() -> None:
     found = {pair for training in pairs.covering() for pair in axes.pairs_of(training)}
     assert found == axes.all_pairs()

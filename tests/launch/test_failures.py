@@ -304,6 +304,7 @@ time.sleep(1 if rank == "0" else 0)
 """
 
 
+@pytest.mark.slow
 def test_all_are_restarted_until_it_succeeds(program):
     done = launching.launch("--max_restarts=3", program(_FAIL_TWICE))
     assert done.returncode == 0

@@ -326,6 +326,7 @@ def test_no_secret_on_any_command_line(program):
 # ---------------------------------------------------------------------------- with TensorFlow
 
 
+@pytest.mark.slow
 def test_two_workers_reduce_together(program):
     """The whole way of a user's program: the launcher's TF_CONFIG is what TensorFlow expects."""
     code = """

@@ -178,6 +178,7 @@ def _work(folder):
     return found.size, count
 
 
+@pytest.mark.slow
 def test_it_shrinks_and_grows(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(sizes, "STEADY_SECS", 0.3)
     (tmp_path / "places").write_text("localhost:3\n")

@@ -55,6 +55,7 @@ def test_failure_is_an_error_where_both_are_final(code, keras, words, ends_with,
     assert re.search(words, verdict)
 
 
+@pytest.mark.slow
 def test_release_that_the_index_lacks_is_told(tmp_path):
     """An index of no packages; the environment is made, and nothing else."""
     done = subprocess.run(

@@ -52,6 +52,7 @@ def _assert_alike(one: keras.Model, other: keras.Model) -> None:
         np.testing.assert_allclose(mine, theirs, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("large", [2**14, 4])  # numbers of a slice that is empty between steps
 def test_an_optimizer_that_has_trained_goes_on_in_slices_and_whole(
     large, logical_cpus, monkeypatch
@@ -92,6 +93,7 @@ def test_files_hold_whole_states(logical_cpus, tmp_path):
         np.testing.assert_array_equal(mine, theirs)
 
 
+@pytest.mark.slow
 def test_batches_are_trained_on_in_slices(logical_cpus):
     one, model = _built(), _distributed()
     one.fit(_X, _Y, **_FIT)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 
 from tfdist import testing
 
@@ -42,6 +43,7 @@ def _on_a_worker() -> list[Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_step_is_left_out_on_all_workers():
     # Momentum of two steps of one: 1 + 1.9.
     expected = [2, np.full(_FEATURES, -2.9, "float32").tolist()]

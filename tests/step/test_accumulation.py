@@ -98,6 +98,7 @@ def test_whole_rounds_cost_nothing_more(reductions):
     assert_as_one_device(model, epochs=5, gradient_accumulation_steps=2)
 
 
+@pytest.mark.slow
 def test_who_looks_at_single_batches_sees_one_device(reductions):
     sums = []
 

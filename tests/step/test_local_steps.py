@@ -123,6 +123,7 @@ def scope(replicas: int) -> Any:
     return strategy.scope()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replicas", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_one_step_a_round_is_plain_data_parallelism(replicas):
     with scope(replicas):
@@ -136,6 +137,7 @@ def test_one_step_a_round_is_plain_data_parallelism(replicas):
         np.testing.assert_allclose(history.history[name], values, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("replicas", "steps", "optimizer", "outer"),
     [
@@ -167,6 +169,7 @@ def test_inside_the_scope_it_is_the_same():
     assert_close(states(model), states(other))
 
 
+@pytest.mark.slow
 def test_it_is_something_else_than_one_device():
     with scope(2):
         model = build()
@@ -235,6 +238,7 @@ def test_a_resumed_run_has_the_same_bits(tmp_path, save_every):
     assert run(tmp_path / "parts") == whole
 
 
+@pytest.mark.slow
 def test_another_number_of_steps_is_refused_by_a_checkpoint(tmp_path):
     for steps in (2, 3):
         with scope(2):

@@ -161,6 +161,7 @@ def _require_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
         np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "kind"),
     [

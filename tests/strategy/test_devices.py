@@ -270,6 +270,7 @@ def test_inventory_of_this_host(logical_cpus):
     assert take_inventory({}).tpu is None
 
 
+@pytest.mark.slow
 def test_inventory_starts_nothing():
     code = """
 import tensorflow as tf

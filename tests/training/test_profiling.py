@@ -68,6 +68,7 @@ def test_a_slow_pipeline_is_input(logical_cpus):
     assert split.input_secs == pytest.approx(0.1, rel=0.5)
 
 
+@pytest.mark.slow
 def test_a_slow_step_is_compute(logical_cpus):
     split = split_of(make_model(Slow(secs=0.1)), make_data())
     assert split.share("compute") > 0.6
@@ -79,6 +80,7 @@ def test_input_that_hides_behind_the_step_is_none(logical_cpus):
     assert split.share("input") < 0.3  # a third of the step, were it not for the overlap
 
 
+@pytest.mark.slow
 def test_only_what_does_not_hide_counts(logical_cpus):
     # The host's own time hides some of the batch's too, up to 70 ms of it on a busy machine.
     split = split_of(make_model(Slow(secs=0.1)), make_data(secs=0.3).prefetch(4))

@@ -41,6 +41,7 @@ def _made(kind: Any = keras.Sequential) -> keras.Model:
     return model
 
 
+@pytest.mark.slow
 def test_a_model_prepares_its_own_data(tmp_path):
     model, plain = _made(Prepared), _made()
     history = tfdist.fit(model, _X, _Y, epochs=2, verbose=0, checkpoint_dir=tmp_path / "run")

@@ -38,6 +38,7 @@ def _on_worker(folder: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_files_are_the_chiefs(tmp_path):
     chief, other = testing.run_workers(functools.partial(_on_worker, str(tmp_path)), workers=2)
     assert chief["replicas"] == 2

@@ -55,6 +55,7 @@ def _sentences(stop=13):
     return tf.data.Dataset.range(stop).map(lambda i: (tf.fill([i % 4], i), i))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [
@@ -77,6 +78,7 @@ def test_rows_of_every_form(make):
         _check(make, total, local)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 @given(
     stop=st.integers(1, 25),

@@ -254,6 +254,7 @@ def _die_of(how, note):
     time.sleep(60 if detect_cluster().size == 2 else 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["agent is killed", "is killed"])
 def test_host_that_the_engine_misses_late_costs_no_restart(engine, how, tmp_path):
     note = tmp_path / "died"
