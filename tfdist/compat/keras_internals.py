@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -272,6 +273,13 @@ def batches_of_saving(callback: Any) -> tuple[int, int | None] | None:
 def is_bar_of_fit(callback: Any) -> bool:
     """Tells whether a progress bar belongs to `fit`, and so does not draw a validation."""
     return bool(getattr(callback, "_called_in_fit", False))
+
+
+def write_lines(progbar: Any, *, secs: float) -> None:
+    """Lets a `Progbar` write whole lines, the first of them after `secs`."""
+    progbar.interval = secs
+    progbar._dynamic_display = False
+    progbar._last_update = time.time()  # by this clock it measures the interval
 
 
 def traces_batches(callback: Any) -> bool:

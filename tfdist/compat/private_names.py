@@ -233,6 +233,11 @@ TABLE = (
         "whether a progress bar shows an epoch", _PUBLIC, is_needed=False,
     ),
     Names(
+        ("keras.src.utils.progbar",),
+        ("Progbar.__init__ > _dynamic_display", "Progbar.__init__ > _last_update"),
+        "a bar of whole lines where it is not watched", _PUBLIC, is_needed=False,
+    ),
+    Names(
         ("keras.src.callbacks.tensorboard",), ("TensorBoard._init_profile_batch > _should_trace",),
         "whether TensorBoard's profiler looks at single batches", _PUBLIC, is_needed=False,
     ),

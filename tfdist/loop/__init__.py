@@ -13,6 +13,7 @@ Read in this order; each file imports from those above it only:
 6. branches.py: how a step sees full shapes when lengths are padded.
 7. listeners.py: who listens to single batches.
 8. throughput.py: how many examples a second are shown in Keras's bar.
-9. pacing.py: how many steps the next call of the loop runs.
-10. programs.py: which traced functions a model needs, and how long they are kept.
+9. progress_lines.py: what that bar writes where nobody watches it.
+10. pacing.py: how many steps the next call of the loop runs.
+11. programs.py: which traced functions a model needs, and how long they are kept.
 """

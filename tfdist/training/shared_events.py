@@ -17,7 +17,7 @@ import numpy as np
 
 from tfdist.communication.workers import Workers
 from tfdist.compat import tf_internals
-from tfdist.loop import listeners, throughput
+from tfdist.loop import listeners, progress_lines, throughput
 from tfdist.training.callback_files import refuse_unable
 from tfdist.training.checks.fingerprints import Comparison
 
@@ -62,6 +62,7 @@ def events_of(
             callbacks, add_history=add_history, add_progbar=verbose != 0, model=model,
             verbose=verbose, **params,
         )
+        progress_lines.write_lines(inner.callbacks)
     if is_alone or not workers.has_others:
         return inner
     if examples_of_step is not None:
