@@ -41,6 +41,7 @@ _EXAMPLES = {
     "characters": _Example(
         ("--letters=60000", "--epochs=2", "--width=64", "--sample=5"), "bits_a_letter", most=4.5
     ),
+    "dates": _Example(("--dates=3000", "--epochs=8"), "letters_right", least=0.7, near=0.06),
     "digits": _Example(("--epochs=8",), "test_accuracy", least=0.93),
     "gan": _Example(("--epochs=40",), "distance", most=8.0, near=1.0),
     "lanes": _Example(("--pictures=160", "--epochs=6"), "test_iou", least=0.6, near=0.1),
@@ -80,6 +81,8 @@ def _with_turn() -> str:
 def test_example_reaches_its_metric(name):
     if "sklearn" in (_FOLDER / f"{name}.py").read_text():
         pytest.importorskip("sklearn", reason="needs the extra examples")
+    if name == "dates":
+        pytest.importorskip("babel", reason="needs the extra examples")
     if name == "speech" and shutil.which("espeak-ng") is None:
         pytest.skip("needs espeak-ng: sudo bash scripts/setup_engines.sh")
     example, alone, both = _EXAMPLES[name], _run(name), _run(name, "--workers=2")
