@@ -103,7 +103,8 @@ oracles: $(READY),$(WITH)
 	PYTHONPATH=tests $(RUN) -m parity.remake $(ARGS)
 
 keras-own: $(READY),$(WITH)
-	KERAS_OWN_PART=0/1 $(RUN) -m pytest -s -m slow tests/house/test_keras_own.py $(ARGS)
+	KERAS_OWN_PART=0/1 $(RUN) -m pytest -s -m slow -o faulthandler_timeout=4000 \
+		tests/house/test_keras_own.py $(ARGS)
 
 check: $(READY),$(WITH)
 	$(RUN) -m ruff check .

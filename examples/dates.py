@@ -4,8 +4,8 @@
     tfdist run --device=2xcpu examples/dates.py
     tfdist run --workers=2 --device=cpu examples/dates.py --epochs=30
 
-An encoder reads the letters of a date, a decoder writes "2024-03-31" letter by letter and looks back
-at them by attention. It is trained on the right letters so far, and tested on its own.
+An encoder reads the letters of a date, a decoder writes "2024-03-31" letter by letter and looks
+back at them by attention. It is trained on the right letters so far, and tested on its own ones.
 
 Data: days of 1950 to 2049, written by Babel with the names and forms of the Unicode CLDR (Unicode
 license), of which the dates to test on are held out in all languages.
