@@ -14,10 +14,13 @@ from tfdist.launch.command_line import CommandLine
 _SHOW = """
 import sys
 from tfdist.cli import looked_at
+from tfdist.compat import keras_internals
 from tfdist.launch.command_line import CommandLine
 line = CommandLine("tfdist look", "", text="")
-found = looked_at.look(line, sys.argv[1:], target=None, instead=looked_at.network, device="2xcpu")
-print(found.batch_size, found.model.name, found.model.distribute_strategy.num_replicas_in_sync)
+device = {"alone": None}.get(sys.argv.pop(), "2xcpu")
+found = looked_at.look(line, sys.argv[1:], target=None, instead=looked_at.network, device=device)
+strategy = keras_internals.made_under(found.model)
+print(found.batch_size, found.model.name, strategy and strategy.num_replicas_in_sync)
 print([(part.shape, str(part.dtype)) for part in found.batch])
 """
 _PROGRAM = """
@@ -37,10 +40,10 @@ raise SystemExit("what comes after the first fit does not happen")
 """
 
 
-def _run(tmp_path, kind):
+def _run(tmp_path, kind, device="replicas"):
     (tmp_path / "program.py").write_text(_PROGRAM)
     return subprocess.run(
-        [sys.executable, "-c", _SHOW, str(tmp_path / "program.py"), kind],
+        [sys.executable, "-c", _SHOW, str(tmp_path / "program.py"), kind, device],
         env=launching.environ_with(TF_CPP_MIN_LOG_LEVEL="2"), capture_output=True, text=True,
         timeout=110, check=False,
     )
@@ -57,6 +60,12 @@ def test_a_program_is_looked_at(tmp_path, kind, shown):
     done = _run(tmp_path, kind)
     assert done.stdout.startswith(shown), done.stderr
     assert "the program's own words" in done.stderr
+
+
+def test_a_program_is_looked_at_outside_of_any_strategy(tmp_path):
+    """As the program of a TPU is traced; there is a replica's model alone."""
+    done = _run(tmp_path, "dataset", "alone")
+    assert done.stdout.startswith("5 mine None\n[(TensorShape([5, 3])"), done.stderr
 
 
 def test_what_cannot_be_looked_at_is_told(tmp_path):
