@@ -34,7 +34,7 @@ import numpy as np
 
 from tfdist.cluster.worker_number import rank_and_size
 from tfdist.communication.share import bounds
-from tfdist.inference.parquet_files import files_in, is_list, module, opened, read_group
+from tfdist.data.files.parquet_files import files_in, is_list, module, opened, read_group
 
 _PARTITION = re.compile(r"([^=]+)=.*")  # a folder of Hive's kind, which holds a column's value
 

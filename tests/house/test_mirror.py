@@ -42,7 +42,7 @@ _TESTED_BY = {
     "global_batch/row_losses.py": _PARITY,
     "global_batch/tracing.py": _PARITY,
     "cluster/worker_number.py": "test_parquet.py",
-    "inference/parquet_files.py": "test_parquet.py",
+    "data/files/parquet_files.py": "test_parquet.py",
     "inference/writing.py": "inference/test_predicting_to.py",
     "launch/attempt.py": "launch/test_failures.py",
     "launch/child.py": "launch/test_main.py",

@@ -15,12 +15,11 @@ Synopsis:
 Read in this order; each file imports from those above it only:
 
 1. rows.py: what can be predicted for, read a range of rows at a time.
-2. parquet_files.py: which Parquet files are there, and whole.
-3. parquet_rows.py: rows of Parquet files.
-4. parts.py: which parts of the predictions are done, whatever happened to the workers.
-5. writing.py: how predictions become a file.
-6. predicting_to.py: how a worker predicts its parts.
-7. on_engines.py: how Ray, Spark and Dask predict with a saved model.
+2. parquet_rows.py: rows of Parquet files.
+3. parts.py: which parts of the predictions are done, whatever happened to the workers.
+4. writing.py: how predictions become a file.
+5. predicting_to.py: how a worker predicts its parts.
+6. on_engines.py: how Ray, Spark and Dask predict with a saved model.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tfdist.inference import parquet_files
+from tfdist.data.files import parquet_files
 from tfdist.inference.rows import Bad, Block, plain
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from tfdist.inference import parquet_files
+from tfdist.data.files import parquet_files
 
 
 class Writer(Protocol):

@@ -30,8 +30,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfdist.compat.notes import set_note
+from tfdist.data.files.parquet_records import ParquetRecords, parquet_records_of
 from tfdist.data.files.record_index import Records, records_of
-from tfdist.data.order import block_order, epoch_order
+from tfdist.data.order import block_order, epoch_order, group_order
 from tfdist.data.rows import unconverted
 
 
@@ -44,16 +45,24 @@ class Order:
         shuffle: Whether there is another order each pass; a number shuffles within blocks of
             neighbours (`block_order`).
         seed: Seed of the order.
+        groups: Records of each group that is read whole; none where each is read by itself.
+        batch_size: Rows of a global batch.
     """
 
     count: int
     shuffle: bool | int
     seed: int
+    groups: tuple[int, ...] = ()
+    batch_size: int = 1
 
     def of(self, number: Any) -> np.ndarray:
         """Returns the records of a pass, from 0, in order: int64."""
         if self.shuffle is False:
             return np.arange(self.count)
+        if self.groups:
+            return group_order(
+                self.groups, batch_size=self.batch_size, seed=self.seed, epoch=int(number)
+            )
         if self.shuffle is True:
             return epoch_order(self.count, seed=self.seed, epoch=int(number))
         return block_order(self.count, block=self.shuffle, seed=self.seed, epoch=int(number))
@@ -74,6 +83,7 @@ def from_files(
     shuffle: bool | int = False,
     seed: int = 0,
     format: str = "tfrecord",
+    columns: Sequence[str] | None = None,
     drop_remainder: bool = False,
 ) -> tf.data.Dataset:
     """Makes the dataset of global batches of files of records.
@@ -85,23 +95,38 @@ def from_files(
         files: Paths, the same on each worker, in the same order.
         parse_fn: Makes an example of the content of a record, a string scalar, as in
             `Dataset.map`: `x`, `(x, y)` or `(x, y, sample_weight)`, without a batch dimension.
+            Of Parquet it is given a dict of scalars and vectors, by column.
         batch_size: Rows of a *global* batch.
         shuffle: Whether each pass has another order, of all records. A number shuffles in two
             levels, for disks on which neighbours are read faster: blocks of so many neighbouring
-            records, and then the records of a few blocks together.
+            records, and then the records of a few blocks together. Parquet is read in row groups,
+            which True puts into another order, as the rows in each (`group_order`); without it,
+            each worker reads all of them.
         seed: Seed of the order.
-        format: "tfrecord", or "text" for a record a line.
+        format: "tfrecord", "text" for a record a line, or "parquet" for a record a row.
+        columns: Those of Parquet files to read; None for all.
         drop_remainder: Whether a smaller last batch is left out.
 
     Raises:
         ValueError: There are no records, or a file is not of this format, or cut.
     """
-    records = records_of(files, format=format)
+    is_parquet = format == "parquet"
+    if columns is not None and not is_parquet:
+        raise ValueError(f"columns={columns!r} are those of Parquet. Give format='parquet' too.")
+    records: Records | ParquetRecords
+    if is_parquet:
+        records = parquet_records_of(files, columns=columns)
+    else:
+        records = records_of(files, format=format)
     if not len(records):
         raise ValueError(f"The data holds no examples: {list(records.files)} have no records.")
-    if shuffle is not True and shuffle is not False and shuffle < 1:
-        raise ValueError(f"shuffle={shuffle!r} is no number of records. Give True, False or 1024.")
-    order = Order(len(records), shuffle, seed)
+    if shuffle is not True and shuffle is not False and (is_parquet or shuffle < 1):
+        raise ValueError(
+            f"shuffle={shuffle!r} is no number of records. Give True, False or, but for Parquet, "
+            "1024."
+        )
+    groups = tuple(group.rows for group in getattr(records, "groups", ()))
+    order = Order(len(records), shuffle, seed, groups, batch_size)
     passes = itertools.count()
 
     def numbers(_: tf.Tensor) -> tf.data.Dataset:
@@ -117,9 +142,26 @@ def from_files(
     return examples.batch(batch_size, drop_remainder=drop_remainder).prefetch(tf.data.AUTOTUNE)
 
 
-def _reading(records: Records) -> Callable[[tf.Tensor], tf.Tensor]:
+def _reading(records: Records | ParquetRecords) -> Callable[[tf.Tensor], Any]:
+    if isinstance(records, ParquetRecords):
+        return _reading_rows(records)
+
     def read(number: tf.Tensor) -> tf.Tensor:
         content = tf.numpy_function(records.read, [number], tf.string, stateful=False)
         return tf.ensure_shape(content, [])
+
+    return read
+
+
+def _reading_rows(records: ParquetRecords) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    examples = records.examples
+    kinds = [tf.string if one.dtype == object else one.dtype for one in examples]
+
+    def read(number: tf.Tensor) -> dict[str, tf.Tensor]:
+        values = tf.numpy_function(records.read, [number], kinds, stateful=False)
+        return {
+            name: tf.ensure_shape(value, one.shape)
+            for name, value, one in zip(records.columns, values, examples, strict=True)
+        }
 
     return read
