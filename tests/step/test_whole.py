@@ -163,19 +163,16 @@ def _require_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("build", "kind"),
+    ("build", "kind", "device"),
     [
-        (_own, "arrays"), (_keras, "dataset"),
-        pytest.param(_own, "PyDataset", marks=pytest.mark.slow),
-        pytest.param(_own, "fixed", marks=pytest.mark.slow),
-        pytest.param(functools.partial(_own, run_eagerly=True), "dataset", marks=pytest.mark.slow),
-        pytest.param(
-            functools.partial(_own, steps_per_execution=2), "arrays", marks=pytest.mark.slow
-        ),
+        (_own, "arrays", "2xcpu"), (_keras, "dataset", "2xcpu"), (_own, "PyDataset", "2xcpu"),
+        (_own, "fixed", "2xcpu"), (_keras, "arrays", "4xcpu"),
+        (functools.partial(_own, run_eagerly=True), "dataset", "2xcpu"),
+        (functools.partial(_own, steps_per_execution=2), "arrays", "4xcpu"),
     ],
 )  # fmt: skip
-def test_as_on_one_device(build, kind, caplog):
-    found = _outcome(build, kind, "2xcpu")
+def test_as_on_one_device(build, kind, device, caplog):
+    found = _outcome(build, kind, device)
     told = [record.getMessage() for record in caplog.records if record.name == "tfdist"]
     assert [t for t in told if "So every train_step is computed whole" in t] == told[:1]
     _require_same(found, _outcome(build, kind, None))
@@ -192,9 +189,11 @@ def _on_worker() -> dict[str, Any]:
 
 # 60 s: only on workers do states travel, and is data compared that each of them reads whole.
 @pytest.mark.slow
-def test_on_two_workers():
-    of_workers = tfdist.testing.run_workers(_on_worker, timeout_secs=240)
-    assert len(of_workers) == 2
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("total", [2, 3])
+def test_on_workers(total):
+    of_workers = tfdist.testing.run_workers(_on_worker, workers=total, timeout_secs=360)
+    assert len(of_workers) == total
     expected = {
         "arrays": _outcome(_own, "arrays", None), "dataset": _outcome(_own, "dataset", None),
         "rows": _outcome(_keras, "rows", None),
