@@ -20,7 +20,7 @@ _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2"}
 _EXAMPLES, _BATCH = 320, 32
 _SECS = 0.004  # that an example takes to be made, without a core
 _RECORD_BYTES = 200_000
-_TOGETHER = 4  # epochs whose bytes count together: at the end of each, some batches are read ahead
+_TOGETHER = 4  # epochs that count together: at the end of each, some batches are read ahead
 _MANY = 10_000_000  # records of a file, in the midst of which a run goes on
 
 
@@ -92,8 +92,8 @@ def suite_input(rounds: int) -> list[speed.Ratio | speed.Cost]:
     return [ratio, *_shared_work(rounds)]
 
 
-def _costly(made: list[int]) -> Any:
-    """Returns the dataset of examples that each take a while to be made, and noted in a list."""
+def _costly(kind: str, made: list[int]) -> Any:
+    """Returns the data whose examples each take a while to be made, and are noted in a list."""
     import numpy as np
     import tensorflow as tf
 
@@ -102,12 +102,42 @@ def _costly(made: list[int]) -> Any:
         made.append(int(number))
         return np.float32(number)
 
+    if kind == "Grain":
+        return _of_grain(make)
+    if kind == "RowsDataset":
+        return _of_rows(make)
+
     def example(number: Any) -> Any:
         value = tf.ensure_shape(tf.numpy_function(make, [number], tf.float32), [])
         return tf.fill([8], value), value
 
     numbers = tf.data.Dataset.range(_EXAMPLES).shuffle(_EXAMPLES, seed=1)
     return numbers.map(example).batch(_BATCH).prefetch(2)
+
+
+def _of_grain(make: Any) -> Any:
+    import grain
+    import numpy as np
+
+    def example(number: Any) -> Any:
+        value = make(number)
+        return np.full(8, value), value
+
+    numbers = grain.MapDataset.range(_EXAMPLES).shuffle(seed=1)
+    return numbers.map(example).batch(_BATCH).repeat()
+
+
+def _of_rows(make: Any) -> Any:
+    import numpy as np
+
+    import tfdist
+
+    class Costly(tfdist.RowsDataset):
+        def get_rows(self, indices: Any) -> Any:
+            values = np.array([make(number) for number in indices])
+            return np.repeat(values[:, None], 8, axis=1), values
+
+    return Costly(num_rows=_EXAMPLES, batch_size=_BATCH)
 
 
 def _recorded(folder: str) -> Any:
@@ -134,7 +164,7 @@ def share_of_work(kind: str, folder: str, epochs: int) -> list[dict[str, float]]
         model = keras.Sequential([keras.Input([8]), keras.layers.Dense(1)])
         model.compile("sgd", "mse")
     made: list[int] = []
-    dataset = _costly(made) if kind == "tf.data" else _recorded(folder)
+    dataset = _recorded(folder) if kind == "records" else _costly(kind, made)
     found: list[dict[str, float]] = []
     begin: dict[str, float] = {}
 
@@ -148,7 +178,10 @@ def share_of_work(kind: str, folder: str, epochs: int) -> list[dict[str, float]]
     watching = keras.callbacks.LambdaCallback(
         on_epoch_begin=lambda epoch, logs: begin.update(now()), on_epoch_end=on_epoch_end
     )
-    tfdist.fit(model, dataset, epochs=1 + epochs, verbose=0, callbacks=[watching])
+    steps = _EXAMPLES // _BATCH if kind == "Grain" else None  # it is repeated without an end
+    tfdist.fit(
+        model, dataset, epochs=1 + epochs, steps_per_epoch=steps, verbose=0, callbacks=[watching]
+    )
     return found[1:]  # the first one traces
 
 
@@ -191,9 +224,9 @@ def _shared_work(rounds: int) -> list[speed.Cost]:
         found = {
             (kind, workers): launch.run(
                 share_of_work, workers=workers, env=_QUIET,
-                args=(kind, folder, rounds if kind == "tf.data" else rounds * _TOGETHER),
+                args=(kind, folder, rounds * (1 if kind == "tf.data" else _TOGETHER)),
             )
-            for kind in ("tf.data", "records")
+            for kind in ("tf.data", "Grain", "RowsDataset", "records")
             for workers in ((1, 2, 4) if kind == "tf.data" else (1, 2))
         }
         goes_on = launch.run(secs_to_go_on, workers=1, args=(folder,), env=_QUIET)
@@ -213,6 +246,8 @@ def _shared_work(rounds: int) -> list[speed.Cost]:
         for name, kind, workers, what, target in (
             ("examples made by each of 2 workers, tf.data", "tf.data", 2, "made", 0.51),
             ("examples made by each of 4 workers, tf.data", "tf.data", 4, "made", 0.26),
+            ("examples made by each of 2 workers, Grain", "Grain", 2, "made", 0.51),
+            ("examples made by each of 2 workers, RowsDataset", "RowsDataset", 2, "made", 0.51),
             ("time of an input-bound epoch, 2 workers / 1", "tf.data", 2, "secs", 0.55),
             ("bytes read by each of 2 workers, records", "records", 2, "bytes", 0.52),
         )
