@@ -55,6 +55,10 @@ _LONGEST_FIRST = (
     "communication/test_reduction", "step/test_local_steps", "data/test_lengths",
     "launch/test_failures", "house/test_docs",
 )  # fmt: skip
+# Files of which every slow test takes turns: they measure, and what they guard seldom changes.
+_OF_ONE_COMMIT_IN_SOME = (
+    "diagnostics/test_batch_size", "scripts/test_benchmark", "tpu/test_numbers", "tpu/test_pair",
+)
 # Files that choose themselves which of their cases have their turn.
 _WITH_TURNS_OF_THEIR_OWN = ("house/test_parity", "programs/")
 _PR_SET_CHILD_SUBREAPER = 36  # from linux/prctl.h
@@ -92,9 +96,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _waits_for_its_turn(item: pytest.Item) -> bool:
     """Whether an item is a case of a slow test, of which another one has its turn."""
-    if item.get_closest_marker("slow") is None or not hasattr(item, "callspec"):
+    file = _of_tests(item.path)
+    takes_turns = hasattr(item, "callspec") or file in _OF_ONE_COMMIT_IN_SOME
+    if item.get_closest_marker("slow") is None or not takes_turns:
         return False
-    if _of_tests(item.path).startswith(_WITH_TURNS_OF_THEIR_OWN):
+    if file.startswith(_WITH_TURNS_OF_THEIR_OWN):
         return False
     from parity import rotation
 

@@ -118,5 +118,9 @@ def test_every_case_of_a_slow_test_has_its_turn(request, monkeypatch):
         ran.append({n for n in range(40) if not conftest._waits_for_its_turn(Case(n))})
     assert sorted(n for part in ran for n in part) == list(range(40))
     assert all(part for part in ran)
+    del Case.callspec  # no test of several cases
+    assert not any(conftest._waits_for_its_turn(Case(n)) for n in range(40))
+    monkeypatch.setattr(Case, "path", _TESTS / "scripts" / "test_benchmark.py")
+    assert 0 < sum(conftest._waits_for_its_turn(Case(n)) for n in range(40)) < 40
     monkeypatch.setattr(Case, "path", _TESTS / "house" / "test_parity.py")
     assert not any(conftest._waits_for_its_turn(Case(n)) for n in range(40))
