@@ -35,17 +35,18 @@ Each folder's docstring says in which order to read its files:
 7. global_batch/: what do losses, metrics, layers and draws mean when a replica sees only its rows?
 8. sharding/: which part of an optimizer's states does a replica hold?
 9. step/: what is one update of the weights?
-10. loop/: how are many steps run inside one traced function, and how many at a time?
-11. checkpoint/: what is a run, and how does it go on after a stop?
-12. first_step/: does a step mean the same split over the replicas as whole on one?
-13. tracking/: how is a run watched from outside?
-14. training/: how do epochs, validation and callbacks run, and what is checked meanwhile?
-15. inference/: how does a model predict for data that no memory holds?
-16. export/: how is a trained model written for others, and does the file give its outputs?
-17. diagnostics/: does it agree with one device, how fast is it, and how large may it be?
-18. tpu/: will it train on a TPU that is not there?
-19. datasets/: which data is there to try it on?
-20. cli/: what can be done from a terminal?
+10. privacy/: how does a model learn from data without telling whose they were?
+11. loop/: how are many steps run inside one traced function, and how many at a time?
+12. checkpoint/: what is a run, and how does it go on after a stop?
+13. first_step/: does a step mean the same split over the replicas as whole on one?
+14. tracking/: how is a run watched from outside?
+15. training/: how do epochs, validation and callbacks run, and what is checked meanwhile?
+16. inference/: how does a model predict for data that no memory holds?
+17. export/: how is a trained model written for others, and does the file give its outputs?
+18. diagnostics/: does it agree with one device, how fast is it, and how large may it be?
+19. tpu/: will it train on a TPU that is not there?
+20. datasets/: which data is there to try it on?
+21. cli/: what can be done from a terminal?
 
 Beside the folders are testing.py (workers for tests), parquet.py (data of an engine) and
 __main__.py (`python -m tfdist`).
@@ -59,7 +60,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tfdist import datasets, export, inference, launch, parquet, testing, tpu, tracking
+    from tfdist import (
+        datasets,
+        export,
+        inference,
+        launch,
+        parquet,
+        privacy,
+        testing,
+        tpu,
+        tracking,
+    )
     from tfdist.checkpoint.checkpointer import Checkpointer
     from tfdist.cluster.detection import Cluster, detect_cluster
     from tfdist.communication.compression import Reduction
@@ -119,6 +130,7 @@ __all__ = [
     "predict",
     "predict_on_batch",
     "predict_to",
+    "privacy",
     "split",
     "test_on_batch",
     "testing",
@@ -160,7 +172,8 @@ _MODULE_OF_NAME = {
 }
 
 _SUBMODULES = (
-    "datasets", "export", "inference", "launch", "parquet", "testing", "tpu", "tracking",
+    "datasets", "export", "inference", "launch", "parquet", "privacy", "testing", "tpu",
+    "tracking",
 )  # fmt: skip
 
 

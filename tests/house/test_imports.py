@@ -52,7 +52,8 @@ _MODULES = sorted(_TREES)
 _FOLDERS = [name for name in _MODULES[1:] if any(m.startswith(name + ".") for m in _MODULES)]
 # Those whose `__init__.py` holds public names.
 _PUBLIC_FOLDERS = (
-    "tfdist.export", "tfdist.inference", "tfdist.launch", "tfdist.tpu", "tfdist.tracking"
+    "tfdist.export", "tfdist.inference", "tfdist.launch", "tfdist.privacy", "tfdist.tpu",
+    "tfdist.tracking",
 )  # fmt: skip
 _OF_PRIVATE_NAMES = tuple(name for name in _MODULES if name.startswith("tfdist.compat."))
 
