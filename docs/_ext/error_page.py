@@ -54,6 +54,10 @@ PASSED_ON = {
     ("cluster/roll_call_client.py", "RuntimeError(str(answer['error']))"): "the same, on a worker",
     ("cluster/side_channel.py", "OSError(str(error))"): "a connection that broke; it is told later",
     ("data/errors.py", "ValueError(sentence)"): "what TensorFlow says of the data, in a sentence",
+    ("privacy/ghost.py", "NoRule(layer.name)"): "nobody sees it: examples are computed one by one",
+    ("privacy/layer_rules.py", "NoRule(layer.name)"): "the same",
+    ("privacy/layer_rules.py", "NoRule(str(shape))"): "the same",
+    ("privacy/update.py", "NoRule(model.name)"): "the same",
     ("data/order.py", "AttributeError(name)"): "of a name that modules are asked for by Python",
     ("export/exporting.py", "RuntimeError(found['error'])"): "the converter's own error",
     ("launch/call.py", "RuntimeError(failures.report(last, earlier=earlier))"): (

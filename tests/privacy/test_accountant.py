@@ -77,6 +77,16 @@ def test_noise_for_a_target_keeps_it_closely():
     assert 0.995 * target < spent <= target
 
 
+def test_what_was_spent_before_counts_against_a_target():
+    before = ((Mechanism(2.0), 1),)
+    spent = accountant.epsilon(before, delta=1e-5)
+    noise = accountant.noise_multiplier(2 * spent, delta=1e-5, steps=1, before=before)
+    both = accountant.epsilon([*before, (Mechanism(noise), 1)], delta=1e-5)
+    assert 0.995 * 2 * spent < both <= 2 * spent
+    with pytest.raises(ValueError, match="is spent already"):
+        accountant.noise_multiplier(spent, delta=1e-5, steps=1, before=before)
+
+
 def test_no_noise_is_no_promise_and_no_steps_spend_nothing():
     assert accountant.epsilon([(Mechanism(0.0, 0.1), 1)], delta=1e-5) == math.inf
     assert accountant.epsilon([(Mechanism(0.0, 0.1), 0)], delta=1e-5) == 0.0

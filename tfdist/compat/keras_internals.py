@@ -45,6 +45,11 @@ def compute_loss(model: keras.Model, **kwargs: Any) -> Any:
     return model._compute_loss(**kwargs)
 
 
+def compiled_loss(model: keras.Model, y: Any, y_pred: Any, sample_weight: Any) -> Any:
+    """Computes the loss that a model was compiled with, without those that its layers add."""
+    return model._compile_loss(y, y_pred, sample_weight)
+
+
 def call(model: keras.Model, x: Any, *, training: bool) -> Any:
     """Calls the model as Keras's own steps do."""
     return model(x, training=training) if model._call_has_training_arg else model(x)
@@ -91,6 +96,11 @@ def trainable_variables_of(optimizer: Any) -> Any:
 def function_of(metric: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
     """Returns the function that a `MeanMetricWrapper` takes the mean of, and its options."""
     return metric._fn, metric._fn_kwargs
+
+
+def functional_class() -> type:
+    """Returns the class of models that are graphs of layers and operations."""
+    return module("keras.src.models.functional").Functional
 
 
 def flat_layers(model: keras.Model) -> list[Any]:

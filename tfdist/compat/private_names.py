@@ -165,8 +165,13 @@ TABLE = (
             "Model._compute_loss", "Model._assert_compile_called", "Model._symbolic_build",
             "Model._flatten_metrics_in_order", "Model._should_eval", "Model._flatten_layers",
             "Model.compile > _loss_tracker", "Model.compile > _compile_metrics",
+            "Model.compile > _compile_loss",
         ),
         "the loop of fit and evaluate", _PUBLIC,
+    ),
+    Names(
+        ("keras.src.models.functional",), ("Functional",),
+        "which models are graphs of layers, for private training", _PUBLIC,
     ),
     Names(
         ("keras.src.layers.layer",), ("Layer.__init__ > _call_has_training_arg",),

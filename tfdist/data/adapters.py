@@ -91,7 +91,7 @@ def make_source(
     if class_weight is not None and is_dataset:
         # Keras's own map, over batches, looks at each row by itself.
         of_rows, class_weight = keras_internals.class_weight_map(class_weight), None
-    adapter = _adapter(x, y, sample_weight, batch_size, steps, class_weight, shuffle)
+    adapter = adapter_of(x, y, sample_weight, batch_size, steps, class_weight, shuffle)
     if isinstance(adapter, keras_internals.array_adapter_class()):
         source = _array_source(adapter, share=reader, shuffle=shuffle, seed=seed)
         return dataclasses.replace(source, has_all_rows=all_rows)
@@ -144,7 +144,7 @@ def refuse_batch_size(batch_size: Any) -> None:
         )
 
 
-def _adapter(
+def adapter_of(
     x: Any, y: Any, sample_weight: Any, batch_size: Any, steps: Any, class_weight: Any, shuffle: Any
 ) -> Any:
     leaves = [leaf for leaf in keras.tree.flatten((x, y, sample_weight)) if hasattr(leaf, "shape")]

@@ -84,19 +84,17 @@ class Arrays:
         tensors: Dense tensors with one row per example, in the order of `gathering.specs`.
         num_examples: Rows of each of them.
         order: Takes the number of a pass; returns the order of its examples, int64
-            `(num_examples,)`.
-        gathering: How the rows are gathered.
+            `(num_examples,)`, or what else its `gathering` understands.
+        gathering: How the rows are gathered: a `Gathering`, or what has its `key`, `spec`, `specs`
+            and `batch`.
+        num_batches: Batches of a pass.
     """
 
     tensors: list[tf.Tensor]
     num_examples: int
     order: Callable[[int], np.ndarray]
-    gathering: Gathering
-
-    @property
-    def num_batches(self) -> int:
-        """Batches of a pass."""
-        return -(-self.num_examples // self.gathering.batch_size)
+    gathering: Any
+    num_batches: int
 
 
 def arrays_of(
@@ -124,7 +122,8 @@ def arrays_of(
         return None
     spec = rows.spec_of(structure)
     gathering = Gathering(rows.open_spec(spec), batch_size, replicas, num_replicas)
-    return Arrays(tensors, int(tensors[0].shape[0]), order, gathering)
+    examples = int(tensors[0].shape[0])
+    return Arrays(tensors, examples, order, gathering, -(-examples // batch_size))
 
 
 def as_tensors(structure: Any) -> Any:

@@ -85,6 +85,20 @@ class Inputs:
             source = pad(source, self.workers.share, shapes.buckets)
         return Feed(source, steps_per_epoch=steps, first_pass=first_pass, in_loop=not is_alone)
 
+    def feed_of(self, source: Source, *, steps: int | None, first_pass: int) -> Feed:
+        """Makes the feed of a source in which all workers draw their rows alike.
+
+        Args:
+            source: The source.
+            steps: As in `feed`.
+            first_pass: As in `feed`.
+        """
+        _refuse_states_of_rows(self.model, self.workers.share.num_replicas)
+        if self.workers.has_others:
+            same_data.require(source.identity(), self.workers)
+        steps = limited(steps, "steps_per_epoch")
+        return Feed(source, steps_per_epoch=steps, first_pass=first_pass, in_loop=True)
+
     def validation_feed(self, data: Any, **kwargs: Any) -> Feed | None:
         """Makes the feed of `validation_data`; returns None for None."""
         if data is None:

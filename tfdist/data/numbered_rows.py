@@ -66,7 +66,7 @@ def rows_source(
         return tf.data.Dataset.from_tensor_slices(numbers[begin:]).map(unconverted(numbers_of))
 
     def rows_of(own: tf.Tensor) -> Any:
-        found = _taken(numbered.get_rows, some, own)
+        found = taken(numbered.get_rows, some, own)
         return found if weigh is None else weigh(*found)
 
     stream = gathered(batches_of, rows_of, steps, share=share, calls=numbered.calls)
@@ -126,7 +126,7 @@ def gathered(
     return stream
 
 
-def _taken(get_rows: Callable[[np.ndarray], Any], like: list[Any], indices: tf.Tensor) -> Any:
+def taken(get_rows: Callable[[np.ndarray], Any], like: list[Any], indices: tf.Tensor) -> Any:
     """Asks for rows in a traced function.
 
     Args:

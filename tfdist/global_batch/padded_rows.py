@@ -145,6 +145,12 @@ def functions() -> dict[str, Callable[..., Any]]:
             metric.update_state(y_true, y_pred, sample_weight=weight)
 
     def added(layer: Any, loss: Any) -> None:
+        position = position_lib.current()
+        if position is not None and position.keeps_rows:
+            raise ValueError(
+                f"The layer {layer.name!r} adds a loss of its own (add_loss), which is the loss of "
+                "no single example. Make it a part of the loss that the model is compiled with."
+            )
         waiting = getattr(_activity, "losses", 0)
         if _padded_position() is not None and not waiting:
             refuse(f"The layer {layer.name!r} adds a loss of its own (add_loss)")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -44,6 +44,10 @@ class Position:
             traced shapes show them; None if their first dimension is open.
         inputs: The tensors of this replica's rows; () if unknown.
         is_compiled: Whether XLA compiles what this replica does, for `jit_compile=True`.
+        keeps_rows: Whether the loss that a model was compiled with stays one value a row; see
+            example_losses.py.
+        row_seed: Draws the seeds of random layers, where one example is computed by itself; or
+            None.
     """
 
     global_size: Any
@@ -56,6 +60,8 @@ class Position:
     fixed_rows: int | None = None
     inputs: tuple[Any, ...] = ()
     is_compiled: bool = False
+    keeps_rows: bool = False
+    row_seed: Callable[[], Any] | None = None
 
     @property
     def has_all(self) -> bool:

@@ -230,8 +230,11 @@ def _draw_seed_once(draw_seed: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return unseeded[0] if seed is None else seed
 
     def draw(seed: Any) -> Any:
-        if position_lib.current() is None or isinstance(seed, int):
+        position = position_lib.current()
+        if position is None or isinstance(seed, int):
             return draw_seed(seed)
+        if position.row_seed is not None:
+            return position.row_seed()
         generator, is_ordered = generator_of(seed), seed is not None
         strategy = tf.distribute.get_strategy()
         if strategy.extended.variable_created_in_scope(generator.state.value):

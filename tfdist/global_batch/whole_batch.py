@@ -22,7 +22,7 @@ from keras import ops
 
 from tfdist.communication import collectives
 from tfdist.compat import keras_internals, replacing, tensor_notes
-from tfdist.global_batch import all_rows, padded_rows, padded_timesteps
+from tfdist.global_batch import all_rows, example_losses, padded_rows, padded_timesteps
 from tfdist.global_batch import position as position_lib
 from tfdist.global_batch.position import Position
 
@@ -96,6 +96,11 @@ def _reduce(
     position, call = position_lib.current(), _latest()
     if position is not None:
         values = ops.convert_to_tensor(values, dtype=dtype)  # it may be a number of Python
+    if position is not None and position.keeps_rows:
+        name = "loss" if call is None else call.name
+        return example_losses.of_rows(
+            original, values, sample_weight, mask, reduction, dtype, name=name
+        )
     if call is not None:
         padded_timesteps.require_mask(mask, call.y_true, call.name)
         padded_timesteps.require(values, call.y_true, call.name)

@@ -8,6 +8,7 @@ from typing import Any
 from tfdist.communication.compression import EXACT, Reduction
 from tfdist.data.shapes import Padding
 from tfdist.data.source import Source
+from tfdist.privacy.update import Private
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +25,7 @@ class LoopOptions:
         reduction: How gradients travel between replicas.
         local_steps: Steps that each replica trains on its own, see step/local_steps.py; or None.
         outer_optimizer: The optimizer that updates after each round of them, or None.
+        privacy: What a private step computes, see privacy/update.py; or None.
         is_timed: Whether the waits for batches are added up, see `Programs.waits`.
     """
 
@@ -36,6 +38,7 @@ class LoopOptions:
     reduction: Reduction = EXACT
     local_steps: int | None = None
     outer_optimizer: Any = None
+    privacy: Private | None = None
     is_timed: bool = False
 
 

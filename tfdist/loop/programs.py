@@ -34,6 +34,7 @@ from tfdist.loop.while_loop import (
     next_where,
     split_where,
 )
+from tfdist.privacy import update as private
 from tfdist.sharding import shards
 from tfdist.step import accumulation, local_steps, rules, update, whole
 from tfdist.step.finite import FiniteWatch
@@ -78,6 +79,9 @@ class Programs:
             return tf.logical_and(is_well, self._is_loss_finite() if options.stops_at_nan else True)
 
         def make() -> Loop:
+            if options.privacy is not None:
+                own = private.train_rule
+                return self._loop("train", options, own, options.privacy, watch, goes_on=goes_on)
             undoing = watch.undoing if watch and options.on_nan == "skip" else None
             loop = self._loop(
                 "train", options, rules.train_rule, self._replica_step, watch, options.reduction,

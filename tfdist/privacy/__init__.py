@@ -10,6 +10,18 @@ Synopsis:
 Read in this order; each file imports from those above it only:
 
 1. accountant.py: how much privacy has been spent, and how much noise a promise needs.
+2. dpsgd.py: what is asked of private training.
+3. allowed.py: what can be trained privately, and beside which options.
+4. draws.py: what is drawn in a step, and from which secret.
+5. sampling.py: which examples are in a step.
+6. factors.py: the norms of each example's gradients, and their sum, without the gradients.
+7. recording.py: what went into each layer, and what came out of it.
+8. layer_rules.py: the rule for the gradients of each example, for a layer.
+9. ruled.py: whether all layers of a model have one.
+10. ghost.py: how the gradients of all examples are clipped and summed at once.
+11. one_by_one.py: how they are, one after the other.
+12. update.py: one private update of the weights.
+13. ledger.py: what a model has spent.
 """
 
 from __future__ import annotations
@@ -19,10 +31,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tfdist.privacy.accountant import Mechanism, epsilon, noise_multiplier
+    from tfdist.privacy.dpsgd import DPSGD
 
-__all__ = ["Mechanism", "epsilon", "noise_multiplier"]
+__all__ = ["DPSGD", "Mechanism", "epsilon", "noise_multiplier"]
 
 _MODULE_OF_NAME = {
+    "DPSGD": "tfdist.privacy.dpsgd",
     "Mechanism": "tfdist.privacy.accountant",
     "epsilon": "tfdist.privacy.accountant",
     "noise_multiplier": "tfdist.privacy.accountant",

@@ -25,6 +25,7 @@ from typing import Any
 #: Step of the grid that privacy losses are rounded up to. A finer one lowers epsilon by some per
 #: cent at most where epsilon is above 0.5, and takes ten times as long.
 GRID = 1e-3
+_LITTLE_NOISE = 0.5  # with less, losses grow with its inverse square, and the grid with them
 _LEAST_NOISE, _TOLERANCE = 0.2, 1e-3  # of a noise multiplier that is looked for
 
 
@@ -73,7 +74,8 @@ def epsilon(spent: Iterable[tuple[Mechanism, int]], *, delta: float, grid: float
     Args:
         spent: Each mechanism, and how many steps it was run for; they compose.
         delta: Probability with which the promise need not hold; above 0 and below 1.
-        grid: Step of the grid of privacy losses; a finer one gives a smaller, closer bound.
+        grid: Step of the grid of privacy losses where noise multipliers are 0.5 or more; a finer
+            one gives a smaller, closer bound.
 
     Returns:
         An upper bound by privacy loss distributions; infinity where there is no noise, 0 where
@@ -89,7 +91,8 @@ def epsilon(spent: Iterable[tuple[Mechanism, int]], *, delta: float, grid: float
         return 0.0
     if any(mechanism.noise_multiplier == 0 for mechanism, _ in runs):
         return math.inf
-    accountant = _new_accountant(grid)
+    least = min(mechanism.noise_multiplier for mechanism, _ in runs)
+    accountant = _new_accountant(grid * max(1, (_LITTLE_NOISE / least) ** 2))
     for mechanism, steps in runs:
         accountant.compose(_event(mechanism, steps))
     return float(accountant.get_epsilon(delta))
@@ -104,6 +107,7 @@ def noise_multiplier(
     sampling_probability: float = 1.0,
     cap: int | None = None,
     population: int | None = None,
+    before: tuple[tuple[Mechanism, int], ...] = (),
 ) -> float:
     """Returns the least noise multiplier, up to 0.001, with which all steps keep a promise.
 
@@ -114,6 +118,7 @@ def noise_multiplier(
         sampling_probability: As in `Mechanism`.
         cap: As in `Mechanism`.
         population: As in `Mechanism`.
+        before: What was spent before, as in `epsilon`; the promise is for both together.
 
     Returns:
         A noise multiplier for which `epsilon` is at most `target_epsilon`.
@@ -133,11 +138,18 @@ def noise_multiplier(
         )
     if steps < 1:
         raise ValueError(f"steps={steps!r} leaves nothing to protect. Give a whole number from 1.")
-    dp = _library()
+    dp = library()
 
     def event(noise: float) -> Any:
-        return _event(Mechanism(noise, sampling_probability, cap, population), steps)
+        own = _event(Mechanism(noise, sampling_probability, cap, population), steps)
+        return dp.ComposedDpEvent([*(_event(*spent) for spent in before), own])
 
+    if before and epsilon(before, delta=delta) >= target_epsilon:
+        raise ValueError(
+            f"target_epsilon={target_epsilon} is spent already: epsilon is "
+            f"{epsilon(before, delta=delta):.3g} at delta={delta}. Give a larger target_epsilon, "
+            "or begin with a new model."
+        )
     try:
         found = dp.calibrate_dp_mechanism(
             lambda: _new_accountant(GRID), event, target_epsilon, delta,
@@ -160,7 +172,7 @@ def _require_delta(delta: float) -> None:
 
 
 def _event(mechanism: Mechanism, steps: int) -> Any:
-    dp = _library()
+    dp = library()
     q, noise = mechanism.sampling_probability, mechanism.noise_multiplier
     cap, population = mechanism.cap, mechanism.population
     one = dp.GaussianDpEvent(noise)
@@ -175,14 +187,15 @@ def _event(mechanism: Mechanism, steps: int) -> Any:
 
 
 def _new_accountant(grid: float) -> Any:
-    dp = _library()
+    dp = library()
     return importlib.import_module("dp_accounting.pld").PLDAccountant(
         neighboring_relation=dp.NeighboringRelation.REPLACE_SPECIAL,
         value_discretization_interval=grid,
     )
 
 
-def _library() -> Any:
+def library() -> Any:
+    """Returns dp-accounting, which is an extra; raises an ImportError that names it."""
     try:
         return importlib.import_module("dp_accounting")
     except ModuleNotFoundError as error:

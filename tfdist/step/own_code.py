@@ -22,9 +22,10 @@ _OF_A_LOSS = ("call", "__call__")
 _OF_A_METRIC = ("update_state", "result", "__call__")
 # Operations in a functional model that do the same with each of its entries.
 _OF_ENTRIES = (
-    "Abs", "Absolute", "Add", "AddN", "Cast", "Divide", "Elu", "Exp", "Gelu", "LeakyRelu", "Log",
-    "LogSoftmax", "Maximum", "Minimum", "Multiply", "Negative", "Power", "Relu", "Sigmoid", "Silu",
-    "Softplus", "Sqrt", "Square", "Subtract", "Tanh", "TrueDivide",
+    "Abs", "Absolute", "Add", "AddN", "Cast", "Divide", "Elu", "Equal", "Exp", "Gelu", "LeakyRelu",
+    "Log", "LogSoftmax", "LogicalAnd", "LogicalNot", "LogicalOr", "Maximum", "Minimum", "Multiply",
+    "Negative", "NotEqual", "Power", "Relu", "Sigmoid", "Silu", "Softplus", "Sqrt", "Square",
+    "Subtract", "Tanh", "TrueDivide",
 )  # fmt: skip
 
 
@@ -50,6 +51,14 @@ def own_reductions(model: keras.Model) -> list[str]:
     kind, overrides = type(model).__name__, keras_internals.overrides
     steps = [f"{kind}.{name}" for name in _OF_OUTPUTS if overrides(model, name)]
     return [*steps, *_losses(model), *_metrics(model)]
+
+
+def own_code_of_gradients(model: keras.Model) -> list[str]:
+    """Names the code of a compiled model that Keras did not write, and that gradients depend on."""
+    steps = [name for name in ("train_step", "compute_loss") if keras_internals.overrides(
+        model, name)]
+    return [*(f"{type(model).__name__}.{name}" for name in steps), *_of_layers(model),
+            *_losses(model)]
 
 
 def _of_layers(model: keras.Model) -> Iterator[str]:

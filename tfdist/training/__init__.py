@@ -12,13 +12,14 @@ Read in this order; each file imports from those above it only:
 6. callback_files.py: which worker's callbacks write files.
 7. shared_events.py: what callbacks need when several workers run them.
 8. building.py: when a model's variables are created, and by what.
-9. epochs.py: how an epoch runs.
-10. predicting.py: how a model predicts for a whole feed.
-11. on_batch.py: how a single batch is trained on.
-12. routing.py: how a model's own `fit`, and Keras's, come to tfdist.
-13. trainer.py: arguments in, results out.
-14. fitting.py: `fit`, `evaluate` and `predict` as functions.
-15. saving.py: which worker writes, where an unchanged program saves its model.
-16. patching.py: how a program of plain Keras becomes distributed.
-17. custom_loop.py: the parts of a step for a custom training loop.
+9. private.py: what is set up around a training that is private.
+10. epochs.py: how an epoch runs.
+11. predicting.py: how a model predicts for a whole feed.
+12. on_batch.py: how a single batch is trained on.
+13. routing.py: how a model's own `fit`, and Keras's, come to tfdist.
+14. trainer.py: arguments in, results out.
+15. fitting.py: `fit`, `evaluate` and `predict` as functions.
+16. saving.py: which worker writes, where an unchanged program saves its model.
+17. patching.py: how a program of plain Keras becomes distributed.
+18. custom_loop.py: the parts of a step for a custom training loop.
 """

@@ -25,6 +25,7 @@ from tfdist.loop.loop_options import LoopOptions, of_source
 from tfdist.loop.pacing import Stopwatch, batches_between_events, stops_at_nan_of
 from tfdist.loop.programs import Programs
 from tfdist.loop.while_loop import Loop
+from tfdist.privacy.ledger import Ledger
 from tfdist.sharding import adopting
 from tfdist.step.rounds import Rounds
 from tfdist.tracking.watch import Watch
@@ -50,6 +51,7 @@ class Training:
         options: How the loop runs through the batches.
         watch: Tells trackers of the run.
         profiler: Measures the run, or None.
+        ledger: What private training spends, or None.
     """
 
     feed: Feed
@@ -63,6 +65,7 @@ class Training:
     options: LoopOptions
     watch: Watch
     profiler: Profiler | None = None
+    ledger: Ledger | None = None
 
     def bounds(self) -> Sequence[Callable[[], int | None]]:
         """Returns functions that tell how many steps may run until something else is due."""
@@ -107,7 +110,7 @@ class Epochs:
         timed = profiler.timed(loop) if profiler else loop
         asked = training.guard.options
         is_checked = run.point.step and asked.check != "whole"  # by another process
-        if not is_checked and not asked.local_steps:
+        if not is_checked and not asked.local_steps and not training.ledger:
             timed = self.checked(timed, training.feed, check=asked.check, step="train_step")
         for epoch in run.point.epochs(training.epochs):
             run.leave_if_told(self._workers)
@@ -120,6 +123,7 @@ class Epochs:
                 rounds=self._programs.rounds(options),
             )
             logs = dict(self._programs.logs("train"))
+            logs |= training.ledger.logs() if training.ledger else {}
             with profiler.left_out() if profiler else contextlib.nullcontext():
                 logs |= self._validated(epoch, training)
             events.on_epoch_end(epoch, logs)
@@ -176,6 +180,8 @@ class Epochs:
             point.epoch = restored
             feed.seek(restored)
         training.guard.begin(point.step)
+        if training.ledger:
+            training.ledger.begin(point.step)
         training.watch.begin(feed, step=point.step)
 
     def _validated(self, epoch: int, training: Training) -> dict[str, Any]:

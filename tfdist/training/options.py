@@ -14,6 +14,8 @@ from tfdist.communication.share import is_tpu
 from tfdist.communication.workers import Workers
 from tfdist.compat import keras_internals
 from tfdist.data.shapes import Shapes, parse_shapes
+from tfdist.privacy import allowed as private
+from tfdist.privacy.dpsgd import DPSGD
 from tfdist.sharding import allowed
 from tfdist.step import local_steps as local_steps_lib
 
@@ -38,6 +40,7 @@ class Options:
         local_steps: As in `fit`.
         outer_optimizer: As in `fit`.
         sharded_optimizer: As in `fit`.
+        privacy: As in `fit`.
         profile: As in `fit`.
     """
 
@@ -53,6 +56,7 @@ class Options:
     local_steps: int | None
     outer_optimizer: Any
     sharded_optimizer: bool
+    privacy: DPSGD | None
     profile: Any
 
     @property
@@ -81,7 +85,10 @@ def options_of(
     local_steps: int | None,
     outer_optimizer: Any,
     sharded_optimizer: Any,
+    privacy: Any,
     profile: Any,
+    batch_size: int | None,
+    shuffle: Any,
 ) -> Options:
     """Checks the options of `fit`; they are the same on all workers, see same_call.py.
 
@@ -107,6 +114,7 @@ def options_of(
         local_steps=local_steps,
         outer_optimizer=outer_optimizer,
         sharded_optimizer=sharded_optimizer,
+        privacy=privacy,
         profile=profile,
     )
     _refuse(options)
@@ -125,6 +133,13 @@ def options_of(
     allowed.refuse(
         model, strategy, sharded_optimizer=sharded_optimizer, is_own_rule=options.is_own_rule,
         local_steps=local_steps, reduction=options.reduction, profile=profile,
+    )
+    private.refuse(
+        model, strategy, privacy, has_replica_step=replica_step is not None,
+        already_sharded=already_sharded, shapes=options.shapes, static_shapes=static_shapes,
+        on_nan=on_nan, check=check, reduction=options.reduction, local_steps=local_steps,
+        outer_optimizer=outer_optimizer, sharded_optimizer=sharded_optimizer,
+        batch_size=batch_size, shuffle=shuffle,
     )
     return options
 

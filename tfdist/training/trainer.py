@@ -42,6 +42,7 @@ from tfdist.first_step import found
 from tfdist.global_batch import batch_norm
 from tfdist.loop.loop_options import LoopOptions, of_source
 from tfdist.loop.programs import Programs
+from tfdist.privacy import allowed
 from tfdist.sharding import adopting
 from tfdist.step import error_feedback
 from tfdist.step import local_steps as local_steps_lib
@@ -62,6 +63,7 @@ from tfdist.training.checks.guard import Guard
 from tfdist.training.epochs import Epochs, Training
 from tfdist.training.options import Options, options_of, parse_check, refuse_whole
 from tfdist.training.predicting import predicted
+from tfdist.training.private import PrivateRun
 from tfdist.training.profiling import Profiler
 
 _P = ParamSpec("_P")
@@ -167,6 +169,7 @@ class Trainer:
         outer_optimizer: Any = None,
         sharded_optimizer: bool = False,
         profile: Any = False,
+        privacy: Any = None,
         # Who is told of the run.
         trackers: Sequence[Any] | None = None,
     ) -> keras.callbacks.History:
@@ -238,6 +241,10 @@ class Trainer:
                 Lion, RMSprop, Adagrad, Adadelta and Ftrl; others are refused by name.
             profile: Whether to measure where the time goes, and print it at the end. Given a
                 folder, it also writes a TensorBoard trace of some of the chief's steps there.
+            privacy: A `tfdist.privacy.DPSGD`: what the trained weights tell of any one example is
+                bounded, and the bound, epsilon, is in the logs of each epoch. Steps draw their
+                examples at random, so `x` is arrays or a `RowsDataset`, and an epoch is as many
+                steps as show each example once in the mean.
             trackers: Who is told of the run, on the chief: names ("json", "tensorboard", "mlflow",
                 "wandb"), also with a place ("json:run.jsonl"), or objects with the methods of
                 `tfdist.tracking.Tracker`. One that raises is told of once, and ends nothing.
@@ -255,17 +262,16 @@ class Trainer:
         model = self.model
         options = options_of(
             model, self._workers, replica_step=self._replica_step, already_sharded=already_sharded,
-            static_shapes=static_shapes, length_buckets=length_buckets,
-            checkpoint_dir=checkpoint_dir, save_every=save_every,
+            static_shapes=static_shapes, length_buckets=length_buckets, shuffle=shuffle,
+            checkpoint_dir=checkpoint_dir, save_every=save_every, batch_size=batch_size,
             fingerprint_every=fingerprint_every, on_nan=on_nan, check=check, reduction=reduction,
             local_steps=local_steps, outer_optimizer=outer_optimizer,
-            sharded_optimizer=sharded_optimizer, profile=profile,
+            sharded_optimizer=sharded_optimizer, privacy=privacy, profile=profile,
         )
         epochs = limited(epochs, "epochs") or epochs
         if validation_split and validation_data is None:
-            (x, y, sample_weight), validation_data = keras_internals.validation_split(
-                (x, y, sample_weight), validation_split
-            )
+            data, split = (x, y, sample_weight), keras_internals.validation_split
+            (x, y, sample_weight), validation_data = split(data, validation_split)
         profiler = self._profiler(profile)
         run = Run(model, checkpoint_dir, save_every=save_every)
         watch = Watch(trackers, model=model, workers=self._workers)
@@ -276,30 +282,33 @@ class Trainer:
                 checkpoint=checkpoint_dir, epochs=epochs, batch_size=batch_size, seed=seed,
                 shuffle=shuffle, on_nan=on_nan, check=check, local_steps=local_steps,
             )
-            feed = self._inputs.feed(
-                x, y, sample_weight=sample_weight, class_weight=class_weight, batch_size=batch_size,
-                steps=steps_per_epoch, shuffle=shuffle, seed=seed, first_pass=initial_epoch,
-                **options.of_data,
+            private = self._private_run(options, run, epochs - initial_epoch, verbose, callbacks)
+            feed = self._feed(
+                x, y, options, private, sample_weight=sample_weight, class_weight=class_weight,
+                batch_size=batch_size, steps=steps_per_epoch, shuffle=shuffle, seed=seed,
+                first_pass=initial_epoch,
             )
             validation = self._inputs.validation_feed(
                 validation_data, batch_size=validation_batch_size or batch_size,
                 steps=validation_steps, **options.of_data,
             )
             run.note(shuffle=shuffle, class_weight=class_weight, initial_epoch=initial_epoch)
-            loop_options = self._prepared(feed, validation, options, run)
+            loop_options = self._prepared(feed, validation, options, run, private)
             self._train(
                 callbacks, verbose, options, loop_options, feed=feed, validation=validation,
                 epochs=epochs, initial_epoch=initial_epoch, validation_freq=validation_freq,
-                run=run, watch=watch, profiler=profiler,
+                run=run, watch=watch, profiler=profiler, private=private,
             )
         return model.history
 
     def _train(
         self, callbacks: Any, verbose: Any, options: Options, loop_options: LoopOptions, *,
-        feed: Feed, epochs: int, watch: Watch, profiler: Profiler | None, **training: Any,
+        feed: Feed, epochs: int, watch: Watch, profiler: Profiler | None,
+        private: PrivateRun | None, **training: Any,
     ) -> None:
         """Runs the epochs of `fit`, whose arguments these are, with its callbacks around them."""
-        with callback_files.files_of_chief_alone(callbacks, is_chief=self.is_chief):
+        files = callback_files.files_of_chief_alone(callbacks, is_chief=self.is_chief)
+        with private or nullcontext(), files:
             events = self._events(
                 callbacks, add_history=True, verbose=verbose, epochs=epochs,
                 steps=feed.num_batches, examples_of_step=feed.source.examples_of_step,
@@ -311,12 +320,36 @@ class Trainer:
             self._epochs.train(
                 Training(
                     feed=feed, events=events, epochs=epochs, guard=guard, options=loop_options,
-                    watch=watch, profiler=profiler, **training,
+                    watch=watch, profiler=profiler, ledger=private.ledger if private else None,
+                    **training,
                 )
             )
         if profiler:
             self._tell(profiler, loop_options, verbose=verbose)
         watch.end(self.model.history.profile if profiler else None)
+
+    def _private_run(
+        self, options: Options, run: Run, epochs: int, verbose: Any, callbacks: Any
+    ) -> PrivateRun | None:
+        if options.privacy is None:
+            return None
+        return PrivateRun(
+            self.model, self._workers, run, options.privacy, epochs=epochs,
+            is_told=bool(verbose), callbacks=callbacks,
+        )
+
+    def _feed(
+        self, x: Any, y: Any, options: Options, private: PrivateRun | None, *, steps: int | None,
+        first_pass: int, sample_weight: Any, class_weight: Any, **given: Any,
+    ) -> Feed:
+        """Makes the feed of the training data; a private run draws its own batches of it."""
+        weights = {"sample_weight": sample_weight, "class_weight": class_weight}
+        if private:
+            source = private.source(x, y, steps=steps, **weights)
+            return self._inputs.feed_of(source, steps=steps, first_pass=first_pass)
+        return self._inputs.feed(
+            x, y, steps=steps, first_pass=first_pass, **weights, **given, **options.of_data
+        )
 
     def _require_same(self, name: str, arguments: Mapping[str, Any]) -> None:
         given = {key: value for key, value in arguments.items() if key != "self"}
@@ -328,11 +361,14 @@ class Trainer:
         divergence.refuse_other_weights(self.model, self._comparison)
 
     def _prepared(
-        self, feed: Feed, validation: Feed | None, options: Options, run: Run
+        self, feed: Feed, validation: Feed | None, options: Options, run: Run,
+        private: PrivateRun | None = None,
     ) -> LoopOptions:
         """Creates all variables that training needs; returns how the loop runs through batches."""
         model = self.model
         self._build(feed, "train_step", builds_optimizer=not options.sharded_optimizer)
+        if private:
+            allowed.refuse_layers(model)
         adopting.adopt(model, self.strategy, is_wanted=options.sharded_optimizer)
         for data in filter(None, (feed, validation)):
             self._programs.followed(data.source)
@@ -364,6 +400,7 @@ class Trainer:
             padding=feed.source.padding, on_nan=options.on_nan,
             reduction=reduction, local_steps=options.local_steps,
             outer_optimizer=options.outer_optimizer, is_timed=bool(options.profile),
+            privacy=private.step if private else None,
         )
 
     @_as_a_run

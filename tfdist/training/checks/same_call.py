@@ -7,6 +7,7 @@ fingerprints.py, once they are there. Callbacks may differ, as may what is only 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -103,6 +104,8 @@ def _told(key: str, value: Any) -> Any:
         return 32 if value is None else value
     if key == "check":
         return "raise" if value == "auto" else value
+    if key == "privacy" and value is not None:
+        return dataclasses.asdict(value)
     if key == "reduction":
         return parse_reduction(value).numbers
     if key == "shuffle":

@@ -1,0 +1,163 @@
+"""What is one private update of the weights?
+
+The clipped gradients of all examples are summed over the replicas, the noise is added to the sum,
+once and in double precision, and the result is divided by the number of examples that are expected,
+never by the number that came, which is private. Gradients of weight regularizers, which hold no
+data, are added behind. Then the optimizer does what it ever does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfdist.communication import reduction
+from tfdist.compat import keras_internals, tf_internals
+from tfdist.global_batch import losses_metrics
+from tfdist.global_batch import position as position_lib
+from tfdist.privacy import ghost, one_by_one, recording
+from tfdist.privacy.draws import Draws
+from tfdist.privacy.layer_rules import NoRule
+from tfdist.privacy.ruled import ruled_layers
+from tfdist.step import replicas, tpu_step, update
+from tfdist.step.finite import FiniteWatch
+from tfdist.step.logs import LastLogs, sum_shares
+from tfdist.step.replicas import Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Private:
+    """What a private step computes.
+
+    Attributes:
+        norm: What the gradient of each example is clipped to.
+        expected: Examples of a step in the mean.
+        draws: Draws the noise.
+    """
+
+    norm: float
+    expected: int
+    draws: Draws
+
+
+def train_rule(
+    model: keras.Model,
+    strategy: tf.distribute.Strategy,
+    logs: LastLogs,
+    private: Private,
+    watch: FiniteWatch | None,
+) -> Callable[[Batch], None]:
+    """Returns the function that trains the model on one global batch of sampling.py."""
+    layers = ruled_layers(model)
+    variables = model.trainable_variables
+    apply = watch.apply if watch else None
+
+    def step(batch: Batch) -> None:
+        number = batch.parts[0][1]
+        with recording.listening(layers or ()):
+            sums, shares = replicas.run(
+                strategy, lambda part: _of_replica(model, layers, private, part), batch
+            )
+        update.build(strategy, model.optimizer, variables)
+        summed = reduction.sum_gradients(strategy, sums)
+        gradients = noised(summed, variables, private, number)
+        tpu_step.apply_sums(model.optimizer, gradients, variables, apply=apply)
+        logs.keep(sum_shares(strategy, shares))
+
+    return step
+
+
+def noised(
+    sums: Sequence[Any], variables: Sequence[Any], private: Private, number: Any
+) -> list[Any]:
+    """Returns the gradients that the optimizer gets.
+
+    Args:
+        sums: Of all examples' clipped gradients.
+        variables: The trainable weights.
+        private: What is computed.
+        number: Of the step.
+    """
+    sizes = [int(np.prod(v.shape)) for v in variables]
+    noise = tf.numpy_function(
+        lambda step: private.draws.noise(step, sum(sizes)), [number], tf.float64, stateful=False
+    )
+    found = []
+    parts = tf.split(tf.ensure_shape(noise, [sum(sizes)]), sizes)
+    for variable, total, part in zip(variables, sums, parts, strict=True):
+        whole = tf.cast(total, tf.float64) + tf.reshape(part, variable.shape)
+        gradient = tf.cast(whole / private.expected, variable.dtype)
+        if getattr(variable, "regularizer", None) is not None:
+            gradient += _of_regularizer(variable)
+        found.append(gradient)
+    return found
+
+
+def _of_regularizer(variable: Any) -> Any:
+    with tf_internals.default_replica_mode(), tf.GradientTape() as tape:
+        value = tf.identity(variable.value)
+        tape.watch(value)
+        loss = variable.regularizer(value)
+    return tf.convert_to_tensor(tape.gradient(loss, value))
+
+
+def _of_replica(
+    model: keras.Model, layers: Sequence[Any] | None, private: Private, part: Any
+) -> tuple[list[Any], dict[str, Any]]:
+    """Returns the sums of this replica's clipped gradients; adds its rows to the metrics."""
+    data, number = part
+    position = position_lib.current()
+    if position is None or position.padded_rows is None:
+        raise RuntimeError(
+            "A private step was given a batch without a fixed shape. Train with "
+            "tfdist.fit(..., privacy=...)."
+        )
+    variables, rows = model.trainable_variables, position.padded_rows
+    seen: list[Any] = []
+
+    def losses_of(batch: Any) -> Any:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        y_pred = keras_internals.call(model, x, training=True)
+        here = dataclasses.replace(position_lib.current() or position, keeps_rows=True)
+        with position_lib.at(here):
+            losses = keras_internals.compiled_loss(model, y, y_pred, sample_weight)
+        seen[:] = [y_pred, losses]
+        return losses
+
+    def ghosts() -> list[Any]:
+        if layers is None:
+            raise NoRule(model.name)
+        return ghost.clipped_sums(
+            layers, variables, lambda: losses_of(data), rows=rows,
+            counts=tf.range(rows) < position.local_size, norm=private.norm,
+        )
+
+    try:
+        sums = ghosts()
+        y_pred, losses = seen
+    except NoRule:
+        sums, losses = one_by_one.clipped_sums(
+            variables, losses_of, data, position=position, norm=private.norm, step=number
+        )
+        x, *_ = keras.utils.unpack_x_y_sample_weight(data)
+        y_pred = keras_internals.call(model, x, training=True)
+    _track(model, data, y_pred, losses)
+    return sums, {}
+
+
+def _track(model: keras.Model, data: Any, y_pred: Any, losses: Any) -> None:
+    """Adds the rows to the reported loss, which has the regularizers' too, and to the metrics."""
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    tracker = keras_internals.loss_tracker(model)
+    if tracker is not None:
+        added = [v.regularizer(v) for v in model.trainable_variables
+                 if getattr(v, "regularizer", None) is not None]
+        for value in added:
+            losses = losses + tf.cast(value, losses.dtype)
+        losses_metrics.track_loss(tracker, losses, None)
+    model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
