@@ -45,6 +45,7 @@ _EXAMPLES = {
     "digits": _Example(("--epochs=8",), "test_accuracy", least=0.93),
     "gan": _Example(("--epochs=40",), "distance", most=8.0, near=1.0),
     "lanes": _Example(("--pictures=160", "--epochs=6"), "test_iou", least=0.6, near=0.1),
+    "private_digits": _Example(("--epochs=25",), "test_accuracy", least=0.9, near=0.06),
     "recommendation": _Example(("--epochs=3",), "hit_rate_at_10", least=0.35),
     "speech": _Example(("--takes=2", "--epochs=25"), "test_accuracy", least=0.5, near=0.15),
     "tabular": _Example(("--epochs=10",), "test_accuracy", least=0.93),

@@ -114,7 +114,13 @@ def _by_hand(model: keras.Model, x: Any, y: Any, weight: Any) -> list[np.ndarray
 
 
 @pytest.mark.parametrize(
-    ("build", "is_ruled"), [(_images, True), (_words, True), (_recurrent, False)]
+    ("build", "is_ruled"),
+    [
+        (_images, True),
+        # 4 and 6 s: masks, and a loop whose weights are used many times.
+        pytest.param(_words, True, marks=pytest.mark.slow),
+        pytest.param(_recurrent, False, marks=pytest.mark.slow),
+    ],
 )
 def test_updates_are_those_of_a_loop_over_examples(build, is_ruled, logical_cpus):
     keras.utils.set_random_seed(1)
@@ -145,7 +151,11 @@ def _with_dropout_in_a_loop() -> keras.Model:
     )
 
 
-@pytest.mark.parametrize("build", [_with_dropout, _with_dropout_in_a_loop])
+@pytest.mark.parametrize(
+    "build",
+    # 6 s: only it sees draws of examples that are computed one by one.
+    [_with_dropout, pytest.param(_with_dropout_in_a_loop, marks=pytest.mark.slow)],
+)
 def test_random_layers_draw_the_same_on_one_replica_and_on_two(build, logical_cpus):
     found = []
     for strategy in (tf.distribute.OneDeviceStrategy("/cpu:0"), local_strategy(2)):
@@ -181,7 +191,7 @@ def test_an_example_shows_in_the_noise_as_much_as_it_may(logical_cpus):
     Sees an error of 6 % in either of them. An error in both, by the same factor, shows in the
     comparison with a loop.
     """
-    steps, noise, width = 100, 0.1, 200
+    steps, noise, width = 60, 0.05, 200
     with local_strategy(2).scope():
         model = keras.Sequential([keras.Input((width,)), _L.Dense(1, use_bias=False)])
         model.compile(keras.optimizers.SGD(1.0), "mae")

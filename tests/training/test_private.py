@@ -56,6 +56,7 @@ def test_epsilon_is_told_each_epoch_and_adds_up_over_fits(logical_cpus):
     assert history["epsilon"] == [epsilon(both, delta=1e-3)]
 
 
+@pytest.mark.slow  # 10 s: only it sees a ledger that begins anew after a stop
 def test_a_run_goes_on_with_what_it_has_spent(tmp_path, logical_cpus):
     whole = _model()
     logs = _fit(whole, epochs=3)
@@ -100,6 +101,7 @@ def test_a_run_without_privacy_does_not_go_on_from_it(checkpoints):
         tfdist.fit(model, _X, _Y, checkpoint_dir=checkpoints, verbose=0, batch_size=8)
 
 
+@pytest.mark.slow  # 5 s: only it sees a secret in a checkpoint
 def test_no_file_holds_the_secret_of_a_training(tmp_path, monkeypatch, logical_cpus):
     drawn: list[bytes] = []
 

@@ -10,10 +10,11 @@ Read in this order:
 6. predict.py: a saved model that predicts for files.
 7. preflight.py: whether it trains on a TPU that is not there.
 8. estimate.py: how much memory it takes.
-9. benchmark.py: how much faster it is on more workers.
-10. render.py: a job, described to a cluster.
-11. health/: what this host and its Python are, and what is known to break there.
-12. env.py: that, to paste into a report.
-13. doctor.py: all of this, and the verdict.
-14. commands.py: which commands there are.
+9. privacy.py: what private training promises.
+10. benchmark.py: how much faster it is on more workers.
+11. render.py: a job, described to a cluster.
+12. health/: what this host and its Python are, and what is known to break there.
+13. env.py: that, to paste into a report.
+14. doctor.py: all of this, and the verdict.
+15. commands.py: which commands there are.
 """

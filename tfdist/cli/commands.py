@@ -22,6 +22,7 @@ COMMANDS = {
     "verify": ("tfdist.cli.verify", "compares the first steps of a program with one device's"),
     "preflight": ("tfdist.cli.preflight", "says whether a model trains on a TPU, without one"),
     "estimate": ("tfdist.cli.estimate", "says how much memory training takes, and what fits"),
+    "privacy": ("tfdist.cli.privacy", "says what private training promises, without training"),
     "benchmark": ("tfdist.cli.benchmark", "measures how much faster more workers are here"),
     "render": ("tfdist.cli.render", "describes a job to a cluster that starts the workers"),
     "env": ("tfdist.cli.env", "shows versions and places, to paste into a report"),
