@@ -8,14 +8,15 @@ the number of examples that are expected. The rest of an update is Keras's optim
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
 from typing import Any
 
 from tfdist.privacy import accountant
 from tfdist.privacy.accountant import Mechanism
 
-# Standard deviations above the expected size: so far that cutting there costs no privacy.
-_CAP_DEVIATIONS = 6.5
+# A step is cut with this part of delta as its probability, which raises epsilon by some 1 %.
+_CUT_OF_DELTA = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,8 @@ class DPSGD:
         expected_batch_size: Examples that a step draws in the mean, over all replicas of all
             workers; the sum of gradients is divided by it.
         batch_cap: Most examples of a step; of a larger draw, a random part is taken, which the
-            accountant knows of. By default 6.5 standard deviations above the expected size.
+            accountant knows of. By default so many that it happens with a probability of half of
+            delta, which raises epsilon by some 1 %.
         seed: For tests alone: draws everything from this seed, which makes the noise known.
 
     Raises:
@@ -103,8 +105,10 @@ class DPSGD:
         """Returns the most examples of a step."""
         if self.batch_cap is not None:
             return min(self.batch_cap, population)
-        spread = math.sqrt(self.expected_batch_size * (1 - self.probability(population)))
-        return min(math.ceil(self.expected_batch_size + _CAP_DEVIATIONS * spread), population)
+        accountant.library()  # which brings SciPy
+        binomial = importlib.import_module("scipy.stats").binom
+        least = binomial.isf(self.delta * _CUT_OF_DELTA, population, self.probability(population))
+        return min(int(least), population)
 
     def mechanism(
         self, population: int, *, steps: int, before: tuple[tuple[Mechanism, int], ...] = ()
