@@ -30,7 +30,6 @@ def build_model():
         layers.Rescaling(1 / 16),
         layers.Reshape((8, 8, 1)),
         layers.Conv2D(16, 3, padding="same", activation="tanh"),
-        layers.GroupNormalization(4),
         layers.Conv2D(16, 3, strides=2, padding="same", activation="tanh"),
         layers.Flatten(),
         layers.Dense(32, activation="tanh"),

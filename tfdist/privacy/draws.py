@@ -13,6 +13,7 @@ known, but is no cryptographic generator.
 
 from __future__ import annotations
 
+import concurrent.futures
 import hashlib
 import os
 
@@ -22,6 +23,7 @@ from tfdist.communication.workers import Workers
 
 _SAMPLE, _NOISE = 0, 1  # domains of the counter
 _KEY_BYTES = 16
+_PIECE = 2**17  # numbers that one thread draws at a time
 
 
 class Draws:
@@ -79,15 +81,28 @@ class Draws:
         step = int(step)
         if step > self._last:
             self._last, self.steps = step, self.steps + 1
+        found = np.zeros(size)
         if not self.scale:
-            return np.zeros(size)
-        return self._generator(_NOISE, step).standard_normal(size) * self.scale
+            return found
 
-    def _generator(self, domain: int, step: int) -> np.random.Generator:
+        def fill(begin: int) -> None:
+            part = found[begin : begin + _PIECE]
+            self._generator(_NOISE, step, begin // _PIECE).standard_normal(out=part)
+            part *= self.scale
+
+        begins = range(0, size, _PIECE)
+        if len(begins) == 1:
+            fill(0)
+        else:  # NumPy lets other threads run while it draws
+            with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
+                list(threads.map(fill, begins))
+        return found
+
+    def _generator(self, domain: int, step: int, piece: int = 0) -> np.random.Generator:
         if self._key is None:
             raise RuntimeError(
                 "A private step was run outside of the fit that has its secret. Train with "
                 "tfdist.fit(..., privacy=...)."
             )
-        counter = [0, 0, int(step), domain]  # the first two words count the numbers of one draw
+        counter = [0, piece, int(step), domain]  # the first word counts the numbers of a piece
         return np.random.Generator(np.random.Philox(key=self._key, counter=counter))
