@@ -77,6 +77,7 @@ def test_arrays_are_gathered_by_the_loop():
 def test_rows_are_asked_for_and_a_run_goes_on_anywhere(begin):
     source, draws = _source(_Rows(num_rows=_COUNT, batch_size=2))
     assert source.arrays is None
+    assert [one.shape[0] for one in source.stream(0, 0).element_spec[1][1][0]] == [3, 3]
     for step, batch in enumerate(source.stream(*begin).take(6), begin[0] * 5 + begin[1]):
         _check(batch, draws, step)
 

@@ -174,6 +174,19 @@ def test_random_layers_draw_the_same_on_one_replica_and_on_two(build, logical_cp
         np.testing.assert_allclose(values, other_logs[name], rtol=1e-9)
 
 
+def test_the_losses_of_two_outputs_add_up_to_the_whole(logical_cpus):
+    with local_strategy(2).scope():
+        given = keras.Input((4,))
+        model = keras.Model(given, {name: _L.Dense(1, name=name)(given) for name in ("a", "b")})
+        model.compile("sgd", {"a": "mse", "b": "mae"})
+    x = np.random.default_rng(0).normal(size=(_ROWS, 4))
+    privacy = DPSGD(**_PRIVACY)
+    history = tfdist.fit(
+        model, x, {"a": x[:, :1], "b": x[:, 1:2]}, steps_per_epoch=3, verbose=0, privacy=privacy
+    ).history
+    assert history["loss"][0] == pytest.approx(history["a_loss"][0] + history["b_loss"][0])
+
+
 class _Weights(keras.callbacks.Callback):
     """Keeps the weights after each step."""
 

@@ -98,11 +98,6 @@ def function_of(metric: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
     return metric._fn, metric._fn_kwargs
 
 
-def functional_class() -> type:
-    """Returns the class of models that are graphs of layers and operations."""
-    return module("keras.src.models.functional").Functional
-
-
 def flat_layers(model: keras.Model) -> list[Any]:
     """Returns the model and all layers in it, nested ones included."""
     return list(model._flatten_layers())

@@ -170,10 +170,6 @@ TABLE = (
         "the loop of fit and evaluate", _PUBLIC,
     ),
     Names(
-        ("keras.src.models.functional",), ("Functional",),
-        "which models are graphs of layers, for private training", _PUBLIC,
-    ),
-    Names(
         ("keras.src.layers.layer",), ("Layer.__init__ > _call_has_training_arg",),
         "calling a model as Keras does", _PUBLIC,
     ),

@@ -105,6 +105,8 @@ def without_static_count(values: Any, sample_weight: Any) -> Any:
     Keras weights such a loss by that number if the shape shows it, and by 1 if not.
     """
     position = _padded_position()
+    if position is not None and position.keeps_rows and isinstance(sample_weight, int):
+        return None  # the losses of one output, by example: each counts once
     if position is None or len(values.shape) > 0:
         return sample_weight
     if sample_weight is None:

@@ -27,7 +27,7 @@ _ROWWISE = {
         "Rescaling", "Reshape", "Softmax", "SpatialDropout1D", "SpatialDropout2D", "Subtract",
         "UpSampling1D", "UpSampling2D", "ZeroPadding1D", "ZeroPadding2D",
     )
-} | {keras.Sequential, keras_internals.functional_class()}  # fmt: skip
+} | {keras.Sequential}  # fmt: skip
 
 
 def ruled_layers(model: keras.Model) -> list[Any] | None:
@@ -42,7 +42,7 @@ def ruled_layers(model: keras.Model) -> list[Any] | None:
     for layer in keras_internals.flat_layers(model):
         if type(layer) in RULES:
             found.append(layer)
-        elif type(layer) not in _ROWWISE:
+        elif type(layer) not in _ROWWISE and not _is_graph(layer):
             return None
     found = [layer for layer in found if layer.trainable_variables]
     if not all(has_rule(layer) for layer in found):
@@ -50,3 +50,9 @@ def ruled_layers(model: keras.Model) -> list[Any] | None:
     owned = [id(weight) for layer in found for weight in layer.trainable_variables]
     trained = [id(weight) for weight in model.trainable_variables]
     return found if sorted(owned) == sorted(trained) else None
+
+
+def _is_graph(layer: Any) -> bool:
+    """Tells whether a layer is a model of Keras's own class that is a graph of layers."""
+    kind = type(layer)
+    return kind.__name__ == "Functional" and kind.__module__.partition(".")[0] == "keras"

@@ -87,8 +87,12 @@ class Gathering:
         for replica in self.replicas:
             start, _ = bounds(size, replica, self.num_replicas)
             own = tf.gather(indices, tf.minimum(start + tf.range(self.rows), self.cap - 1))
-            parts.append((take(own), step))
+            parts.append((keras.tree.map_structure(self._fixed, take(own)), step))
         return size, tuple(parts)
+
+    def _fixed(self, leaf: Any) -> Any:
+        """Shows the number of rows, which is the same in each batch."""
+        return leaf if leaf is None else tf.ensure_shape(leaf, [self.rows, *leaf.shape[1:]])
 
 
 @dataclasses.dataclass(frozen=True)
