@@ -123,6 +123,7 @@ def test_no_file_holds_the_secret_of_a_training(tmp_path, monkeypatch, logical_c
         assert not any(number in one for one in files)
 
 
+@pytest.mark.slow  # 5 s: only it sees a fit that spends more than its target
 def test_a_target_is_kept_by_the_noise_that_is_told(capsys, logical_cpus):
     asked = DPSGD(**_PRIVACY | {"noise_multiplier": None, "target_epsilon": 1.0})
     found = tfdist.fit(_model(), _X, _Y, verbose=2, privacy=asked)
