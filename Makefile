@@ -7,6 +7,9 @@
 #   make test-colab                 the versions that Colab carries, in an environment of their own
 #   make test-next                  the TensorFlow and the Keras that are not released yet
 #   make test-all                   all four
+#   make gpu-check                  whether all of tfdist works on the GPU that is here, in under ten
+#                                   minutes; one block of text to send back. It is tested without
+#                                   one by: make gpu-check GPU_VENV=.venv ARGS=--device=cpu
 #   make docs                       the documentation, as pages in docs/_build/html
 #   make parity                     all pairs of choices, and the parity table, into README.md and
 #                                   docs/
@@ -44,8 +47,11 @@ COLAB_PINS := tensorflow-cpu==2.20.0,keras==3.13.2
 NEXT_VENV := $(VENV)-next
 NEXT_PINS := tensorflow-cpu>=2.22.dev0
 
+# TensorFlow with CUDA, unless this Python has a TensorFlow already, as where GPUs are rented.
+GPU_VENV ?= $(VENV)-gpu
+
 .PHONY: train test test-slow test-colab test-next test-all environment environments engines \
-	tpu-compiler next-environment docs parity programs oracles keras-own check clean
+	tpu-compiler next-environment gpu-check docs parity programs oracles keras-own check clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := train
 
@@ -81,6 +87,9 @@ environments: engines $(COLAB_VENV)/.ready tpu-compiler next-environment
 tpu-compiler: $(READY),$(WITH)
 	$(RUN) -c "from tfdist.tpu import compiler_environment as e; \
 	print(e.compiler_python(cache_dir='.pytest_cache/d/tfdist-tpu'))"
+
+gpu-check: $(GPU_VENV)/.ready-gpu
+	$(GPU_VENV)/bin/python -m tfdist doctor --gpu-check --device=gpu $(ARGS)
 
 engines:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then bash scripts/setup_engines.sh; \
@@ -119,6 +128,12 @@ clean:
 $(COLAB_VENV)/.ready: setup.cfg pyproject.toml
 	@$(PYTHON) scripts/setup_env.py --venv=$(COLAB_VENV) --extras=test --pins=$(COLAB_PINS)
 	@touch $@
+
+ifneq ($(GPU_VENV),$(VENV))
+$(GPU_VENV)/.ready-gpu: setup.cfg pyproject.toml
+	@$(PYTHON) scripts/setup_env.py --venv=$(GPU_VENV) --extras=gpu
+	@touch $@
+endif
 
 $(VENV)/.ready-%: setup.cfg pyproject.toml
 	@$(PYTHON) scripts/setup_env.py --venv=$(VENV) --extras=$*

@@ -37,7 +37,7 @@ def test_what_arrived_changed_is_told():
 
 def test_replicas_bring_what_is_expected_of_them():
     strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1", "/cpu:2"])
-    sums, rows = link_check._exchanged(strategy)
+    sums, rows = link_check.exchanged(strategy)
     assert (sums.shape, rows.shape) == ((3, 2**16), (3, 3, 2**16))
     assert link_check.faults(sums, rows, first_replica=0) == []
 
@@ -52,7 +52,7 @@ def test_it_is_done_once_where_there_are_links(monkeypatch):
         return sums, rows
 
     strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
-    monkeypatch.setattr(link_check, "_exchanged", exchanged)
+    monkeypatch.setattr(link_check, "exchanged", exchanged)
     link_check.check_links(Workers(strategy))
     assert calls == []  # one memory
     monkeypatch.setattr(link_check, "_has_links", lambda *_: True)

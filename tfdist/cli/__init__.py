@@ -15,6 +15,7 @@ Read in this order:
 11. render.py: a job, described to a cluster.
 12. health/: what this host and its Python are, and what is known to break there.
 13. env.py: that, to paste into a report.
-14. doctor.py: all of this, and the verdict.
-15. commands.py: which commands there are.
+14. gpu_check/: whether all of tfdist works on the GPU that is here.
+15. doctor.py: all of this, and the verdict.
+16. commands.py: which commands there are.
 """

@@ -5,10 +5,13 @@
     tfdist doctor --from=report.json       somebody else's report
     tfdist doctor --environ=dump.txt       only: which place in a job these variables give
     tfdist doctor --tpu                    only: which TPU is here, and which packages it needs
+    tfdist doctor --gpu-check              only: whether all of tfdist works on the GPU that is here
 
 TensorFlow is started in a process of its own, which may crash (--notrial leaves it out). A dump is
-what `env`, `env -0`, `export -p` or `declare -x` prints, or a JSON object. Exit code 0 where
-training can start, 1 where it cannot, 2 for wrong flags.
+what `env`, `env -0`, `export -p` or `declare -x` prints, or a JSON object. --gpu-check takes up to
+ten minutes, trains small and larger models on the GPU, and prints one block of text to send back;
+with --device=cpu it tests itself. Exit code 0 where training can start, or nothing was wrong, 1
+where it cannot, 2 for wrong flags.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -101,6 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print("\n".join(doctor.main_lines()))
         return 0
+    if given["gpu-check"].value:
+        return _check_gpu(line)
     if given.environ is not None:
         lines, is_fine = place.diagnose(_read(line, "environ", place.read_dump))
         print("\n".join(lines))
@@ -110,6 +116,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     print(report.to_json() if given.json else report)
     return 0 if report.can_start else 1
+
+
+def _check_gpu(line: CommandLine) -> int:
+    from tfdist.cli.gpu_check import check, part
+
+    given = line.flags
+    kind = "gpu" if given.device == "auto" else given.device
+    if kind not in ("cpu", "gpu"):
+        line.refuse(
+            f"--device={given.device!r} with --gpu-check must be gpu, or cpu to test itself"
+        )
+    if unknown := [name for name in given.parts if name not in part.PARTS]:
+        line.refuse(f"--parts={unknown[0]!r} is none of {', '.join(part.PARTS)}")
+    tried = trial.run_trial(kind, timeout_secs=given.trial_secs)
+    if tried.problem:
+        told = [*_lines_of(tried), "With --device=cpu this check tests itself."]
+        print("\n".join(told), file=sys.stderr)
+        return 1
+    return 0 if check.run(kind, given.parts) else 1
 
 
 def examine(*, device: str, tries: bool, trial_secs: float) -> Report:
@@ -173,6 +198,9 @@ def _make_line() -> CommandLine:
                         "they give, and nothing else.", **own)
     flags.DEFINE_boolean("tpu", False, "Look for a TPU and what can use it, and nothing else.",
                          **own)
+    flags.DEFINE_boolean("gpu-check", False, "Try everything on the GPU, and nothing else.", **own)
+    flags.DEFINE_alias("gpu_check", "gpu-check", flag_values=line.flags)
+    flags.DEFINE_list("parts", [], "Parts of --gpu-check; all of them by default.", **own)
     flags.DEFINE_string("device", "auto", "What would be trained on, as in tfdist.get_strategy.",
                         **own)
     flags.DEFINE_boolean("trial", True, "Whether to start TensorFlow, in a process of its own.",

@@ -28,7 +28,7 @@ def check_links(workers: Workers) -> None:
     strategy, share = workers.strategy, workers.share
     if note_of(strategy, "has_checked_links") or not _has_links(strategy, share):
         return
-    sums, rows = _exchanged(strategy)
+    sums, rows = exchanged(strategy)
     if found := faults(sums, rows, first_replica=share.first_replica):
         raise RuntimeError(
             f"The links between the replicas change data: {'; '.join(found)}. Look for a faulty "
@@ -66,17 +66,13 @@ def faults(sums: np.ndarray, rows: np.ndarray, *, first_replica: int) -> list[st
     return found
 
 
-def _has_links(strategy: tf.distribute.Strategy, share: Share) -> bool:
-    """Tells whether replicas have separate memories."""
-    if share.num_replicas == 1:
-        return False
-    if share.has_others:
-        return True
-    return any("CPU" not in device for device in strategy.extended.worker_devices)
+def exchanged(strategy: tf.distribute.Strategy) -> tuple[np.ndarray, np.ndarray]:
+    """Lets each replica of a strategy send its vector; every worker has to call it.
 
-
-def _exchanged(strategy: tf.distribute.Strategy) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the sum and the rows, as they arrive at each of this worker's replicas."""
+    Returns:
+        The sum, and the vectors of all replicas, as they arrive at each of this worker's replicas:
+        what `faults` looks at.
+    """
     pattern = tf.constant(contribution(0))
 
     def on_replica() -> tuple[tf.Tensor, tf.Tensor]:
@@ -95,3 +91,12 @@ def _exchanged(strategy: tf.distribute.Strategy) -> tuple[np.ndarray, np.ndarray
     with tf_internals.default_replica_mode():
         sums, rows = exchange()
     return sums.numpy(), rows.numpy()
+
+
+def _has_links(strategy: tf.distribute.Strategy, share: Share) -> bool:
+    """Tells whether replicas have separate memories."""
+    if share.num_replicas == 1:
+        return False
+    if share.has_others:
+        return True
+    return any("CPU" not in device for device in strategy.extended.worker_devices)
