@@ -191,10 +191,22 @@ def test_slow_connections_do_not_disturb(monkeypatch):
 def test_only_so_many_strangers_are_kept(monkeypatch):
     monkeypatch.setattr(roll_call, "MAX_STRANGERS", 3)
     with RollCall(size=2, secret=SECRET) as server, contextlib.ExitStack() as stack:
-        silent = [stack.enter_context(_connect(server.address)[0]) for _ in range(4)]
+        silent = [stack.enter_context(_connect(server.address)[0]) for _ in range(2 + 4)]
         assert messages.receive(silent[0], deadline=_in(5)) == b""  # the oldest has to go
         with pytest.raises(TimeoutError):
             messages.receive(silent[1], deadline=_in(0.2))
+
+
+def test_all_workers_may_come_at_once_and_be_slow():
+    """None of them is taken for the oldest of too many strangers, and none lacks a greeting."""
+    size = 300
+    with RollCall(size=size, secret=SECRET) as server, contextlib.ExitStack() as stack:
+        came = [_connect(server.address) for _ in range(size)]
+        for connection, _ in came:
+            stack.enter_context(connection)
+        for connection, _ in came:
+            with pytest.raises(TimeoutError):
+                messages.receive(connection, deadline=_in(0.001))
 
 
 def test_an_oversized_announcement_is_cut_short():

@@ -232,6 +232,15 @@ def test_too_few_open_files_for_so_many_workers_are_told(program):
     )
 
 
+def test_more_open_files_are_asked_for_where_the_system_allows_them(program):
+    command = f"ulimit -Sn 40; exec {sys.executable} -m tfdist.launch --workers=3 "  # of some 44
+    done = subprocess.run(
+        ["sh", "-c", command + program("print('ran')")], env=launching.environ_with(),
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.count("ran")) == (0, 3), done.stderr
+
+
 def test_no_room_for_temporary_files_is_told(program, tmp_path):
     (tmp_path / "file").touch()
     code = "import tempfile; tempfile.tempdir = {!r}; from tfdist.launch import __main__ as m; " \

@@ -21,7 +21,10 @@ from tfdist.cluster.wording import name_workers
 
 PROTOCOL = 1
 HANDSHAKE_SECS = 10.0  # within this a connection has to announce its worker
-MAX_STRANGERS = 128  # connections that have not announced a worker yet
+MAX_STRANGERS = 128  # connections that have not announced a worker yet, besides the workers'
+# Connections that nobody has accepted yet; the system's own limit holds besides. Where there is no
+# room, a worker may take itself for connected, and waits for a greeting that never comes.
+_BACKLOG = 4096
 ANSWER_SECS = 5.0  # how long the server waits for a worker to take its answer
 
 
@@ -69,6 +72,9 @@ class RollCall:
         self._deadline = time.monotonic() + timeout_secs
         self._on_end = on_end
         self._guests: dict[socket.socket, _Guest] = {}
+        # Those that have not announced a worker, the oldest first, so with the first deadline. Of a
+        # thousand guests nobody looks through all of them whenever one of them says something.
+        self._strangers: dict[socket.socket, _Guest] = {}
         self._present: dict[int, _Guest] = {}
         self._answer: dict[str, Any] | None = None
         self._ended = threading.Event()
@@ -139,12 +145,13 @@ class RollCall:
 
     def _step(self) -> bool:
         """Serves connections that are ready; returns True when told to close."""
-        now = time.monotonic()
-        strangers = [guest for guest in self._guests.values() if guest.announcement is None]
-        for guest in strangers:
-            if now >= guest.deadline:
-                self._dismiss(guest)
-        until = min([self._deadline, *(guest.deadline for guest in strangers)])
+        now, until = time.monotonic(), self._deadline
+        while self._strangers:
+            oldest = next(iter(self._strangers.values()))
+            if now < oldest.deadline:
+                until = min(until, oldest.deadline)
+                break
+            self._dismiss(oldest)
         for key, _ in self._selector.select(max(0.0, until - now)):
             if key.fileobj is self._woken:
                 return True
@@ -155,16 +162,15 @@ class RollCall:
         return False
 
     def _admit(self) -> None:
-        strangers = [guest for guest in self._guests.values() if guest.announcement is None]
-        if len(strangers) >= MAX_STRANGERS:
-            self._dismiss(strangers[0])  # the oldest: a real worker announces itself at once
+        if len(self._strangers) >= self.size + MAX_STRANGERS:  # all workers may come at once
+            self._dismiss(next(iter(self._strangers.values())))  # real ones announce themselves
         try:
             connection, _ = self._listener.accept()
         except OSError:
             time.sleep(0.01)  # such as too many open files: do not retry at full speed
             return
         guest = _Guest(connection, messages.make_nonce(), time.monotonic() + HANDSHAKE_SECS)
-        self._guests[connection] = guest
+        self._guests[connection] = self._strangers[connection] = guest
         connection.setblocking(False)
         self._selector.register(connection, selectors.EVENT_READ)
         with contextlib.suppress(OSError):
@@ -199,9 +205,11 @@ class RollCall:
             return self._dismiss(guest)
         guest.received = b""
         if refusal := self._refuse(announcement):
-            self._tell(guest, self._sign(guest, {"error": refusal}))
+            body = messages.encode({"error": refusal}).decode("ascii")
+            self._tell(guest, self._sign(guest, body))
             return self._dismiss(guest)
         guest.announcement = announcement
+        self._strangers.pop(guest.connection, None)
         self._present[announcement.rank] = guest
         return None
 
@@ -246,12 +254,12 @@ class RollCall:
     def _send_answers(self) -> None:
         if self._answer is None:
             return
+        body = messages.encode(self._answer).decode("ascii")
         for guest in self._present.values():
             guest.connection.settimeout(ANSWER_SECS)
-            self._tell(guest, self._sign(guest, self._answer))
+            self._tell(guest, self._sign(guest, body))
 
-    def _sign(self, guest: _Guest, answer: Mapping[str, Any]) -> dict[str, str]:
-        body = messages.encode(answer).decode("ascii")
+    def _sign(self, guest: _Guest, body: str) -> dict[str, str]:
         mac = messages.sign(self._secret, "server", guest.nonce, guest.client_nonce, body)
         return {"body": body, "mac": mac}
 
@@ -263,6 +271,7 @@ class RollCall:
         self._selector.unregister(guest.connection)
         guest.connection.close()
         self._guests.pop(guest.connection, None)
+        self._strangers.pop(guest.connection, None)
         if guest.announcement is not None:
             self._present.pop(guest.announcement.rank, None)
 
@@ -270,7 +279,7 @@ class RollCall:
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((host, port), family=family, backlog=128)
+        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         if host == "127.0.0.1" and port == 0:
             raise RuntimeError(

@@ -28,6 +28,7 @@ from tfdist.cluster.roll_call import ANSWER_SECS, PROTOCOL
 from tfdist.cluster.wording import shorten
 
 _GUESS_SECS = 2.0  # for one of several addresses, which may belong to another program
+_GREETING_SECS = 10.0  # until a connection without a greeting is given up for another one
 
 
 def join(
@@ -85,8 +86,9 @@ def _call(
         reasons = []
         for server in servers:
             try:
-                guess = until if len(servers) == 1 else time.monotonic() + _GUESS_SECS
-                connection, nonce = _connect(server, deadline=min(until, guess))
+                patience = _GREETING_SECS if len(servers) == 1 else _GUESS_SECS
+                deadline = min(until, time.monotonic() + patience)
+                connection, nonce = _connect(server, deadline=deadline)
             except (OSError, ValueError) as error:  # TimeoutError is an OSError
                 reasons.append(str(error) or type(error).__name__)
                 continue

@@ -29,7 +29,8 @@ from tfdist.cluster import messages
 
 JOIN_SECS = 20.0  # for all workers to reach the chief, once they know where
 _HANDSHAKE_SECS = 3.0  # for one connection
-_MAX_STRANGERS = 128  # connections that have not said yet who they are
+_MAX_STRANGERS = 128  # connections that have not said yet who they are, besides the workers'
+_BACKLOG = 4096  # as of the roll call
 _LONGEST_SELECT_SECS = 3600.0  # the system's own limit is some days
 
 
@@ -43,9 +44,9 @@ def open_listener(host: str) -> socket.socket:
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=1024)
+        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
     except OSError:
-        return socket.create_server(("", 0), backlog=1024)
+        return socket.create_server(("", 0), backlog=_BACKLOG)
 
 
 def accept(
@@ -69,12 +70,12 @@ def accept(
         selector.register(listener, selectors.EVENT_READ)
         listener.setblocking(False)
         while len(found) < size - 1 and (now := time.monotonic()) < deadline:
-            for late in [guest for guest in guests.values() if now >= guest.deadline]:
-                _dismiss(late, guests, selector)
-            until = min([deadline, *(guest.deadline for guest in guests.values())])
+            while guests and now >= (oldest := next(iter(guests.values()))).deadline:
+                _dismiss(oldest, guests, selector)
+            until = min(deadline, oldest.deadline) if guests else deadline
             for key, _ in selector.select(max(0.0, min(until - now, _LONGEST_SELECT_SECS))):
                 if key.fileobj is listener:
-                    _admit(listener, guests, selector)
+                    _admit(listener, guests, selector, most=size + _MAX_STRANGERS)
                     continue
                 guest = guests.get(key.fileobj)  # None where it was dismissed a moment ago
                 answer = guest.hear() if guest else None
@@ -115,14 +116,15 @@ class _Guest:
 
 
 def _admit(
-    listener: socket.socket, guests: dict[Any, _Guest], selector: selectors.BaseSelector
+    listener: socket.socket, guests: dict[Any, _Guest], selector: selectors.BaseSelector, *,
+    most: int,
 ) -> None:
     try:
         connection, _ = listener.accept()
     except OSError:
         time.sleep(0.01)  # such as too many open files: do not retry at full speed
         return
-    if len(guests) >= _MAX_STRANGERS:
+    if len(guests) >= most:
         _dismiss(next(iter(guests.values())), guests, selector)  # the oldest: workers answer soon
     guest = _Guest(connection, messages.make_nonce(), time.monotonic() + _HANDSHAKE_SECS)
     guests[connection] = guest

@@ -196,7 +196,12 @@ def _check_room(job: Job) -> None:
         import resource
     except ImportError:  # Windows has no such limit
         return
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    has_more = most == resource.RLIM_INFINITY or needed <= most
+    if limit != resource.RLIM_INFINITY and needed > limit and has_more:
+        # What systems allow for by default is enough for 250 workers; more may be asked for.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, most))
+        return
     if limit != resource.RLIM_INFINITY and needed > limit:
         raise ValueError(
             f"workers={job.workers} need some {needed} open files in the launcher, and its limit is"
