@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import numpy as np
 import pytest
 
 from tfdist.diagnostics.forecast import Forecast, Link, fit_link
@@ -9,6 +12,43 @@ from tfdist.training.time_split import Split
 
 _ALONE = Split(input_secs=0.01, compute_secs=0.08, communication_secs=0.0, host_secs=0.01)
 _LINK = Link(bytes_per_sec=1e9, latency_secs=1e-4)
+
+
+def test_the_slowest_of_many_is_waited_for():
+    """As drawn: the mean of the largest of n normal numbers."""
+    draws = np.random.default_rng(0).normal(size=[20_000, 64])
+    for workers in (2, 8, 64):
+        found = Forecast(_ALONE, 0, Link(1e9), spread_secs=0.01)
+        expected = 0.01 * draws[:, :workers].max(axis=1).mean()
+        assert found.wait_secs(workers) == pytest.approx(expected, rel=0.05)
+        assert found.secs(workers) == pytest.approx(0.1 + expected, rel=0.01)
+    assert found.wait_secs(1) == 0.0
+
+
+@pytest.mark.parametrize("is_strong", [False, True])
+def test_what_is_lost_is_all_that_is_not_ideal(is_strong):
+    found = Forecast(
+        Split(0.01, 0.08, 0.004, 0.006), 10**8, Link(1e9, 1e-3), packs=3, is_strong=is_strong,
+        spread_secs=0.01, cores=4,
+    )
+    for workers in (1, 2, 8, 1024):
+        ideal = found.secs(1) / (workers if is_strong else 1)
+        assert sum(found.lost(workers).values()) == pytest.approx(found.secs(workers) - ideal)
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        ({"num_bytes": 10**9}, "bytes of gradients"),
+        ({"link": Link(1e12, 1e-3)}, "latency of messages"),
+        ({"spread_secs": 0.5}, "waiting for the slowest"),
+        ({"cores": 2}, "cores that workers share"),
+        ({"alone": Split(0.0, 0.01, 0.0, 0.1), "is_strong": True}, "what no number of workers"),
+    ],
+)
+def test_what_limits_is_named(change, cause):
+    plain = Forecast(_ALONE, 1000, Link(1e12))
+    assert f"most of what is lost: {cause}" in dataclasses.replace(plain, **change).limit(64)
 
 
 def test_ring_all_reduce():

@@ -9,6 +9,8 @@ Synopsis:
     (0.2407, 0.42)
     >>> found.most_workers(efficiency=0.8)
     1
+    >>> print(found.limit(8))
+    8 workers: 240.7 ms a step, efficiency 0.42; most of what is lost: bytes of gradients (140.0 ms)
 
 Standard library only.
 """
@@ -16,6 +18,7 @@ Standard library only.
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections.abc import Mapping, Sequence
 
 from tfdist.training.time_split import Split, advice
@@ -93,10 +96,10 @@ def fit_link(points: Sequence[tuple[int, int, float]]) -> Link:
 class Forecast:
     """A step's time on n workers, from one measured step.
 
-    Assumes that all workers are alike and none is late; that all links of the ring are alike, and
-    nobody else uses them; that no part of the sum overlaps the backward pass; and that the input
-    and host time of a worker do not change. In weak scaling each worker keeps its batch; in
-    strong scaling the global batch stays, so compute and input are divided by the workers, which
+    Assumes that all workers are alike, and late only by chance; that all links of the ring are
+    alike, and nobody else uses them; that no part of the sum overlaps the backward pass; and that
+    the input and host time of a worker do not change. In weak scaling each worker keeps its batch;
+    in strong scaling the global batch stays, so compute and input are divided by the workers, which
     overrates small batches.
 
     Attributes:
@@ -107,6 +110,9 @@ class Forecast:
         packs: Messages that the gradients are cut into.
         is_strong: Whether the global batch stays as it is.
         measured: Measured seconds of a step by number of workers, to tell the error.
+        spread_secs: Standard deviation of a step of one worker: all wait for the slowest.
+        cores: Cores that the workers share, where all run on one machine; None where each has its
+            own. Sums over loopback are copies, and take cores as well.
     """
 
     alone: Split
@@ -115,19 +121,66 @@ class Forecast:
     packs: int = 1
     is_strong: bool = False
     measured: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    spread_secs: float = 0.0
+    cores: int | None = None
 
     def split(self, workers: int) -> Split:
         """Returns the parts of a step on a number of workers."""
         if workers < 1:
             raise ValueError(f"workers={workers!r} must be 1 or more. Ask for 1 to 1,024.")
         parts = workers if self.is_strong else 1
+        crowd = self._crowd(workers)
         reduction = self.link.all_reduce_secs(workers, self.num_bytes, packs=self.packs)
         return dataclasses.replace(
             self.alone,
-            input_secs=self.alone.input_secs / parts,
-            compute_secs=self.alone.compute_secs / parts,
-            communication_secs=self.alone.communication_secs + reduction,
+            input_secs=self.alone.input_secs * crowd / parts,
+            # Waiting for a slower worker counts as compute, as where it is measured.
+            compute_secs=self.alone.compute_secs * crowd / parts + self.wait_secs(workers),
+            communication_secs=self.alone.communication_secs + reduction * crowd,
         )
+
+    def wait_secs(self, workers: int) -> float:
+        """Returns for how long a worker waits for the slowest of all, on average.
+
+        The mean of the largest of n normal numbers (G. Blom, Statistical Estimates and Transformed
+        Beta-Variables, 1958), times the standard deviation.
+        """
+        if workers < 2 or not self.spread_secs:
+            return 0.0
+        place = (workers - 0.375) / (workers + 0.25)
+        return self.spread_secs * statistics.NormalDist().inv_cdf(place)
+
+    def lost(self, workers: int) -> dict[str, float]:
+        """Returns the seconds of a step that an ideal number of workers would not take, by cause.
+
+        Ideal are one worker's own parts, divided by the workers in strong scaling.
+        """
+        crowd = self._crowd(workers)
+        bytes_alone = dataclasses.replace(self.link, latency_secs=0.0)
+        of_bytes = bytes_alone.all_reduce_secs(workers, self.num_bytes)
+        whole = self.link.all_reduce_secs(workers, self.num_bytes, packs=self.packs)
+        shared = (self.alone.input_secs + self.alone.compute_secs) * (crowd - 1)
+        undivided = self.alone.host_secs + self.alone.communication_secs
+        return {
+            "bytes of gradients": of_bytes * crowd,
+            "latency of messages": (whole - of_bytes) * crowd,
+            "waiting for the slowest": self.wait_secs(workers),
+            "cores that workers share": shared / (workers if self.is_strong else 1),
+            "what no number of workers divides": undivided * (1 - 1 / workers) * self.is_strong,
+        }
+
+    def limit(self, workers: int) -> str:
+        """Says how long a step takes on a number of workers, and what keeps it from being ideal."""
+        lost = self.lost(workers)
+        most = max(lost, key=lambda cause: lost[cause])
+        cause = f"most of what is lost: {most} ({1000 * lost[most]:.1f} ms)"
+        return (
+            f"{workers:,} workers: {1000 * self.secs(workers):.1f} ms a step, efficiency "
+            f"{self.efficiency(workers):.2f}; {cause if lost[most] > 0 else 'nothing is lost'}"
+        )
+
+    def _crowd(self, workers: int) -> float:
+        return max(1.0, workers / self.cores) if self.cores else 1.0
 
     def secs(self, workers: int) -> float:
         """Returns the seconds of a step on a number of workers."""

@@ -10,7 +10,8 @@ Synopsis:
     pads_badly - layer 'odd' (Dense)
 
 Read in this order: scopes.py (which layer made an operation?), example.py (what is in a batch?),
-program.py (what is the training step of fit, alone?), limits.py, linting.py (what in it does a TPU
+program.py (what is the training step of fit, alone?), operations.py (which operations has it, and
+who made each?), limits.py, linting.py (what in it does a TPU
 do badly?), compiler_environment.py, compiler.py, compiler_process.py (who compiles it?), report.py,
 preflighting.py (does it compile, and does it fit?), doctor.py (which TPU, image and TensorFlow are
 here?).

@@ -14,8 +14,7 @@ what TensorFlow's part of it sees; preflight calls the rest.
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -24,8 +23,9 @@ import tensorflow as tf
 from tfdist.compat import keras_internals
 from tfdist.tpu import example
 from tfdist.tpu.limits import DROPPED_OPERATIONS, RULE_OF_OPERATION, RULES
+from tfdist.tpu.operations import first_of_kind, missing_kind, operations_of
 from tfdist.tpu.program import Program, make_program, refuse
-from tfdist.tpu.scopes import Origins, is_users
+from tfdist.tpu.scopes import Origins
 
 _LANES, _SUBLANES = 128, 8
 _WASTE = 1.5  # how many times larger padding may make a tensor before it is named
@@ -109,23 +109,15 @@ def _of_inputs(specs: Any) -> Iterator[Finding]:
 
 def _of_graph(program: Program) -> Iterator[Finding]:
     found = [
-        (rule, op.name, op.type, _line(op))
-        for op in program.concrete.graph.get_operations()
-        if (rule := _broken(op.type, [tensor.dtype for tensor in (*op.inputs, *op.outputs)]))
+        (rule, made) for made in operations_of(program) if (rule := _broken(made.kind, made.dtypes))
     ]
-    for function in program.concrete.graph.as_graph_def().library.function:
-        for node in function.node_def:
-            dtypes = [tf.as_dtype(value.type) for value in node.attr.values() if value.type]
-            if rule := _broken(node.op, dtypes):
-                found.append((rule, node.name, node.op, ""))
-    origins = [program.origins.of_operation(name) for _, name, _, _ in found]
-    explained = {rule for (rule, *_), origin in zip(found, origins, strict=True) if origin}
-    for (rule, name, kind, line), origin in zip(found, origins, strict=True):
-        if origin or rule not in explained:  # what follows from a layer's dtype is no news
-            yield Finding(rule, origin or _plain(name) + line, kind)
+    explained = {rule for rule, made in found if made.origin}
+    for rule, made in found:
+        if made.origin or rule not in explained:  # what follows from a layer's dtype is no news
+            yield Finding(rule, made.where, made.kind)
 
 
-def _broken(kind: str, dtypes: list[Any]) -> str | None:
+def _broken(kind: str, dtypes: Sequence[Any]) -> str | None:
     """Returns the rule that an operation breaks by itself, or None."""
     if kind in RULE_OF_OPERATION:
         return RULE_OF_OPERATION[kind]
@@ -136,17 +128,6 @@ def _broken(kind: str, dtypes: list[Any]) -> str | None:
     return "float64" if tf.float64 in dtypes else None
 
 
-def _plain(name: str) -> str:
-    loss = re.search(r"(?:^|/)compile_loss/(\w+)/", name)
-    return f"loss {loss[1]!r}" if loss else f"operation {name!r}"
-
-
-def _line(operation: Any) -> str:
-    """Says in which line of the user's an operation was made, where that can be told."""
-    own = [frame for frame in operation.traceback if is_users(frame.filename)]
-    return f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
-
-
 def _of_lowering(program: Program) -> Iterator[Finding]:
     if any(not spec.shape.is_fully_defined() for spec in program.concrete.inputs
            if spec.dtype != tf.resource):
@@ -155,12 +136,12 @@ def _of_lowering(program: Program) -> Iterator[Finding]:
         program.lower()
     except Exception as error:  # of no class of its own
         text = str(error)
-        where = program.origins.of_message(text) or "the step"
-        missing = re.search(r"unsupported operations .*?: (\w+) \(No registered", text, re.DOTALL)
+        where, missing = program.origins.of_message(text), missing_kind(text)
         if missing is None:
-            yield Finding("does_not_lower", where, " ".join(text.split())[:200])
-        elif missing[1] not in RULE_OF_OPERATION:
-            yield Finding("no_kernel", where, missing[1])
+            yield Finding("does_not_lower", where or "the step", " ".join(text.split())[:200])
+        elif missing not in RULE_OF_OPERATION:
+            where = where or first_of_kind(program, missing)
+            yield Finding("no_kernel", where or "the step", missing)
 
 
 def _of_sizes(model: keras.Model, specs: Any) -> Iterator[Finding]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +22,7 @@ from tfdist.diagnostics.batch_search import largest
 from tfdist.tpu import example
 from tfdist.tpu.compiler_environment import compiler_python
 from tfdist.tpu.compiler_process import compile_for, describe_topology
+from tfdist.tpu.operations import first_of_kind, missing_kind
 from tfdist.tpu.program import Program, make_program, refuse
 from tfdist.tpu.report import Collective, Report
 from tfdist.tpu.scopes import Origins
@@ -137,14 +137,14 @@ class _Flight:
             batch_bytes=0,
         )
         specs = example.specs(self.model, rows=rows, batch=self.batch)
-        origins = Origins()
+        origins, program = Origins(), None
         try:
             program = make_program(
                 self.model, specs, origins=origins, num_replicas=self.num_replicas, steps=self.steps
             )
             lowered = program.lower()
         except Exception as error:  # any error: the report says where
-            return dataclasses.replace(base, **_failure(error, origins))
+            return dataclasses.replace(base, **_failure(error, origins, program))
         answer = compile_for(
             self.python,
             lowered,
@@ -193,20 +193,24 @@ def _flops(answer: Mapping[str, Any], num_replicas: int) -> int | None:
     return None if answer["flops"] is None else int(answer["flops"]) * num_replicas
 
 
-def _failure(error: Exception, origins: Origins) -> dict[str, Any]:
+def _failure(
+    error: Exception, origins: Origins, program: Program | None = None
+) -> dict[str, Any]:
+    """Returns what an error says, as fields of a report; `program` where it was traced."""
     text = str(error)
-    return {
-        "error": _explained(f"{type(error).__name__}: {text}"),
-        "where": origins.of_message(text) or origins.of_exception(error),
-    }
+    where, kind = origins.of_message(text), missing_kind(text)
+    if kind and program is not None:
+        where = where or first_of_kind(program, kind)
+    where = where or origins.of_exception(error)
+    return {"error": _explained(f"{type(error).__name__}: {text}", where), "where": where}
 
 
-def _explained(text: str) -> str:
+def _explained(text: str, where: str | None) -> str:
     """Says in one sentence why a step cannot be lowered."""
-    missing = re.search(r"unsupported operations .*?: (\w+) \(No registered", text, re.DOTALL)
-    if missing:
+    if missing := missing_kind(text):
+        there = f", in {where}," if where else ""
         return (
-            f"The operation {missing[1]} has no kernel for TPUs. Do its work in the tf.data"
+            f"The operation {missing}{there} has no kernel for TPUs. Do its work in the tf.data"
             " pipeline, or by operations of keras.ops."
         )
     if "must be a compile-time constant" in text:

@@ -6,6 +6,7 @@ rows that fill their batch, and with the same collectives, which XLA compiles fo
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -89,9 +90,12 @@ def make_program(
         return one_step(data) if steps == 1 else _in_a_loop(one_step, data, steps)
 
     traced = tf.function(of_leaves, autograph=False, jit_compile=True)
-    keras_internals.symbolic_build(model, batch)
-    if not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)
+    # Of a program's first fit the model was made under the strategy of its one device.
+    made_under = keras_internals.made_under(model)
+    with made_under.scope() if made_under is not None else contextlib.nullcontext():
+        keras_internals.symbolic_build(model, batch)
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
     with recorded(model, origins):
         concrete = traced.get_concrete_function(*specs)
     return Program(
