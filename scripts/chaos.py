@@ -3,6 +3,7 @@
     python scripts/chaos.py --kills=5 --workers=2
     python scripts/chaos.py --kills=50 --workers=2 --epochs=20
     python scripts/chaos.py --kills=5 --workers=2 --how=kill,term,stop,disk,truncate
+    python scripts/chaos.py --kills=5 --workers=2 --encrypt
     python scripts/chaos.py --kills=6 --workers=2:3 --how=lose,gain,pause,fork,junk,silent
 
 It trains a small CNN with dropout and Adam on handwritten digits, once undisturbed, and once with a
@@ -12,7 +13,8 @@ turn: what ends an attempt, what should not, and places of workers that go and c
 In the end all weights and the history have to be equal to the last bit, and a ledger, which is kept
 by a metric inside the model, has to show that every epoch used each example exactly once. Where the
 number of workers changes (--workers=MIN:MAX), weights and history are compared with those of one
-device, in float64, to 1e-12.
+device, in float64, to 1e-12. With --encrypt the checkpoints are encrypted, and no byte of a weight
+may be found in them.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ import disturbances
 import numpy as np
 from absl import app, flags
 
-from tfdist import launch
+from tfdist import encryption, launch
+from tfdist.cluster.contract import IDENTITY_FILE
 from tfdist.launch.job import split_workers
 
 _STEPS_AN_EPOCH = 23
@@ -45,12 +48,14 @@ _HOW = flags.DEFINE_list(
 _WORKERS = flags.DEFINE_string("workers", "2", "worker processes, or MIN:MAX of them")
 _EPOCHS = flags.DEFINE_integer("epochs", 6, f"epochs of {_STEPS_AN_EPOCH} steps", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "seed of the moments, and of which worker it is")
+_ENCRYPT = flags.DEFINE_bool("encrypt", False, "whether checkpoints are encrypted")
 _SECS = flags.DEFINE_float("secs", 1e9, "longest time for disturbances; then it trains to its end")
 flags.register_validator(
     "how", lambda names: set(names) <= set(disturbances.ALL),
     f"must be of {list(disturbances.ALL)}",
 )
 
+_PUBLIC_KEY = "public.key"  # in the folder of a run that is encrypted
 _PATIENCE_SECS = 300.0  # for one attempt
 _STALL_SECS = 30.0  # without a step of a worker; the first one is traced in it
 _WAIT_SECS = 2.0  # for a lost place
@@ -120,9 +125,11 @@ def train(folder: str | None, epochs: int, floatx: str) -> tuple[list[Any], dict
             loss=lambda y, p: keras.losses.sparse_categorical_crossentropy(y[:, 0], p),
             metrics=[Ledger(len(y), name="ledger")],
         )
+    key = pathlib.Path(folder, _PUBLIC_KEY) if folder else pathlib.Path(os.devnull)
     history = tfdist.fit(
         model, x, y, batch_size=64, epochs=epochs, verbose=0, callbacks=[Obey()],
         checkpoint_dir=f"{folder}/run" if folder else None, save_every=1 if folder else None,
+        encrypt_to=key if key.is_file() else None,
     )
     variables = [*model.variables, *model.optimizer.variables]
     return [np.asarray(variable.value) for variable in variables], history.history
@@ -292,6 +299,9 @@ def cut_newest(folder: pathlib.Path, chance: random.Random) -> str:
 def disturbed(folder: pathlib.Path, floatx: str) -> tuple[Any, Chaos]:
     """Trains on and on; returns what the workers returned."""
     chaos = Chaos(folder)
+    if _ENCRYPT.value:
+        (folder / _PUBLIC_KEY).write_text(encryption.new_identity(folder / "identity"))
+        os.environ[IDENTITY_FILE] = str(folder / "identity")
     elastic: dict[str, Any] = {}
     if ":" in _WORKERS.value:
         elastic = {"wait_secs": _WAIT_SECS, "discover_hosts": f"cat {folder}/places"}
@@ -322,6 +332,7 @@ def main(argv: list[str]) -> None:
     weights, history = launch.run(train, workers=workers, args=(None, _EPOCHS.value, floatx))[0]
     with tempfile.TemporaryDirectory() as folder:
         results, chaos = disturbed(pathlib.Path(folder), floatx)
+        readable = _readable(pathlib.Path(folder, "run"), results[0][0])
     is_same = _is_close if is_elastic else _is_equal
     exactly = "to 1e-12 of one device" if is_elastic else "bit for bit"
     kills = len(chaos.done)
@@ -340,11 +351,22 @@ def main(argv: list[str]) -> None:
         "nothing hung": not chaos.counts["hangs"],
         "the right worker was named": not chaos.counts["wrong blame"],
     }
+    if _ENCRYPT.value:
+        checks["no weight could be read in the checkpoints"] = not readable
     counts = "; ".join(f"{name}: {count}" for name, count in chaos.counts.items())
     print(f"disturbances: {kills}; losses: {list(losses.values()).count(False)}; {counts}")
     for text, is_so in checks.items():
         print(f"{'yes' if is_so else 'NO '}  {text}")
     sys.exit(0 if all(checks.values()) else 1)
+
+
+def _readable(folder: pathlib.Path, variables: list[Any]) -> list[pathlib.Path]:
+    """Returns the files in which 64 bytes of a variable are found as they are."""
+    marks = [np.asarray(one).tobytes()[-64:] for one in variables if np.asarray(one).nbytes >= 64]
+    return [
+        path for path in folder.rglob("*")
+        if path.is_file() and any(mark in path.read_bytes() for mark in marks)
+    ]  # fmt: skip
 
 
 def _is_equal(some: list[Any], others: list[Any]) -> bool:

@@ -37,16 +37,17 @@ Each folder's docstring says in which order to read its files:
 9. step/: what is one update of the weights?
 10. privacy/: how does a model learn from data without telling whose they were?
 11. loop/: how are many steps run inside one traced function, and how many at a time?
-12. checkpoint/: what is a run, and how does it go on after a stop?
-13. first_step/: does a step mean the same split over the replicas as whole on one?
-14. tracking/: how is a run watched from outside?
-15. training/: how do epochs, validation and callbacks run, and what is checked meanwhile?
-16. inference/: how does a model predict for data that no memory holds?
-17. export/: how is a trained model written for others, and does the file give its outputs?
-18. diagnostics/: does it agree with one device, how fast is it, and how large may it be?
-19. tpu/: will it train on a TPU that is not there?
-20. datasets/: which data is there to try it on?
-21. cli/: what can be done from a terminal?
+12. encryption/: how is what a run writes kept from those who hold no key?
+13. checkpoint/: what is a run, and how does it go on after a stop?
+14. first_step/: does a step mean the same split over the replicas as whole on one?
+15. tracking/: how is a run watched from outside?
+16. training/: how do epochs, validation and callbacks run, and what is checked meanwhile?
+17. inference/: how does a model predict for data that no memory holds?
+18. export/: how is a trained model written for others, and does the file give its outputs?
+19. diagnostics/: does it agree with one device, how fast is it, and how large may it be?
+20. tpu/: will it train on a TPU that is not there?
+21. datasets/: which data is there to try it on?
+22. cli/: what can be done from a terminal?
 
 Beside the folders are testing.py (workers for tests), parquet.py (data of an engine) and
 __main__.py (`python -m tfdist`).
@@ -62,6 +63,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tfdist import (
         datasets,
+        encryption,
         export,
         inference,
         launch,
@@ -115,6 +117,7 @@ __all__ = [
     "describe",
     "detect_cluster",
     "distribute_dataset",
+    "encryption",
     "estimate_memory",
     "evaluate",
     "export",
@@ -172,8 +175,8 @@ _MODULE_OF_NAME = {
 }
 
 _SUBMODULES = (
-    "datasets", "export", "inference", "launch", "parquet", "privacy", "testing", "tpu",
-    "tracking",
+    "datasets", "encryption", "export", "inference", "launch", "parquet", "privacy", "testing",
+    "tpu", "tracking",
 )  # fmt: skip
 
 

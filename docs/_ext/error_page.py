@@ -29,6 +29,7 @@ _CLASSES = ("SystemExit", "TooFew")
 # Files whose sentences are reasons inside of another error's, and what that one begins with.
 PARTS = {
     "checkpoint/contents.py": "None of the checkpoints in",
+    "checkpoint/encrypted.py": "None of the checkpoints in",
     "checkpoint/manifest.py": "None of the checkpoints in",
     "checkpoint/plain_values.py": "None of the checkpoints in",
     "cluster/announcement.py": "No roll call could be reached at",
@@ -48,6 +49,10 @@ PASSED_ON = {
     ("cli/first_fit.py", "_Enough(found)"): (
         "ends a program after the first fit, which was looked at; nobody sees it"
     ),
+    ("encryption/streams.py", "reader.error or writer.error or error"): (
+        "the system's own error in writing a file"
+    ),
+    ("encryption/streams.py", "own"): "the system's own error in reading one",
     ("cluster/roll_call.py", "RuntimeError(str(self._answer['error']))"): (
         "the launcher's finding about the workers: who is missing, whose versions differ"
     ),
@@ -73,7 +78,7 @@ PASSED_ON = {
     ("launch/private_network.py", "OSError(number, f'unshare: {os.strerror(number)}')"): (
         "the system's own error, which the sentence about --private_network holds"
     ),
-    ("training/saving.py", "error"): "the chief's own error in writing a model",
+    ("communication/together.py", "error"): "the chief's own error in writing a model",
 }
 # Sentences that need no cure beside them.
 COMPLETE = (

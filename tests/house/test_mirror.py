@@ -32,9 +32,11 @@ _TESTED_BY = {
     "checkpoint/contents.py": "checkpoint/test_checkpointer.py",
     "checkpoint/rng_state.py": "step/test_variables.py",  # where all that a run holds is compared
     "cluster/roll_call_client.py": "cluster/test_roll_call.py",  # both sides of one conversation
+    "communication/together.py": "training/test_saving.py",
     "communication/collectives.py": "tpu/test_program.py",
     "communication/compression.py": "communication/test_reduction.py",
     "compat/keras_internals.py": _PARITY,
+    "compat/model_files.py": "encryption/test_models.py",
     "compat/replacing.py": _PARITY,
     "compat/tf_internals.py": "communication/test_reduction.py",
     "compat/trainer_methods.py": "training/test_routing.py",

@@ -26,11 +26,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfdist.checkpoint import manifest
+from tfdist.checkpoint import encrypted, manifest
 from tfdist.checkpoint.contents import Saved, pack, read_files, unpack, write_files
 from tfdist.checkpoint.folder_lock import claim
 from tfdist.communication.workers import Workers
 from tfdist.compat import keras_internals
+from tfdist.encryption import keys
 from tfdist.step import variables
 
 _LOG = logging.getLogger("tfdist")
@@ -51,6 +52,9 @@ class Checkpointer:
         best: A value of the logs, such as "min val_loss" or "max val_accuracy"; the checkpoint with
             the best one is kept as well.
         strategy: The strategy of the variables; by default that of the first model.
+        encrypt_to: Public keys of age, "age1...", or paths of files of them, one a line: only
+            holders of their identities can read the checkpoints. To go on from one, the chief needs
+            such an identity, in the file that TFDIST_IDENTITY_FILE names. None: not encrypted.
 
     Raises:
         ValueError: An argument is invalid.
@@ -63,6 +67,7 @@ class Checkpointer:
         keep: int = 3,
         best: str | None = None,
         strategy: tf.distribute.Strategy | None = None,
+        encrypt_to: Any = None,
     ) -> None:
         if not isinstance(directory, (str, os.PathLike)):
             raise ValueError(
@@ -77,6 +82,8 @@ class Checkpointer:
             raise ValueError(f"keep={keep!r} must be a whole number of checkpoints, from 1.")
         self.directory = pathlib.Path(directory).expanduser().absolute()
         self._keep, self._best = keep, _parse_best(best)
+        self._encrypt_to = None if encrypt_to is None else keys.refuse_wrong(encrypt_to)
+        self._recipients: list[Any] = []
         self._strategy = strategy
         self._bound: Workers | None = None
         self._claim: Any = None
@@ -88,6 +95,11 @@ class Checkpointer:
     def best_name(self) -> str | None:
         """The name of the log that decides which checkpoint is best, or None."""
         return self._best[1] if self._best else None
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether only holders of an identity can read its checkpoints."""
+        return self._encrypt_to is not None
 
     @property
     def _workers(self) -> Workers:
@@ -220,7 +232,7 @@ class Checkpointer:
         if self._workers.is_chief:
             try:
                 found = self._read(which)
-            except (RuntimeError, ValueError, OSError) as failure:
+            except (RuntimeError, ValueError, OSError, ImportError) as failure:
                 error = failure  # the others wait for an answer
         payload = self._workers.from_chief(pack(found, error))
         if error is not None:
@@ -234,6 +246,7 @@ class Checkpointer:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._claim = claim(self.directory)
             manifest.remove_leftovers(self.directory)
+            self._settle_encryption()
         except (FileExistsError, NotADirectoryError) as error:
             raise ValueError(
                 f"checkpoint_dir={str(self.directory)!r} is a file, or lies below one. Give the "
@@ -247,15 +260,44 @@ class Checkpointer:
         self._writer = concurrent.futures.ThreadPoolExecutor(1, "tfdist-checkpoint")
         return self._writer
 
+    def _settle_encryption(self) -> None:
+        try:
+            for folder in manifest.list_checkpoints(self.directory):
+                self._refuse_other_kind(folder)
+            if self._encrypt_to is not None:
+                self._recipients = keys.recipients(self._encrypt_to)
+        except (ValueError, ImportError):
+            self._claim.close()
+            raise
+
+    def _refuse_other_kind(self, folder: pathlib.Path) -> None:
+        is_encrypted = encrypted.is_encrypted(folder)
+        if is_encrypted and not self.is_encrypted:
+            raise ValueError(
+                f"{folder} is encrypted, and this run would go on with checkpoints that are not. "
+                "Give encrypt_to, or another checkpoint_dir."
+            )
+        if self.is_encrypted and not is_encrypted:
+            raise ValueError(
+                f"encrypt_to was given, and {folder} is a checkpoint that anybody can read. Give "
+                "another checkpoint_dir, or remove the checkpoints in this one."
+            )
+
     def _read(self, which: str) -> Saved | None:
         self._open()
         folders = manifest.list_checkpoints(self.directory)[::-1]
         if which == "best":  # a stable sort: the newest of equals comes first
             folders = sorted((f for f in folders if self._rank(f) < _NO_RANK), key=self._rank)
+        identities = keys.identities() if self.is_encrypted and folders else []
         damages = []
         for folder in folders:
             try:
-                return read_files(folder, manifest.read_manifest(folder))
+                facts = manifest.read_manifest(folder)
+                if self.is_encrypted:
+                    return encrypted.read(folder, facts, identities)
+                return read_files(folder, facts)
+            except keys.IdentityError:
+                raise
             except ValueError as error:
                 _LOG.warning(
                     "The checkpoint %s is damaged: %s. The one before it is used.", folder, error
@@ -272,12 +314,16 @@ class Checkpointer:
     def _write(
         self, tensors: Mapping[str, Any], plain: str, step: int, facts: Mapping[str, Any]
     ) -> None:
-        manifest.publish(
-            self.directory,
-            lambda folder: write_files(folder, tensors, plain),
-            step=step,
-            facts=facts,
-        )
+        told = {"score": facts["score"], "encryption": "age"} if self.is_encrypted else facts
+
+        def write(folder: pathlib.Path) -> None:
+            if not self.is_encrypted:
+                return write_files(folder, tensors, plain)
+            return encrypted.write(
+                folder, tensors, plain, step=step, facts=facts, recipients=self._recipients
+            )
+
+        manifest.publish(self.directory, write, step=step, facts=told)
         # Damaged checkpoints do not count, and are removed now that there is a new one.
         whole = [f for f in manifest.list_checkpoints(self.directory) if f not in self._damaged]
         best = [f for f in sorted(whole, key=self._rank)[:1] if self._rank(f) < _NO_RANK]

@@ -53,26 +53,27 @@ class Saved:
             )
 
 
-def write_files(folder: pathlib.Path, tensors: Mapping[str, Any], plain: str) -> None:
+def write_files(folder: pathlib.Path | str, tensors: Mapping[str, Any], plain: str) -> None:
     """Writes a checkpoint's files: tensors in TensorFlow's format, the rest in JSON.
 
     Args:
-        folder: The folder to write into.
+        folder: The folder to write into, one of TensorFlow's "ram://" too.
         tensors: Tensors on the host, by name.
         plain: JSON text.
     """
-    (folder / _PLAIN).write_text(plain, encoding="utf-8")
+    with tf.io.gfile.GFile(f"{folder}/{_PLAIN}", "w") as file:
+        file.write(plain)
     names = sorted(tensors)
     with tf.device("/cpu:0"):
         tf.raw_ops.SaveV2(
-            prefix=str(folder / _TENSORS),
+            prefix=f"{folder}/{_TENSORS}",
             tensor_names=names,
             shape_and_slices=[""] * len(names),
             tensors=[tensors[name] for name in names],
         )
 
 
-def read_files(folder: pathlib.Path, facts: dict[str, Any]) -> Saved:
+def read_files(folder: pathlib.Path | str, facts: dict[str, Any]) -> Saved:
     """Reads the files of a checkpoint that was found undamaged.
 
     Raises:
@@ -80,12 +81,13 @@ def read_files(folder: pathlib.Path, facts: dict[str, Any]) -> Saved:
             letter.
     """
     try:
-        plain = json.loads((folder / _PLAIN).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        with tf.io.gfile.GFile(f"{folder}/{_PLAIN}", "rb") as file:
+            plain = json.loads(file.read())
+    except (tf.errors.OpError, ValueError, RecursionError) as error:
         raise ValueError(f"{_PLAIN} is no JSON ({shorten(str(error))})") from error
     if not isinstance(plain, dict):
         raise ValueError(f"{_PLAIN} holds {shorten(plain)}")
-    prefix = str(folder / _TENSORS)
+    prefix = f"{folder}/{_TENSORS}"
     try:
         return Saved(str(folder), facts, plain, _read_arrays(prefix))
     except (tf.errors.OpError, ValueError) as error:
@@ -94,7 +96,8 @@ def read_files(folder: pathlib.Path, facts: dict[str, Any]) -> Saved:
 
 
 def _read_arrays(prefix: str) -> dict[str, Any]:
-    reader = tf.train.load_checkpoint(prefix)
+    # That of tf.train looks for a folder of this name in "ram://", and finds one.
+    reader = tf.compat.v1.train.NewCheckpointReader(prefix)
     arrays: dict[str, Any] = {}
     for name, dtype in sorted(reader.get_variable_to_dtype_map().items()):
         if dtype == tf.variant:  # not an array: only TensorFlow can look inside

@@ -66,9 +66,8 @@ def publish(
         temporary.mkdir()
         write(temporary)
         files = {path.name: _seal(path) for path in sorted(temporary.iterdir())}
-        body = {"format": FORMAT, "step": step, **(facts or {}), "files": files}
         with open(temporary / MANIFEST, "w", encoding="utf-8") as file:
-            json.dump({**body, "checksum": _checksum(body)}, file, indent=1)
+            file.write(text_of(step, facts or {}, files))
             _flush(file)
         _sync(temporary)
         temporary.rename(final)
@@ -77,6 +76,18 @@ def publish(
         raise
     _sync(root)
     return final
+
+
+def text_of(step: int, facts: Mapping[str, Any], files: Mapping[str, Any]) -> str:
+    """Returns what a manifest says.
+
+    Args:
+        step: Updates that the run has made.
+        facts: As in `publish`.
+        files: Size and SHA-256 of each file, by name.
+    """
+    body = {"format": FORMAT, "step": step, **facts, "files": dict(files)}
+    return json.dumps({**body, "checksum": _checksum(body)}, indent=1)
 
 
 def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
@@ -90,6 +101,18 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
         content = (folder / MANIFEST).read_bytes()
     except OSError as error:
         raise ValueError(f"{MANIFEST} cannot be read ({error.strerror})") from error
+    body = parse(content)
+    for name, facts in body["files"].items():
+        _check_file(folder / name, facts)
+    return body
+
+
+def parse(content: bytes) -> dict[str, Any]:
+    """Reads what a manifest says, of which no file is looked at.
+
+    Raises:
+        ValueError: It is not what was written; as `read_manifest`.
+    """
     try:
         body = json.loads(content)
         checksum = body.pop("checksum")
@@ -104,9 +127,7 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     files = body.get("files")
     if not isinstance(files, dict) or not all(_is_seal(*item) for item in files.items()):
         raise ValueError(f"{MANIFEST} has no list of files with their sizes: {shorten(files)}")
-    for name, facts in files.items():
-        _check_file(folder / name, facts)
-    return body
+    return dict(body)
 
 
 def peek(folder: pathlib.Path) -> dict[str, Any]:
@@ -161,8 +182,12 @@ def _seal(path: pathlib.Path) -> dict[str, Any]:
 
 def _is_seal(name: str, facts: Any) -> bool:
     """Tells whether an entry is a plain file name with a description as `_seal` makes it."""
-    is_plain = name not in ("", ".", "..") and not set(name) & set("/\\\0") and name.isprintable()
-    return is_plain and isinstance(facts, dict) and {"bytes", "sha256"} <= facts.keys()
+    return is_plain(name) and isinstance(facts, dict) and {"bytes", "sha256"} <= facts.keys()
+
+
+def is_plain(name: str) -> bool:
+    """Tells whether it names a file of a folder, and none elsewhere."""
+    return name not in ("", ".", "..") and not set(name) & set("/\\\0") and name.isprintable()
 
 
 def _check_file(path: pathlib.Path, facts: Mapping[str, Any]) -> None:

@@ -71,15 +71,23 @@ class Run:
         model: The model that is trained.
         checkpoint: Folder of the checkpoints, or a Checkpointer, or None for not saving.
         save_every: Steps or a time, as `interval.parse_every` reads it; None for each epoch's end.
+        encrypt_to: As in `Checkpointer`.
 
     Raises:
         ValueError: An argument is invalid.
     """
 
-    def __init__(self, model: keras.Model, checkpoint: Any, *, save_every: Any = None) -> None:
+    def __init__(self, model: keras.Model, checkpoint: Any, *, save_every: Any = None,
+        encrypt_to: Any = None,
+    ) -> None:
         if save_every is not None and checkpoint is None:
             raise ValueError(
                 f"save_every={save_every!r} was given without a checkpoint_dir. Give both."
+            )
+        if encrypt_to is not None and (checkpoint is None or isinstance(checkpoint, Checkpointer)):
+            raise ValueError(
+                "encrypt_to was given without a folder in checkpoint_dir. Give both, or "
+                "tfdist.Checkpointer(folder, encrypt_to=...)."
             )
         self._model = model
         self._every = parse_every(save_every)
@@ -87,7 +95,7 @@ class Run:
         self._is_own = not isinstance(checkpoint, Checkpointer)
         self._checkpointer: Checkpointer | None = checkpoint
         if self._is_own and checkpoint is not None:
-            self._checkpointer = Checkpointer(checkpoint)
+            self._checkpointer = Checkpointer(checkpoint, encrypt_to=encrypt_to)
         self._saved: Saved | None = None
         self._facts: dict[str, Any] = {}
         self._feeds: dict[str, Feed] = {}
@@ -114,6 +122,11 @@ class Run:
             if error is None:
                 raise
             _LOG.error("%s", failure)  # the error that ended the training is the one to raise
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether only holders of a key can read its checkpoints."""
+        return self._checkpointer is not None and self._checkpointer.is_encrypted
 
     def seed(self, workers: Workers) -> int:
         """Looks for a checkpoint; returns the seed of its run, or a new one.

@@ -8,14 +8,16 @@ Read in this order:
 4. run.py: an unchanged Keras program, distributed.
 5. verify.py: whether it trains the same as on one device.
 6. predict.py: a saved model that predicts for files.
-7. preflight.py: whether it trains on a TPU that is not there.
-8. estimate.py: how much memory it takes.
-9. privacy.py: what private training promises.
-10. benchmark.py: how much faster it is on more workers.
-11. render.py: a job, described to a cluster.
-12. health/: what this host and its Python are, and what is known to break there.
-13. env.py: that, to paste into a report.
-14. gpu_check/: whether all of tfdist works on the GPU that is here.
-15. doctor.py: all of this, and the verdict.
-16. commands.py: which commands there are.
+7. encrypt.py: a file that only who holds a key can read.
+8. decrypt.py: such a file, as it was.
+9. preflight.py: whether it trains on a TPU that is not there.
+10. estimate.py: how much memory it takes.
+11. privacy.py: what private training promises.
+12. benchmark.py: how much faster it is on more workers.
+13. render.py: a job, described to a cluster.
+14. health/: what this host and its Python are, and what is known to break there.
+15. env.py: that, to paste into a report.
+16. gpu_check/: whether all of tfdist works on the GPU that is here.
+17. doctor.py: all of this, and the verdict.
+18. commands.py: which commands there are.
 """

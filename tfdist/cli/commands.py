@@ -20,6 +20,8 @@ COMMANDS = {
     "launch": ("tfdist.launch.__main__", "starts the workers of a program that uses tfdist"),
     "doctor": ("tfdist.cli.doctor", "says what would train here, what is wrong, and what to do"),
     "verify": ("tfdist.cli.verify", "compares the first steps of a program with one device's"),
+    "encrypt": ("tfdist.cli.encrypt", "encrypts a file, such as a model, to public keys of age"),
+    "decrypt": ("tfdist.cli.decrypt", "decrypts such a file, with an identity"),
     "preflight": ("tfdist.cli.preflight", "says whether a model trains on a TPU, without one"),
     "estimate": ("tfdist.cli.estimate", "says how much memory training takes, and what fits"),
     "privacy": ("tfdist.cli.privacy", "says what private training promises, without training"),

@@ -31,6 +31,11 @@ RUN_DIR = "TFDIST_RUN_DIR"  # private folder of the launcher: function, results,
 ELASTIC = "TFDIST_ELASTIC"  # "1" if the launcher may ask the workers to save and leave
 LAUNCHER_PID = "TFDIST_LAUNCHER_PID"  # a worker ends with that process
 
+# What users set for the workers, on hosts of their own too.
+IDENTITY_FILE = "TFDIST_IDENTITY_FILE"  # path of the file whose keys read what is encrypted
+MEMORY_FOLDER = "TFDIST_MEMORY_FOLDER"  # a folder that is memory, for what no disk should hold
+OF_USERS = (HEARTBEAT_SECS, IDENTITY_FILE, MEMORY_FOLDER)
+
 NUM_WORKERS = "TFDIST_NUM_WORKERS"  # the size, if an environment only tells the rank
 
 # Exit codes of a worker, from the BSD list that sysexits.h has.

@@ -10,7 +10,8 @@ Read in this order; each file imports from those above it only:
 4. reduction.py: how gradients and counts travel: once, summed, in packs.
 5. slices.py: how they travel where each replica needs one slice of them alone.
 6. workers.py: which workers there are, and what they tell each other.
-7. agreement.py: whether all workers mean the same.
-8. link_check.py: whether the links transfer data unchanged.
-9. presence.py: whether this worker, and its peers, are at work.
+7. together.py: how a file is written where reading its content takes all workers.
+8. agreement.py: whether all workers mean the same.
+9. link_check.py: whether the links transfer data unchanged.
+10. presence.py: whether this worker, and its peers, are at work.
 """

@@ -242,6 +242,12 @@ TABLE = (
         ("keras.src.callbacks.tensorboard",), ("TensorBoard._init_profile_batch > _should_trace",),
         "whether TensorBoard's profiler looks at single batches", _PUBLIC, is_needed=False,
     ),
+    # ---- Keras: files
+    Names(
+        ("keras.src.saving.saving_lib",), ("save_model", "load_model"),
+        "models that are saved into memory, and encrypted there", "paths that are open files in "
+        "keras.saving.save_model and load_model", is_needed=False,
+    ),
     # ---- Keras: seeds
     Names(
         ("keras.src.utils.rng_utils",), ("get_random_seed",), "one seed on all workers", _PUBLIC,

@@ -16,11 +16,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfdist.communication.together import written_together
 from tfdist.communication.workers import Workers
 from tfdist.compat import keras_internals
 from tfdist.export.formats import Format, format_of
 from tfdist.training.fitting import predict
-from tfdist.training.saving import written_together
 
 
 @dataclasses.dataclass(frozen=True)

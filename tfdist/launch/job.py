@@ -186,7 +186,7 @@ def inherited_environ() -> dict[str, str]:
         name: value
         for name, value in os.environ.items()
         if name not in foreign
-        and (name == contract.HEARTBEAT_SECS or not name.startswith("TFDIST_"))
+        and (name in contract.OF_USERS or not name.startswith("TFDIST_"))
     }
     # Sets of names must have one order on all workers, or their collectives would not match.
     environ.setdefault("PYTHONHASHSEED", "0")
@@ -199,7 +199,7 @@ def forwarded_environ() -> dict[str, str]:
     return {
         name: value
         for name, value in inherited_environ().items()
-        if name == contract.HEARTBEAT_SECS
+        if name in contract.OF_USERS
         or (name.startswith(_FORWARDED) and name not in ("TF_CONFIG",))
     }
 

@@ -57,6 +57,19 @@ def refuse_unable(callbacks: Any) -> None:
             )
 
 
+def refuse_readable(callbacks: Any) -> None:
+    """Raises a ValueError for a callback of Keras that writes the model as it is."""
+    for callback in _flat(callbacks):
+        kinds = (keras.callbacks.ModelCheckpoint, keras.callbacks.BackupAndRestore)
+        is_orbax = type(callback).__name__ == "OrbaxCheckpoint"
+        if isinstance(callback, kinds) or is_orbax or getattr(callback, "embeddings_freq", False):
+            raise ValueError(
+                f"keras.callbacks.{type(callback).__name__} writes the model for everybody to "
+                "read, and the checkpoints are to be encrypted. Leave it out: "
+                "tfdist.Checkpointer(..., best=..., encrypt_to=...) keeps the best."
+            )
+
+
 def _redirected(callback: Any, stack: contextlib.ExitStack) -> dict[str, Any]:
     """Returns the attributes to replace, by name."""
     if isinstance(callback, keras.callbacks.RemoteMonitor):

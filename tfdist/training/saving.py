@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 
 from tfdist.communication.share import share_of
+from tfdist.communication.together import written_together
 from tfdist.communication.workers import Workers
 from tfdist.compat import keras_internals
 
@@ -52,32 +52,3 @@ def _saving(original: Callable[..., Any]) -> Callable[..., Any]:
         return written_together(write, os.fspath(filepath), Workers(strategy))
 
     return save
-
-
-def written_together(write: Callable[[str], Any], path: str, workers: Workers) -> Any:
-    """Writes on all workers, and keeps the chief's files. Every worker has to call it.
-
-    Args:
-        write: Writes to a path, and may be a collective.
-        path: Where the chief's files are to be.
-        workers: Of the model's strategy.
-
-    Raises:
-        RuntimeError: The chief could not write; it raises its own error.
-    """
-    result, error = None, None
-    with tempfile.TemporaryDirectory(prefix="tfdist-") as folder:
-        try:
-            name = os.path.basename(os.path.normpath(path))
-            result = write(path if workers.is_chief else os.path.join(folder, name))
-        except Exception as caught:
-            error = caught
-        has_failed = workers.gather(error is not None)[:, 0]
-    if error is not None:
-        raise error
-    if has_failed.any():
-        raise RuntimeError(
-            f"Worker {int(has_failed.argmax())} could not save the model to {path!r}. Look for the "
-            "error in its output."
-        )
-    return result

@@ -159,6 +159,7 @@ class Trainer:
         length_buckets: Sequence[int] | None = None,
         # What is saved, and what is checked.
         checkpoint_dir: Any = None,
+        encrypt_to: Any = None,
         save_every: Any = None,
         fingerprint_every: int | None = None,
         on_nan: str = "warn",
@@ -207,6 +208,9 @@ class Trainer:
             checkpoint_dir: A folder, or a `Checkpointer`. Training is saved there at the end of
                 each epoch, and resumes from there where it stopped, also in the middle of an epoch.
                 SIGTERM or SIGUSR1 to any worker makes all of them save, and exit with code 75.
+            encrypt_to: Encrypts the checkpoints: public keys of age, "age1...", or paths of files
+                of them. To resume, the chief needs an identity, in the file that the environment
+                variable TFDIST_IDENTITY_FILE names.
             save_every: Save after this many steps (100), or this much time ("10m"), and at the end.
             fingerprint_every: Compare the weights, and states that layers assign, over all replicas
                 after this many steps. Without it they are compared each five seconds or more, and
@@ -273,7 +277,7 @@ class Trainer:
             data, split = (x, y, sample_weight), keras_internals.validation_split
             (x, y, sample_weight), validation_data = split(data, validation_split)
         profiler = self._profiler(profile)
-        run = Run(model, checkpoint_dir, save_every=save_every)
+        run = Run(model, checkpoint_dir, save_every=save_every, encrypt_to=encrypt_to)
         watch = Watch(trackers, model=model, workers=self._workers)
         with watch, run, profiler or nullcontext():
             check_links(self._workers)
@@ -307,6 +311,8 @@ class Trainer:
         private: PrivateRun | None, **training: Any,
     ) -> None:
         """Runs the epochs of `fit`, whose arguments these are, with its callbacks around them."""
+        if training["run"].is_encrypted:
+            callback_files.refuse_readable(callbacks)
         files = callback_files.files_of_chief_alone(callbacks, is_chief=self.is_chief)
         with private or nullcontext(), files:
             events = self._events(

@@ -28,7 +28,7 @@ _CURE = (
 # Each worker may have its own, or they are agreed upon later.
 _OWN = ("callbacks", "verbose", "profile", "return_dict", "trackers")
 # Compared as data; here counts whether they were given at all.
-_DATA = ("x", "y", "sample_weight", "validation_data", "checkpoint_dir")
+_DATA = ("x", "y", "sample_weight", "validation_data", "checkpoint_dir", "encrypt_to")
 
 
 def require(
