@@ -146,7 +146,11 @@ def test_readable_and_encrypted_checkpoints_do_not_mix(tmp_path, key):
         _save(tmp_path / "plain", _variable(), 2, encrypt_to=key)
     with pytest.raises(ValueError, match="would go on with checkpoints that are not. Give encrypt"):
         _save(tmp_path / "secret", _variable(), 2)
-    _save(tmp_path / "secret", _variable(), 2, encrypt_to=key)  # the folder is free again
+    with Checkpointer(tmp_path / "secret") as checkpointer:
+        for _ in range(2):  # the folder is free again
+            with pytest.raises(ValueError, match="would go on with checkpoints that are not"):
+                checkpointer.restore(_variable())
+    _save(tmp_path / "secret", _variable(), 2, encrypt_to=key)
 
 
 def _forge(folder: pathlib.Path, content: bytes) -> None:
@@ -242,6 +246,7 @@ def test_decrypted_and_unpacked_it_is_an_ordinary_checkpoint(tmp_path, key):
         assert checkpointer.restore(_variable())["step"] == 5
 
 
+@pytest.mark.slow  # 5 s: only a process of its own can have files that are limited
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, key):
     """In a process of its own, whose files may have 40 kB and no more."""
     code = f"""
@@ -295,31 +300,34 @@ def test_fit_goes_on_to_the_same_bits(tmp_path, key):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (lambda path: {"encrypt_to": ["age1x"]}, "encrypt_to was given without a folder"),
+        (lambda path, key: {"encrypt_to": [key]}, "encrypt_to was given without a folder"),
         (
-            lambda path: {"checkpoint_dir": Checkpointer(path), "encrypt_to": ["age1x"]},
+            lambda path, key: {"checkpoint_dir": Checkpointer(path), "encrypt_to": [key]},
             "encrypt_to was given without a folder",
         ),
-        (lambda path: {"checkpoint_dir": path, "encrypt_to": []}, "encrypt_to=.* names nobody"),
+        (lambda path, _: {"checkpoint_dir": path, "encrypt_to": []}, "encrypt_to=.* names nobody"),
         (
-            lambda path: {
-                "checkpoint_dir": path, "encrypt_to": "age1x",
+            lambda path, key: {
+                "checkpoint_dir": path, "encrypt_to": key,
                 "callbacks": [keras.callbacks.ModelCheckpoint(f"{path}/a.keras")],
             },
             "ModelCheckpoint writes the model for everybody to read",
         ),
         (
-            lambda path: {
-                "checkpoint_dir": Checkpointer(path, encrypt_to="age1x"),
+            lambda path, key: {
+                "checkpoint_dir": Checkpointer(path, encrypt_to=key),
                 "callbacks": [[keras.callbacks.BackupAndRestore(path)]],
             },
             "BackupAndRestore writes the model for everybody to read",
         ),
     ],
 )  # fmt: skip
-def test_refused_by_fit(tmp_path, options, told):
+def test_refused_by_fit(tmp_path, key, options, told):
+    given = options(tmp_path, key)
     with pytest.raises(ValueError, match=told):
-        _fitted(None, 1, **options(tmp_path))
+        _fitted(None, 1, **given)
+    if isinstance(given.get("checkpoint_dir"), Checkpointer):
+        given["checkpoint_dir"].close()
 
 
 def test_memory_of_a_checkpoint_is_given_back(tmp_path, key):

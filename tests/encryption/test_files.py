@@ -77,7 +77,7 @@ def test_rotation_gives_it_to_others_and_takes_it_from_who_had_it(tmp_path, fold
     assert back.read_bytes() == _CONTENT
 
 
-def test_a_rotation_that_fails_leaves_the_file(tmp_path, folder, key, monkeypatch):
+def test_a_full_disk_leaves_what_was_there(tmp_path, folder, key, monkeypatch):
     new = files.encrypt_file(folder / "model", encrypt_to=key)
     before = new.read_bytes()
 
@@ -88,6 +88,9 @@ def test_a_rotation_that_fails_leaves_the_file(tmp_path, folder, key, monkeypatc
     with pytest.raises(OSError, match="No space left"):
         files.rotate_file(new, encrypt_to=key, identity_file=tmp_path / "identity")
     assert (new.read_bytes(), _names(folder)) == (before, ["model", "model.age"])
+    with pytest.raises(OSError, match="No space left"):
+        files.decrypt_file(new, folder / "back", identity_file=tmp_path / "identity")
+    assert _names(folder) == ["model", "model.age"]
 
 
 def test_refused(tmp_path, folder, key):

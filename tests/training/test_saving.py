@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tfdist import testing
+from tfdist import encryption, testing
 
 
 def _on_worker(folder: str) -> dict[str, Any]:
@@ -28,9 +28,20 @@ def _on_worker(folder: str) -> dict[str, Any]:
     model.save_weights("model.weights.h5")
     keras.saving.save_model(model, pathlib.Path("other.keras"))
     exported = export.export_model(model, "exported", np.ones((3, 2), "float32"))
+    tfdist.encryption.save_model(model, "secret.keras.age", encrypt_to="key.pub")
+    secret = tfdist.encryption.load_model("secret.keras.age", identity_file="../key")
     found = {"replicas": strategy.num_replicas_in_sync, "files": sorted(os.listdir())}
     found["exported"] = exported.largest_difference
     found["same"] = all(map(np.array_equal, read.get_weights(), model.get_weights()))
+    found["secret"] = all(map(np.array_equal, secret.get_weights(), model.get_weights()))
+    with tfdist.Checkpointer("../run", encrypt_to="key.pub") as checkpointer:
+        checkpointer.save(model, step=3, progress={"of": "the chief"})
+        try:
+            checkpointer.restore(model)
+        except Exception as error:
+            found["no identity"] = f"{type(error).__name__}: {error}"
+        os.environ["TFDIST_IDENTITY_FILE"] = "../key"
+        found["progress"] = checkpointer.restore(model)
     try:
         model.save("no_such_folder/model.keras")
     except Exception as error:
@@ -40,11 +51,17 @@ def _on_worker(folder: str) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_files_are_the_chiefs(tmp_path):
-    chief, other = testing.run_workers(functools.partial(_on_worker, str(tmp_path)), workers=2)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "key.pub").write_text(encryption.new_identity(tmp_path / "key"))
+    chief, other = testing.run_workers(functools.partial(_on_worker, str(folder)), workers=2)
     assert chief["replicas"] == 2
     for found in (chief, other):
-        wanted = ["exported", "model.keras", "model.weights.h5", "other.keras"]
-        assert found["files"] == wanted
+        wanted = ["exported", "key.pub", "model.keras", "model.weights.h5", "other.keras"]
+        assert found["files"] == [*wanted, "secret.keras.age"]
+        assert found["secret"]
+        assert "Set TFDIST_IDENTITY_FILE to the path" in found["no identity"]
+        assert found["progress"] == {"of": "the chief"}
         assert found["same"]
         assert found["exported"] < 1e-6  # the chief has read its file back, and told the other
     assert not chief["error"].startswith("RuntimeError: Worker")  # what Keras says
