@@ -22,6 +22,11 @@ Read in this order; each file imports from those above it only:
 11. one_by_one.py: how they are, one after the other.
 12. update.py: one private update of the weights.
 13. ledger.py: what a model has spent.
+14. anonymity.py: among how many alike a row of a table stands.
+15. pseudonyms.py: what stands in the place of a name, a number and a date.
+16. rules.py: what happens to which column of a table.
+17. parquet_tables.py: how Parquet files are written anew.
+18. tables.py: how a table is made such that others can train on it.
 """
 
 from __future__ import annotations
@@ -31,15 +36,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tfdist.privacy.accountant import Mechanism, epsilon, noise_multiplier
+    from tfdist.privacy.anonymity import Anonymity, k_anonymity
     from tfdist.privacy.dpsgd import DPSGD
+    from tfdist.privacy.tables import pseudonymise
 
-__all__ = ["DPSGD", "Mechanism", "epsilon", "noise_multiplier"]
+__all__ = [
+    "DPSGD",
+    "Anonymity",
+    "Mechanism",
+    "epsilon",
+    "k_anonymity",
+    "noise_multiplier",
+    "pseudonymise",
+]
 
 _MODULE_OF_NAME = {
+    "Anonymity": "tfdist.privacy.anonymity",
     "DPSGD": "tfdist.privacy.dpsgd",
     "Mechanism": "tfdist.privacy.accountant",
     "epsilon": "tfdist.privacy.accountant",
+    "k_anonymity": "tfdist.privacy.anonymity",
     "noise_multiplier": "tfdist.privacy.accountant",
+    "pseudonymise": "tfdist.privacy.tables",
 }
 
 
