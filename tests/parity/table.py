@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from parity import (
+    adapters,
     batches,
     comparisons,
     custom_steps,
@@ -36,6 +37,7 @@ TOPICS = {
     "sizes of batches": batches.ROWS,
     "datasets whose examples are made one by one": pipelines.ROWS + cut_datasets.ROWS,
     "layers": layers.ROWS,
+    "adapters, and weights in int8 and int4": adapters.ROWS,
     "tables looked up once for a batch": lookups.ROWS,
     "rematerialization": recomputation.ROWS,
     "comparisons of examples": comparisons.ROWS,

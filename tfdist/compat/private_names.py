@@ -311,6 +311,12 @@ TABLE = (
         is_needed=False,
     ),
     Names(
+        ("tensorflow.python.distribute.collective_all_reduce_strategy",),
+        ("CollectiveAllReduceExtended._get_variable_creator_initial_value",),
+        "variables of int8 and bfloat16 on several workers", "a broadcast in TensorFlow that takes "
+        "their types", _TENSORFLOW, is_needed=False,
+    ),
+    Names(
         ("tensorflow.python.data.ops.iterator_ops",),
         ("OwnedIterator._create_iterator > _iterator_resource",),
         "batches fetched inside of the traced loop", "iterators in while_loop", _TENSORFLOW,

@@ -95,12 +95,50 @@ def explain_failing_variables(
         try:
             return create(next_creator, **kwargs)
         except tf.errors.OpError as error:
-            if "ollective" not in error.message:
+            is_of_type = "Value for attr 'T'" in error.message  # which cannot be sent at all
+            if "ollective" not in error.message or is_of_type:
                 raise
             cause = error.message.partition("aborted by: ")[2] or error.message
             raise explained(str(kwargs.get("name")), cause.splitlines()[0]) from error
 
     extended._create_variable = create_variable
+
+
+# What a variable's initial value travels as, where TensorFlow's broadcast does not take its type.
+_CARRIERS = {
+    tf.int8: tf.int32, tf.uint8: tf.int32, tf.int16: tf.int32, tf.uint16: tf.int32,
+    tf.bfloat16: tf.float32,
+}  # fmt: skip
+
+
+def send_small_types(strategy: tf.distribute.Strategy) -> None:
+    """Lets the workers of a strategy make variables of int8 and the like together.
+
+    TensorFlow's chief sends the others each variable's initial value, and cannot send those of some
+    types, of which quantized weights are. They travel as a wider type, which holds each value.
+    """
+    extended: Any = strategy.extended
+    make = getattr(extended, "_get_variable_creator_initial_value", None)
+    if make is None:
+        return
+
+    def creator(*, replica_id: int, device: Any, primary_var: Any, **kwargs: Any) -> Any:
+        given = kwargs["initial_value"]
+        dtype = kwargs.get("dtype") or getattr(given, "dtype", None)
+        carrier = None if dtype is None else _CARRIERS.get(tf.as_dtype(dtype))
+        place = {"replica_id": replica_id, "device": device, "primary_var": primary_var}
+        if carrier is None or replica_id != 0:  # the others copy that of the first on their worker
+            return make(**place, **kwargs)
+
+        def widened() -> tf.Tensor:
+            value = given() if callable(given) else given
+            value = getattr(value, "wrapped_value", value)  # of a checkpoint that is restored
+            return tf.cast(tf.convert_to_tensor(value, dtype), carrier)
+
+        sent = make(**place, **{**kwargs, "initial_value": widened, "dtype": carrier})
+        return lambda: tf.cast(sent(), dtype)
+
+    extended._get_variable_creator_initial_value = creator
 
 
 def has_kernel(operation: str) -> bool:

@@ -161,6 +161,7 @@ def _make_multi_worker(plan: Plan) -> tf.distribute.Strategy:
             " and optimizers, in the same order on all workers."
         )
 
+    tf_internals.send_small_types(strategy)
     tf_internals.explain_failing_variables(strategy, explained)
     return strategy
 
