@@ -45,6 +45,7 @@ def test_strong_scaling(seconds, capsys):
     [
         (["--workers=0"], "--workers=0 must be numbers from 1"),
         (["--workers=a"], "--workers=a must be numbers from 1"),
+        (["--suite=sharding", "--workers=1"], "--suite=sharding needs two workers or more"),
         (["--target=a"], "--target='a' names no function"),
         (["program.py"], "'program.py' is no flag"),
     ],

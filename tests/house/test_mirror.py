@@ -16,6 +16,7 @@ _PARITY = "parity/table.py"  # what it does shows in the results of whole traini
 _TESTED_BY = {
     "__main__.py": "cli/test_run.py",
     "cli/first_fit.py": "cli/test_looked_at.py",
+    "cli/timing.py": "cli/test_benchmark.py",
     "cli/render.py": "launch/test_render.py",
     "cli/gpu_check/card.py": "cli/gpu_check/test_check.py",
     "cli/gpu_check/logical.py": "cli/gpu_check/test_check.py",

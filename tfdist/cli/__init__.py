@@ -13,11 +13,13 @@ Read in this order:
 9. preflight.py: whether it trains on a TPU that is not there.
 10. estimate.py: how much memory it takes.
 11. privacy.py: what private training promises.
-12. benchmark.py: how much faster it is on more workers.
-13. render.py: a job, described to a cluster.
-14. health/: what this host and its Python are, and what is known to break there.
-15. env.py: that, to paste into a report.
-16. gpu_check/: whether all of tfdist works on the GPU that is here.
-17. doctor.py: all of this, and the verdict.
-18. commands.py: which commands there are.
+12. timing.py: how long a step takes.
+13. benchmark_slices.py: what an optimizer in slices costs and saves.
+14. benchmark.py: how much faster it is on more workers.
+15. render.py: a job, described to a cluster.
+16. health/: what this host and its Python are, and what is known to break there.
+17. env.py: that, to paste into a report.
+18. gpu_check/: whether all of tfdist works on the GPU that is here.
+19. doctor.py: all of this, and the verdict.
+20. commands.py: which commands there are.
 """

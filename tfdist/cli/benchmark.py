@@ -2,13 +2,20 @@
 
     tfdist benchmark
     tfdist benchmark --workers=1,2,4 --rounds=5 --output=speed.json
+    tfdist benchmark --suite=sharding --workers=2
     tfdist benchmark --target=my_module:my_case --global_batch_size=256
 
 The model trains on each number of workers by turns, since the speed of a shared machine changes
 from minute to minute. Printed are examples a second over all workers, the speed-up, and the median
 and quartiles of all rounds. The global batch grows with the workers, so that each keeps its own
 (--strong keeps the global one). With --target, `my_case()` returns `(build_fn, x, y)`; without, a
-small CNN is timed. Exit code 0, or 2 for wrong flags or a model that does not train.
+small CNN is timed.
+
+--suite=sharding compares training with the optimizer in slices, `sharded_optimizer=True`, with
+training with a whole one, on the largest of these numbers: the time of a step, and the bytes of
+states that a worker holds. Without --target that is an MLP with Adam.
+
+Exit code 0, or 2 for wrong flags or a model that does not train.
 """
 
 from __future__ import annotations
@@ -23,7 +30,9 @@ from typing import Any
 from absl import flags
 
 from tfdist import launch
+from tfdist.cli import benchmark_slices
 from tfdist.cli.looked_at import target_of
+from tfdist.cli.timing import time_fit
 from tfdist.launch.command_line import CommandLine
 
 
@@ -57,18 +66,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         numbers = []
     if not numbers or min(numbers) < 1:
         line.refuse(f"--workers={','.join(given.workers)} must be numbers from 1, as in 1,2,4")
-    make = target_of(line, given.target, cnn_case)
+    is_sharding = given.suite == "sharding"
+    if is_sharding and max(numbers) < 2:
+        line.refuse("--suite=sharding needs two workers or more, as in --workers=2")
+    make = target_of(line, given.target, benchmark_slices.mlp_case if is_sharding else cnn_case)
     try:
+        if is_sharding:
+            slices = benchmark_slices.compare(
+                make, workers=max(numbers), batch_size=given.global_batch_size * (
+                    1 if given.strong else max(numbers)
+                ), steps=given.steps, rounds=given.rounds, device=given.device,
+            )
+            _write(given.output, {"slices": dataclasses.asdict(slices)})
+            return 0
         found = measure(
             make, numbers, batch_size=given.global_batch_size, is_strong=given.strong,
             steps=given.steps, rounds=given.rounds, device=given.device,
         )
     except (RuntimeError, ValueError) as error:
         return line.failed(error)
-    if given.output:
-        rows = [dataclasses.asdict(speed) for speed in found]
-        pathlib.Path(given.output).write_text(json.dumps({"speeds": rows}, indent=1))
+    _write(given.output, {"speeds": [dataclasses.asdict(speed) for speed in found]})
     return 0
+
+
+def _write(path: str | None, found: dict[str, Any]) -> None:
+    if path:
+        pathlib.Path(path).write_text(json.dumps(found, indent=1))
 
 
 def measure(
@@ -113,33 +136,8 @@ def measure(
 
 
 def time_steps(make: Callable[[], Any], batch_size: int, steps: int, device: str) -> float:
-    """Runs on each worker: returns the seconds of a step, without what a call begins with.
-
-    The difference between a long and a short call of `fit`, divided by the steps between them.
-    """
-    import time
-
-    import keras
-    import numpy as np
-
-    from tfdist.strategy import factory
-    from tfdist.training import fitting
-
-    build_fn, x, y = make()
-    with factory.get_strategy(device).scope():
-        model = build_fn()
-
-    def rows(count: int) -> Any:
-        wanted = np.arange(count * batch_size)
-        return keras.tree.map_structure(lambda leaf: np.take(leaf, wanted % len(leaf), 0), (x, y))
-
-    short, long = rows(2), rows(2 + steps)
-    secs = []
-    for x_now, y_now in (short, short, long):
-        start = time.perf_counter()
-        fitting.fit(model, x_now, y_now, batch_size=batch_size, shuffle=False, verbose=0)
-        secs.append(time.perf_counter() - start)
-    return max(secs[2] - secs[1], 1e-9) / steps
+    """Runs on each worker: returns the seconds of a step, without what a call begins with."""
+    return time_fit(make, batch_size, steps, device)[0]
 
 
 def cnn_case() -> tuple[Any, Any, Any]:
@@ -166,6 +164,7 @@ def _cnn() -> Any:
 def _make_line() -> CommandLine:
     line = CommandLine("tfdist benchmark", "[--workers=1,2] [flags]", text=__doc__)
     own = {"flag_values": line.flags}
+    flags.DEFINE_enum("suite", "scaling", ("scaling", "sharding"), "What is compared.", **own)
     flags.DEFINE_list("workers", ["1", "2"], "Numbers of workers, the first to compare with.",
                       **own)
     flags.DEFINE_string("target", None, "module:function that returns (build_fn, x, y).", **own)
