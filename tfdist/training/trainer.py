@@ -263,10 +263,9 @@ class Trainer:
                 or not the same on all workers.
             RuntimeError: The model was made outside the scope of the strategy it is to train on.
         """
-        model = self.model
         options = options_of(
-            model, self._workers, replica_step=self._replica_step, already_sharded=already_sharded,
-            static_shapes=static_shapes, length_buckets=length_buckets, shuffle=shuffle,
+            self.model, self._workers, replica_step=self._replica_step, static_shapes=static_shapes,
+            already_sharded=already_sharded, length_buckets=length_buckets, shuffle=shuffle,
             checkpoint_dir=checkpoint_dir, save_every=save_every, batch_size=batch_size,
             fingerprint_every=fingerprint_every, on_nan=on_nan, check=check, reduction=reduction,
             local_steps=local_steps, outer_optimizer=outer_optimizer,
@@ -277,8 +276,8 @@ class Trainer:
             data, split = (x, y, sample_weight), keras_internals.validation_split
             (x, y, sample_weight), validation_data = split(data, validation_split)
         profiler = self._profiler(profile)
-        run = Run(model, checkpoint_dir, save_every=save_every, encrypt_to=encrypt_to)
-        watch = Watch(trackers, model=model, workers=self._workers)
+        run = Run(self.model, checkpoint_dir, save_every=save_every, encrypt_to=encrypt_to)
+        watch = Watch(trackers, model=self.model, workers=self._workers)
         with watch, run, profiler or nullcontext():
             check_links(self._workers)
             seed = run.seed(self._workers)
@@ -303,7 +302,7 @@ class Trainer:
                 epochs=epochs, initial_epoch=initial_epoch, validation_freq=validation_freq,
                 run=run, watch=watch, profiler=profiler, private=private,
             )
-        return model.history
+        return self.model.history
 
     def _train(
         self, callbacks: Any, verbose: Any, options: Options, loop_options: LoopOptions, *,
