@@ -15,9 +15,10 @@ from tfdist.training.options import options_of
 
 _GIVEN: dict[str, Any] = {
     "replica_step": None, "already_sharded": False, "static_shapes": None, "length_buckets": None,
-    "checkpoint_dir": None, "save_every": None, "fingerprint_every": None, "on_nan": "warn",
-    "check": "auto", "reduction": None, "local_steps": None, "outer_optimizer": None,
-    "sharded_optimizer": False, "profile": False,
+    "checkpoint_dir": None, "encrypt_to": None, "save_every": None, "fingerprint_every": None,
+    "on_nan": "warn", "check": "auto", "reduction": None, "local_steps": None, "outer_optimizer": None,
+    "sharded_optimizer": False, "profile": False, "privacy": None, "batch_size": None,
+    "shuffle": True,
 }
 
 
@@ -72,7 +73,7 @@ def test_every_option_of_fit_is_here():
     own = of_fit[of_fit.index("validation_freq") + 1 :]
     own.remove("trackers")  # who is told of the run, which decides nothing of it
     assert own == [name for name in inspect.signature(options_of).parameters if name in own]
-    assert set(own) == set(_GIVEN) - {"replica_step"}
+    assert set(own) == set(_GIVEN) - {"replica_step", "batch_size", "shuffle"}
     assert {field.name for field in dataclasses.fields(options_lib.Options)} >= set(own) - {
         "static_shapes", "length_buckets"
     }

@@ -32,6 +32,7 @@ class Options:
         already_sharded: As in `fit`.
         shapes: Which shapes batches are given.
         checkpoint_dir: As in `fit`.
+        encrypt_to: As in `fit`.
         save_every: As in `fit`.
         fingerprint_every: As in `fit`.
         on_nan: One of ON_NAN.
@@ -48,6 +49,7 @@ class Options:
     already_sharded: bool
     shapes: Shapes
     checkpoint_dir: Any
+    encrypt_to: Any
     save_every: Any
     fingerprint_every: int | None
     on_nan: str
@@ -77,6 +79,7 @@ def options_of(
     static_shapes: bool | None,
     length_buckets: Any,
     checkpoint_dir: Any,
+    encrypt_to: Any,
     save_every: Any,
     fingerprint_every: int | None,
     on_nan: str,
@@ -85,8 +88,8 @@ def options_of(
     local_steps: int | None,
     outer_optimizer: Any,
     sharded_optimizer: Any,
-    privacy: Any,
     profile: Any,
+    privacy: Any,
     batch_size: int | None,
     shuffle: Any,
 ) -> Options:
@@ -106,6 +109,7 @@ def options_of(
         already_sharded=already_sharded,
         shapes=parse_shapes(static_shapes, length_buckets, is_tpu=is_tpu(strategy)),
         checkpoint_dir=checkpoint_dir,
+        encrypt_to=encrypt_to,
         save_every=save_every,
         fingerprint_every=fingerprint_every,
         on_nan=on_nan,

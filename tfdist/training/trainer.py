@@ -268,7 +268,7 @@ class Trainer:
             already_sharded=already_sharded, length_buckets=length_buckets, shuffle=shuffle,
             checkpoint_dir=checkpoint_dir, save_every=save_every, batch_size=batch_size,
             fingerprint_every=fingerprint_every, on_nan=on_nan, check=check, reduction=reduction,
-            local_steps=local_steps, outer_optimizer=outer_optimizer,
+            local_steps=local_steps, outer_optimizer=outer_optimizer, encrypt_to=encrypt_to,
             sharded_optimizer=sharded_optimizer, privacy=privacy, profile=profile,
         )
         epochs = limited(epochs, "epochs") or epochs
