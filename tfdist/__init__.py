@@ -44,10 +44,11 @@ Each folder's docstring says in which order to read its files:
 16. training/: how do epochs, validation and callbacks run, and what is checked meanwhile?
 17. inference/: how does a model predict for data that no memory holds?
 18. export/: how is a trained model written for others, and does the file give its outputs?
-19. diagnostics/: does it agree with one device, how fast is it, and how large may it be?
-20. tpu/: will it train on a TPU that is not there?
-21. datasets/: which data is there to try it on?
-22. cli/: what can be done from a terminal?
+19. federated/: how is a model trained on data that stays with its clients?
+20. diagnostics/: does it agree with one device, how fast is it, and how large may it be?
+21. tpu/: will it train on a TPU that is not there?
+22. datasets/: which data is there to try it on?
+23. cli/: what can be done from a terminal?
 
 Beside the folders are testing.py (workers for tests), parquet.py (data of an engine) and
 __main__.py (`python -m tfdist`).
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
         datasets,
         encryption,
         export,
+        federated,
         inference,
         launch,
         parquet,
@@ -121,6 +123,7 @@ __all__ = [
     "estimate_memory",
     "evaluate",
     "export",
+    "federated",
     "find_batch_size",
     "fit",
     "from_files",
@@ -175,8 +178,8 @@ _MODULE_OF_NAME = {
 }
 
 _SUBMODULES = (
-    "datasets", "encryption", "export", "inference", "launch", "parquet", "privacy", "testing",
-    "tpu", "tracking",
+    "datasets", "encryption", "export", "federated", "inference", "launch", "parquet", "privacy",
+    "testing", "tpu", "tracking",
 )  # fmt: skip
 
 

@@ -52,8 +52,8 @@ _MODULES = sorted(_TREES)
 _FOLDERS = [name for name in _MODULES[1:] if any(m.startswith(name + ".") for m in _MODULES)]
 # Those whose `__init__.py` holds public names.
 _PUBLIC_FOLDERS = (
-    "tfdist.encryption", "tfdist.export", "tfdist.inference", "tfdist.launch", "tfdist.privacy",
-    "tfdist.tpu", "tfdist.tracking",
+    "tfdist.encryption", "tfdist.export", "tfdist.federated", "tfdist.inference", "tfdist.launch",
+    "tfdist.privacy", "tfdist.tpu", "tfdist.tracking",
 )  # fmt: skip
 _OF_PRIVATE_NAMES = tuple(name for name in _MODULES if name.startswith("tfdist.compat."))
 
@@ -187,7 +187,7 @@ def test_public_names_are_listed_once_and_sorted():
     assert tfdist.__all__ == sorted(set(tfdist.__all__))
     assert set(tfdist.__all__) == {*tfdist._MODULE_OF_NAME, *tfdist._SUBMODULES}
     assert set(tfdist.__all__) <= set(dir(tfdist))
-    assert len(tfdist.__all__) <= 38
+    assert len(tfdist.__all__) <= 39
 
 
 def test_type_checkers_see_the_same_names():

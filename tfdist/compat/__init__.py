@@ -16,4 +16,5 @@ Read in this order; each file imports from those above it only:
 10. tensor_notes.py: what Keras notes on a tensor besides its values.
 11. optimizer_slices.py: how an optimizer comes to update slices of weights.
 12. untraced.py: what must run outside the step that is being traced.
+13. other_seed.py: how the process has another seed for a while.
 """

@@ -250,7 +250,8 @@ TABLE = (
     ),
     # ---- Keras: seeds
     Names(
-        ("keras.src.utils.rng_utils",), ("get_random_seed",), "one seed on all workers", _PUBLIC,
+        ("keras.src.utils.rng_utils",), ("get_random_seed", "GLOBAL_RANDOM_SEED"),
+        "one seed on all workers, and one for each client", _PUBLIC,
     ),
     Names(
         ("keras.src.random.seed_generator",), ("GLOBAL_SEED_GENERATOR", "global_seed_generator"),
