@@ -55,9 +55,12 @@ _TESTED_BY = {
     "federated/clients.py": "federated/test_fitting.py",
     "federated/collecting.py": "federated/test_fitting.py",
     "federated/draws.py": "federated/test_fitting.py",
-    "federated/kept.py": "federated/test_fitting.py",
+    "federated/joint_options.py": "federated/test_secure_sums.py",
     "federated/learner.py": "federated/test_fitting.py",
+    "federated/record/kept.py": "federated/test_fitting.py",
     "federated/rounds.py": "federated/test_fitting.py",
+    "federated/secure/client.py": "federated/secure/test_server.py",  # both sides of one protocol
+    "federated/secure/setup.py": "federated/secure/test_server.py",
     "federated/server.py": "federated/test_fitting.py",
     "federated/site.py": "federated/test_fitting.py",
     "federated/task.py": "federated/test_fitting.py",

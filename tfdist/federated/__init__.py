@@ -16,21 +16,23 @@ Synopsis:
 Read in this order; each file imports from those above it only:
 
 1. messages.py: how do a server and its clients write to each other?
-2. clients.py: who are the clients, what data has each, and who takes part in a round?
-3. task.py: what is a client asked to do in a round?
-4. averaging.py: what is the mean of the clients' changes?
-5. draws.py: what does a client draw?
-6. learner.py: how does one model train for many clients?
-7. site.py: what does a client do when the server asks?
-8. channel.py: how does the server reach its clients?
-9. over_workers.py: how do the workers of a job share the clients?
-10. collecting.py: how does the server get the sum of what its clients have learnt?
-11. server.py: what does the server do with the mean of its clients' changes?
-12. rounds.py: how does a round go?
-13. kept.py: how is a run of rounds kept, so that it goes on after a stop?
-14. outcome.py: what has come of a federated training?
-15. telling.py: who is told of the rounds?
-16. fitting.py: how is a model trained on data that stays with its clients?
+2. secure/: how does a server learn the sum of its clients' numbers, and nothing else of them?
+3. clients.py: who are the clients, what data has each, and who takes part in a round?
+4. task.py: what is a client asked to do in a round?
+5. averaging.py: what is the mean of the clients' changes?
+6. user_privacy.py: how does a model learn from clients without telling which took part?
+7. draws.py: what does a client draw?
+8. learner.py: how does one model train for many clients?
+9. site.py: what does a client do when the server asks?
+10. channel.py: how does the server reach its clients?
+11. over_workers.py: how do the workers of a job share the clients?
+12. collecting.py: how does the server get the sum of what its clients have learnt, as it is?
+13. secure_sums.py: how does it get the sum, and see nothing else of it?
+14. server.py: what does the server do with the mean of its clients' changes?
+15. rounds.py: how does a round go?
+16. joint_options.py: which options need or exclude each other?
+17. record/: what is kept and told of a run?
+18. fitting.py: how is a model trained on data that stays with its clients?
 """
 
 from __future__ import annotations
@@ -41,13 +43,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tfdist.federated.clients import Unavailable
     from tfdist.federated.fitting import fit
-    from tfdist.federated.outcome import Federated
+    from tfdist.federated.record.outcome import Federated
+    from tfdist.federated.secure.keys import Identity
+    from tfdist.federated.secure_sums import SecureSums
+    from tfdist.federated.user_privacy import UserPrivacy
 
-__all__ = ["Federated", "Unavailable", "fit"]
+__all__ = ["Federated", "Identity", "SecureSums", "Unavailable", "UserPrivacy", "fit"]
 
 _MODULE_OF_NAME = {
-    "Federated": "tfdist.federated.outcome",
+    "Federated": "tfdist.federated.record.outcome",
+    "Identity": "tfdist.federated.secure.keys",
+    "SecureSums": "tfdist.federated.secure_sums",
     "Unavailable": "tfdist.federated.clients",
+    "UserPrivacy": "tfdist.federated.user_privacy",
     "fit": "tfdist.federated.fitting",
 }
 

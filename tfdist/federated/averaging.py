@@ -11,9 +11,35 @@ the clients nor the number of workers changes a bit of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
+
+
+def change_of(
+    values: Mapping[str, np.ndarray], start: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Returns by how much weights have changed, float64, by name."""
+    return {
+        name: value.astype(np.float64) - start[name].astype(np.float64)
+        for name, value in values.items()
+    }
+
+
+def flat(change: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Returns all numbers of a change, in the order of the names."""
+    return np.concatenate([np.zeros(0), *(change[name].ravel() for name in sorted(change))])
+
+
+def unflat(numbers: np.ndarray, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Returns numbers as `flat` was given them."""
+    found, start = {}, 0
+    for name in sorted(shapes):
+        size = math.prod(shapes[name])
+        found[name] = numbers[start : start + size].reshape(shapes[name])
+        start += size
+    return found
 
 
 class Sum:
@@ -31,13 +57,17 @@ class Sum:
         self._sum = {name: np.zeros(value.shape) for name, value in start.items()}
         self.total = 0.0
 
-    def add(self, client: str, values: Mapping[str, np.ndarray], weight: float) -> None:
+    def add(
+        self, client: str, values: Mapping[str, np.ndarray], weight: float, *,
+        is_change: bool = False,
+    ) -> None:
         """Adds what a client has trained to.
 
         Args:
             client: The client's name.
             values: Its weights, by name.
             weight: How much they count, from 0.
+            is_change: Whether the values are changes of the weights instead.
 
         Raises:
             ValueError: They have other names or shapes than the start.
@@ -51,7 +81,7 @@ class Sum:
                 f"The client {client!r} has sent {name!r} with the shape {found.get(name)}, where "
                 f"{wanted.get(name)} is expected. Let all clients build the model of the server."
             )
-        changes = {name: v.astype(np.float64) - self._start[name] for name, v in values.items()}
+        changes = dict(values) if is_change else change_of(values, self._start)
         for name, change in changes.items():
             if not np.isfinite(change).all():
                 raise RuntimeError(

@@ -64,10 +64,19 @@ class Plain:
         channel: The way to the clients.
         shared: The names of the weights that travel back.
         carries_local: Whether weights that stay with clients travel with the requests.
+        clip: The norm that all clients clip their changes to; None for all as it is.
     """
 
-    def __init__(self, channel: Channel, shared: Sequence[str], *, carries_local: bool) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        shared: Sequence[str],
+        *,
+        carries_local: bool = False,
+        clip: float | None = None,
+    ) -> None:
         self._channel, self._shared, self._carries = channel, list(shared), carries_local
+        self._clip = clip
 
     def collect(
         self, task: Task, values: Mapping[str, np.ndarray], local: dict[str, Any],
@@ -86,7 +95,9 @@ class Plain:
                 found.left[name] = str(message.header["why"])
                 continue
             weights[name] = examples_of(name, message)
-            added.add(name, of(message, WEIGHTS), weights[name])
+            self._refuse_clip(name, message.header.get("clip"))
+            is_change = self._clip is not None
+            added.add(name, of(message, WEIGHTS), weights[name], is_change=is_change)
             found.clients.append(name)
             found.by_client[name] = dict(message.header["logs"])
             if self._carries:
@@ -96,6 +107,13 @@ class Plain:
         found.total = added.total
         found.logs = weighted(found.by_client, weights)
         return found
+
+    def _refuse_clip(self, name: str, found: Any) -> None:
+        if found != self._clip:
+            raise ValueError(
+                f"The client {name!r} clips to {found!r}, and the server reckons with "
+                f"{self._clip!r}. Give both the same privacy=UserPrivacy(clip=...)."
+            )
 
 
 def carried(local: Mapping[str, Any], name: str) -> bytes:

@@ -30,18 +30,21 @@ from tfdist.cluster.wording import shorten
 from tfdist.communication.presence import Presence
 from tfdist.communication.workers import Workers
 from tfdist.federated import clients as clients_lib
-from tfdist.federated import messages
+from tfdist.federated import joint_options, messages
 from tfdist.federated.channel import Channel, DropOut, InProcess
-from tfdist.federated.collecting import Plain
-from tfdist.federated.kept import Kept
 from tfdist.federated.learner import Learner
-from tfdist.federated.outcome import Federated
 from tfdist.federated.over_workers import OverWorkers
+from tfdist.federated.record.kept import Kept
+from tfdist.federated.record.outcome import Federated
+from tfdist.federated.record.telling import Teller
 from tfdist.federated.rounds import Plan, Progress, Rounds
+from tfdist.federated.secure import keys
+from tfdist.federated.secure.client import SecureClient
+from tfdist.federated.secure_sums import SecureSums
 from tfdist.federated.server import Server
 from tfdist.federated.site import WEIGHTS, Site, of
 from tfdist.federated.task import Task
-from tfdist.federated.telling import Teller
+from tfdist.federated.user_privacy import UserPrivacy
 from tfdist.strategy.factory import get_strategy
 
 
@@ -58,6 +61,9 @@ def fit(
     proximal: float = 0.0,
     keep_local: Any = None,
     seed: int = 0,
+    # What the server sees, and what the model tells.
+    secure: SecureSums | None = None,
+    privacy: UserPrivacy | None = None,
     # Who has to be there.
     min_clients: int = 1,
     drop_out: DropOut | None = None,
@@ -104,6 +110,12 @@ def fit(
             al. 2021, arXiv:2102.07623), or a function of a variable. The returned model has their
             first values.
         seed: Who takes part, and what clients draw.
+        secure: Lets the server see the sum of the clients' changes alone; see `SecureSums`. Losses
+            of the clients are not told then. Here it shows what it costs and changes; it protects
+            where clients are sites of their own.
+        privacy: Makes the model tell little of any client; see `UserPrivacy`. `fraction` is then
+            the probability of each client, drawn in secret, and the logs hold "epsilon", what was
+            spent, in place of the losses. Noise is drawn anew after a resume.
         min_clients: A round that ends with fewer is an error.
         drop_out: Says for a round (from 0) and a client in which phase it leaves: "train" or
             "evaluate", and with secure sums "keys", "shares", "masked", "consistency" or "unmask";
@@ -143,31 +155,61 @@ def fit(
         )
     workers, strategy = _places(device)
     learner = Learner(build_fn, strategy, keep_local=keep_local)
-    sites = {
-        name: Site(name, learner, data=source, validation=tested.get(name))
-        for name, source in sources.items()
-    }
-    held = InProcess(sites, drop_out)
-    job = OverWorkers(held, workers) if workers is not None else None
+    carries = bool(learner.local)
+    joint_options.refuse(
+        secure, privacy, plan=plan, validation_clients=validation_clients, carries_local=carries
+    )
     with _at_work(workers):
+        known = _identities(sources, secure, workers)
+        sites = {
+            name: Site(
+                name, learner, data=source, validation=tested.get(name),
+                secure=_secured(name, secure, known), clip=privacy.clip if privacy else None,
+            )
+            for name, source in sources.items()
+        }
+        held = InProcess(sites, drop_out)
+        job = OverWorkers(held, workers) if workers is not None else None
         if job is not None and workers is not None and not workers.is_chief:
             return _followed(job, learner)
         with _ended(job) as ending:
-            server = Server(learner.values(), learner.trainable, server_optimizer)
             channel: Channel = job or held
-            collecting = Plain(channel, learner.shared, carries_local=bool(learner.local))
+            releasing = joint_options.releasing(privacy, plan, population=len(sources))
             engine = Rounds(
-                plan, server, channel, collecting,
+                plan, Server(learner.values(), learner.trainable, server_optimizer), channel,
+                joint_options.collecting(channel, learner, secure, privacy, carries_local=carries),
                 validation=_validation(learner, validation_data, task),
-                evaluates_clients=bool(tested), carries_local=bool(learner.local),
+                evaluates_clients=bool(tested), carries_local=carries, releasing=releasing,
             )
             facts = _facts(task, fraction, sources, server_optimizer, keep_local)
+            facts |= joint_options.told(secure, privacy, releasing)
             teller = Teller(trackers, rounds=rounds, verbose=verbose)
-            progress = _run(engine, Kept(checkpoint_dir, facts), teller, facts)
-            ending.append(_end(server, progress))
+            progress = run_rounds(engine, Kept(checkpoint_dir, facts), teller, facts)
+            ending.append(_end(engine.server, progress))
             learner.end()
-            learner.set(server.values)
+            learner.set(engine.server.values)
             return Federated(learner.model, progress.told, progress.local)
+
+
+def _identities(
+    names: Any, secure: SecureSums | None, workers: Workers | None
+) -> dict[str, keys.Identity]:
+    """Returns identities that this job has made for its clients; {} without secure sums."""
+    if secure is None:
+        return {}
+    private = {name: os.urandom(32).hex() for name in names}
+    if workers is not None:
+        private = json.loads(workers.from_chief(json.dumps(private).encode()))
+    return {name: keys.Identity(bytes.fromhex(key)) for name, key in private.items()}
+
+
+def _secured(
+    name: str, secure: SecureSums | None, known: dict[str, keys.Identity]
+) -> SecureClient | None:
+    if secure is None:
+        return None
+    pinned = {other: identity.public for other, identity in known.items()}
+    return secure.client(name, known[name], pinned)
 
 
 def _places(device: str) -> tuple[Workers | None, tf.distribute.Strategy]:
@@ -229,7 +271,8 @@ def _validation(learner: Learner, data: Any, task: Task) -> Callable[..., dict[s
     return lambda values: learner.evaluate(values, read, task)
 
 
-def _run(rounds: Rounds, kept: Kept, teller: Teller, facts: dict[str, Any]) -> Progress:
+def run_rounds(rounds: Rounds, kept: Kept, teller: Teller, facts: dict[str, Any]) -> Progress:
+    """Runs the rounds that are left, and saves and tells each."""
     with kept:
         progress = kept.restore(rounds.server)
         with teller.run({**facts, "begins_at_step": progress.done}):

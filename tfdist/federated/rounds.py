@@ -17,6 +17,7 @@ from tfdist.federated.collecting import Collected, Collecting, carried, examples
 from tfdist.federated.server import Server
 from tfdist.federated.site import WEIGHTS
 from tfdist.federated.task import Task
+from tfdist.federated.user_privacy import Releasing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,10 +73,10 @@ class Rounds:
         server: The server's weights.
         channel: The way to the clients.
         collecting: How the sum of their changes is got.
-        choose: Returns who is asked, given everybody who can be and the round's number.
         validation: Returns logs of weights on data of the server; None for no such data.
         evaluates_clients: Whether the clients evaluate on their own data.
         carries_local: Whether weights that stay with clients travel with the requests.
+        releasing: Makes the rounds private; None for exact ones.
     """
 
     def __init__(
@@ -85,16 +86,15 @@ class Rounds:
         channel: Channel,
         collecting: Collecting,
         *,
-        choose: Callable[[list[str], int], list[str]] | None = None,
         validation: Callable[[Mapping[str, np.ndarray]], dict[str, float]] | None = None,
         evaluates_clients: bool = False,
         carries_local: bool = False,
+        releasing: Releasing | None = None,
     ) -> None:
         self.plan, self.server = plan, server
         self._channel, self._collecting = channel, collecting
-        self._choose = choose or self._drawn
         self._validation, self._evaluates_clients = validation, evaluates_clients
-        self._carries_local = carries_local
+        self._carries_local, self._releasing = carries_local, releasing
 
     def run(self, progress: Progress) -> dict[str, Any]:
         """Runs the next round; returns what is told of it.
@@ -104,14 +104,19 @@ class Rounds:
         """
         number = progress.done
         task = dataclasses.replace(self.plan.task, round_number=number)
-        names = self._choose(self._channel.names(), number)
+        names = self._drawn(self._channel.names(), number)
         found = self._collecting.collect(task, self.server.values, progress.local, names)
-        self._refuse_few(found, number)
-        self.server.move({name: sum_ / found.total for name, sum_ in found.changes.items()})
         told = {
             "round": number, "clients": found.clients, "left": found.left,
             "examples": found.total, "logs": found.logs, "by_client": found.by_client,
         }
+        if self._releasing is None:
+            self._refuse_few(found, number)
+            self.server.move({name: sum_ / found.total for name, sum_ in found.changes.items()})
+        else:  # a round without a client is one too, and who was there is not told
+            self.server.move(self._releasing.mean(found.changes))
+            told |= {"clients": [], "left": {}, "examples": self._releasing.expected}
+            told |= {"logs": {"epsilon": self._releasing.spent(number + 1)}, "by_client": {}}
         if (number + 1) % self.plan.validation_freq == 0:
             told |= self._validated(task, progress)
         progress.done += 1
@@ -120,6 +125,8 @@ class Rounds:
 
     def _drawn(self, names: list[str], number: int) -> list[str]:
         plan = self.plan
+        if self._releasing is not None:
+            return self._releasing.drawn(names)
         return clients.chosen(
             names, round_number=number, fraction=plan.fraction, seed=plan.task.seed
         )

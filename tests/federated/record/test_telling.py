@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tfdist import tracking
-from tfdist.federated.telling import Teller
+from tfdist.federated.record.telling import Teller
 
 _TOLD = {
     "round": 1, "clients": ["a", "b"], "left": {"c": "why"}, "logs": {"loss": 0.25},
@@ -16,9 +16,14 @@ _TOLD = {
 def test_a_round_is_told_to_all(tmp_path, capsys):
     lines = tracking.JsonLines(tmp_path / "run.jsonl")
     teller = Teller([lines], rounds=3, verbose="auto")
-    with pytest.raises(KeyboardInterrupt), teller.run({"begins_at_step": 1}):
-        teller.round(_TOLD)
-        raise KeyboardInterrupt
+
+    def stopped() -> None:
+        with teller.run({"begins_at_step": 1}):
+            teller.round(_TOLD)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
     assert capsys.readouterr().out == (
         "Round 2/3: 2 clients, 1 left - loss: 0.25 - val_loss: 0.5\n"
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tfdist.federated.outcome import Federated
+from tfdist.federated.record.outcome import Federated
 
 _ROUNDS: list[dict[str, Any]] = [
     {"clients": ["a", "b"], "left": {}, "logs": {"loss": 2.0}},
