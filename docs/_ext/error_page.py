@@ -66,6 +66,7 @@ PASSED_ON = {
     ("data/order.py", "AttributeError(name)"): "of a name that modules are asked for by Python",
     ("export/exporting.py", "RuntimeError(found['error'])"): "the converter's own error",
     ("federated/over_workers.py", "error"): "the error of a client, on the worker that it is on",
+    ("federated/sites/joining.py", "failure"): "what a client has failed with, on its own site",
     ("launch/call.py", "RuntimeError(failures.report(last, earlier=earlier))"): (
         "the worker that failed first, its traceback and exit code"
     ),

@@ -58,11 +58,13 @@ _TESTED_BY = {
     "federated/joint_options.py": "federated/test_secure_sums.py",
     "federated/learner.py": "federated/test_fitting.py",
     "federated/record/kept.py": "federated/test_fitting.py",
+    "federated/record/running.py": "federated/test_fitting.py",
     "federated/rounds.py": "federated/test_fitting.py",
     "federated/secure/client.py": "federated/secure/test_server.py",  # both sides of one protocol
     "federated/secure/setup.py": "federated/secure/test_server.py",
     "federated/server.py": "federated/test_fitting.py",
     "federated/site.py": "federated/test_fitting.py",
+    "federated/sites/joining.py": "federated/sites/test_serving.py",
     "federated/task.py": "federated/test_fitting.py",
     "global_batch/activity_losses.py": _PARITY,
     "global_batch/padded_rows.py": "data/test_padding.py",

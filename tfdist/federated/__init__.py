@@ -33,6 +33,7 @@ Read in this order; each file imports from those above it only:
 16. joint_options.py: which options need or exclude each other?
 17. record/: what is kept and told of a run?
 18. fitting.py: how is a model trained on data that stays with its clients?
+19. sites/: how are a server and clients of different sites connected?
 """
 
 from __future__ import annotations
@@ -46,17 +47,33 @@ if TYPE_CHECKING:
     from tfdist.federated.record.outcome import Federated
     from tfdist.federated.secure.keys import Identity
     from tfdist.federated.secure_sums import SecureSums
+    from tfdist.federated.sites.joining import join
+    from tfdist.federated.sites.serving import serve
+    from tfdist.federated.sites.tls import TLS
     from tfdist.federated.user_privacy import UserPrivacy
 
-__all__ = ["Federated", "Identity", "SecureSums", "Unavailable", "UserPrivacy", "fit"]
+__all__ = [
+    "Federated",
+    "Identity",
+    "SecureSums",
+    "TLS",
+    "Unavailable",
+    "UserPrivacy",
+    "fit",
+    "join",
+    "serve",
+]
 
 _MODULE_OF_NAME = {
     "Federated": "tfdist.federated.record.outcome",
     "Identity": "tfdist.federated.secure.keys",
     "SecureSums": "tfdist.federated.secure_sums",
+    "TLS": "tfdist.federated.sites.tls",
     "Unavailable": "tfdist.federated.clients",
     "UserPrivacy": "tfdist.federated.user_privacy",
     "fit": "tfdist.federated.fitting",
+    "join": "tfdist.federated.sites.joining",
+    "serve": "tfdist.federated.sites.serving",
 }
 
 

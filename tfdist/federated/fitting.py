@@ -36,6 +36,7 @@ from tfdist.federated.learner import Learner
 from tfdist.federated.over_workers import OverWorkers
 from tfdist.federated.record.kept import Kept
 from tfdist.federated.record.outcome import Federated
+from tfdist.federated.record.running import facts_of, run_rounds
 from tfdist.federated.record.telling import Teller
 from tfdist.federated.rounds import Plan, Progress, Rounds
 from tfdist.federated.secure import keys
@@ -178,10 +179,10 @@ def fit(
             engine = Rounds(
                 plan, Server(learner.values(), learner.trainable, server_optimizer), channel,
                 joint_options.collecting(channel, learner, secure, privacy, carries_local=carries),
-                validation=_validation(learner, validation_data, task),
+                validation=validation_of(learner, validation_data, task),
                 evaluates_clients=bool(tested), carries_local=carries, releasing=releasing,
             )
-            facts = _facts(task, fraction, sources, server_optimizer, keep_local)
+            facts = facts_of(task, fraction, sources, server_optimizer, keep_local)
             facts |= joint_options.told(secure, privacy, releasing)
             teller = Teller(trackers, rounds=rounds, verbose=verbose)
             progress = run_rounds(engine, Kept(checkpoint_dir, facts), teller, facts)
@@ -264,35 +265,11 @@ def _followed(job: OverWorkers, learner: Learner) -> Federated:
     return Federated(learner.model, message.header["told"], local)
 
 
-def _validation(learner: Learner, data: Any, task: Task) -> Callable[..., dict[str, float]] | None:
+def validation_of(
+    learner: Learner, data: Any, task: Task
+) -> Callable[..., dict[str, float]] | None:
+    """Returns what evaluates weights on data of the server; None without data."""
     if data is None:
         return None
     read = clients_lib.loaded("validation_data", data)
     return lambda values: learner.evaluate(values, read, task)
-
-
-def run_rounds(rounds: Rounds, kept: Kept, teller: Teller, facts: dict[str, Any]) -> Progress:
-    """Runs the rounds that are left, and saves and tells each."""
-    with kept:
-        progress = kept.restore(rounds.server)
-        with teller.run({**facts, "begins_at_step": progress.done}):
-            while progress.done < rounds.plan.rounds:
-                teller.round(rounds.run(progress))
-                kept.save(rounds.server, progress)
-    return progress
-
-
-def _facts(
-    task: Task, fraction: float, names: Any, server_optimizer: Any, keep_local: Any
-) -> dict[str, Any]:
-    """Returns what must be the same when a run goes on."""
-    optimizer = None
-    if server_optimizer is not None:
-        config = {**server_optimizer.get_config(), "name": type(server_optimizer).__name__}
-        optimizer = json.dumps(config, sort_keys=True, default=str)
-    told = {name: value for name, value in task.told().items() if name != "round_number"}
-    kept = getattr(keep_local, "__qualname__", keep_local)
-    return {
-        **told, "fraction": float(fraction), "clients": sorted(names),
-        "server_optimizer": optimizer, "keep_local": kept,
-    }

@@ -53,6 +53,11 @@ class Site:
         self._secure, self._clip = secure, clip
         self._local: dict[str, np.ndarray] = {}
 
+    @property
+    def local(self) -> dict[str, np.ndarray]:
+        """The weights that have stayed here, by name."""
+        return dict(self._local)
+
     def handle(self, common: bytes, own: bytes = b"") -> bytes:
         """Answers a request.
 
