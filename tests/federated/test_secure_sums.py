@@ -157,7 +157,7 @@ def test_an_update_out_of_bounds_is_an_error_of_its_client():
         ({"validation_clients": _CLIENTS}, "the metrics of a client tell of its data"),
         ({"keep_local": "statistics"}, "keep_local was given with secure"),
         ({"fraction": 0.1}, "Ask at least two"),
-        ({"secure": federated.SecureSums(threshold=6)}, "threshold=6 of 10 clients must be"),
+        ({"secure": federated.SecureSums(threshold=11)}, "threshold=11 of 10 clients must be"),
     ],
 )
 def test_refused_in_one_sentence(kwargs, told):

@@ -36,17 +36,18 @@ class SecureSums:
         largest: What no weight's change in a round exceeds in size; one that does is an error at
             the client. The smaller it is, the finer the numbers are added.
         max_examples: What no client's number of examples exceeds.
-        threshold: How many clients have to be left at the end of a round, more than two thirds of
-            those that were asked; None for the least number.
+        threshold: How many clients a sum has to be of at least. In any case they are more than two
+            thirds of those that were asked. A client refuses a round that asks for fewer, so that
+            a server cannot ask it beside a few that help the server.
     """
 
     largest: float = 1.0
     max_examples: int = 1_000_000
-    threshold: int | None = None
+    threshold: int = 2
 
     def setup(self, session: str, round_number: int, names: Sequence[str], length: int) -> Setup:
         """Returns the setup of a round."""
-        threshold = self.threshold or least_threshold(len(names))
+        threshold = max(self.threshold, least_threshold(len(names)))
         return Setup(
             session=session, round_number=round_number, names=tuple(sorted(names)),
             threshold=threshold, length=length, largest=float(self.largest),
@@ -58,7 +59,8 @@ class SecureSums:
     ) -> SecureClient:
         """Returns a client's side."""
         return SecureClient(
-            name, identity, pinned, largest=float(self.largest), max_weight=self.max_examples
+            name, identity, pinned, largest=float(self.largest), max_weight=self.max_examples,
+            threshold=self.threshold,
         )
 
 
@@ -70,8 +72,8 @@ class Secure:
         shapes: The shapes of the weights that travel back, by name.
         asked: What is asked.
         pinned: Public identities by name, as far as the server knows them.
-        may_be_empty: Whether a round that asks fewer than two clients, of which none could hide, is
-            one without a client instead of an error.
+        may_be_empty: Whether a round that asks fewer clients than the threshold is one without a
+            client instead of an error.
     """
 
     def __init__(
@@ -96,7 +98,7 @@ class Secure:
         Raises:
             RuntimeError: Fewer clients than the threshold are left.
         """
-        if len(names) < 2 and self._may_be_empty:
+        if len(names) < max(2, self._asked.threshold) and self._may_be_empty:
             return Collected({n: np.zeros(shape) for n, shape in self._shapes.items()}, 0.0, [], {})
         length = sum(math.prod(shape) for shape in self._shapes.values())
         setup = self._asked.setup(self._session, task.round_number, names, length)

@@ -267,6 +267,17 @@ def test_the_client_refuses_a_round_that_it_has_not_agreed_to():
             one.clients["site a"].keys(messages.pack("keys", {**one.setup.told(), **change}))
 
 
+def test_a_client_hides_among_as_many_as_it_wants():
+    """A server cannot ask it beside two that help the server."""
+    one = Sum(_NAMES[:4])
+    identity = one.clients["site a"]._identity
+    asked = SecureClient("site a", identity, one.pinned, threshold=4, **_BOUNDS)
+    with pytest.raises(ValueError, match="a sum of 3 clients is asked for, .* hides among 4"):
+        asked.keys(messages.pack("keys", one.setup.told()))
+    wider = Sum(_NAMES[:4], threshold=4)
+    asked.keys(messages.pack("keys", wider.setup.told()))
+
+
 def test_a_client_that_sends_something_else_is_refused_and_left_out():
     one = Sum()
     requests = one.requests("keys")

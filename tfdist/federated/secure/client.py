@@ -46,6 +46,7 @@ class SecureClient:
             the server.
         largest: See `Ring`; what the server asks must be the same.
         max_weight: See `Ring`; the same.
+        threshold: How many clients a sum has to be of at least.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class SecureClient:
         *,
         largest: float,
         max_weight: int,
+        threshold: int = 2,
     ) -> None:
         if pinned.get(name) != identity.public:
             raise ValueError(
@@ -64,7 +66,7 @@ class SecureClient:
             )
         self.name = name
         self._identity, self._pinned = identity, dict(pinned)
-        self._largest, self._max_weight = largest, max_weight
+        self._largest, self._max_weight, self._threshold = largest, max_weight, threshold
         self._round: _Round | None = None
         self._seen: set[tuple[str, int]] = set()
 
@@ -202,6 +204,11 @@ class SecureClient:
                 self.name, f"the server bounds numbers by {setup.largest:g} and weights by "
                 f"{setup.max_weight}, where {self._largest:g} and {self._max_weight} were agreed "
                 "upon", setup,
+            )
+        if setup.threshold < self._threshold:
+            raise _refused(
+                self.name, f"a sum of {setup.threshold} clients is asked for, and this one hides "
+                f"among {self._threshold} or more", setup,
             )
         if (setup.session, setup.round_number) in self._seen:
             raise _refused(self.name, "the round came before", setup)

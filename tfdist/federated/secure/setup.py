@@ -62,7 +62,7 @@ class Setup:
             raise ValueError(
                 f"threshold={self.threshold} of {len(names)} clients must be at least "
                 f"{least_threshold(len(names))}, more than two thirds of them, and at most all. "
-                "Raise it, or leave it out."
+                "Give one in between, or ask more clients."
             )
 
     @property
