@@ -38,14 +38,14 @@ def _all_in_float64() -> None:
     keras.config.set_dtype_policy("float64")
 
 
-def _build(*, extra: Any = None, rate: float = 0.1) -> keras.Model:
+def _build(*, extra: Any = None, optimizer: Any = None) -> keras.Model:
     keras.utils.set_random_seed(3)
     layers = keras.layers
     model = keras.Sequential([
         keras.Input((5,)), layers.Dense(4, activation="tanh", kernel_regularizer="l2"),
         *([] if extra is None else [extra()]), layers.Dense(1),
     ])  # fmt: skip
-    model.compile(keras.optimizers.SGD(rate), "mse")
+    model.compile(optimizer or keras.optimizers.SGD(0.1), "mse")
     return model
 
 
@@ -143,8 +143,11 @@ def _random_run(order: int = 1, leaves: Any = _leaves, **kwargs: Any) -> tuple[l
     def extra() -> Any:
         return keras.Sequential([keras.layers.BatchNormalization(), keras.layers.Dropout(0.3)])
 
+    def build() -> keras.Model:  # with states that the next client must not find
+        return _build(extra=extra, optimizer=keras.optimizers.Adam(0.05))
+
     trained = _fit(
-        dict(list(_CLIENTS.items())[::order]), lambda: _build(extra=extra), fraction=0.75,
+        dict(list(_CLIENTS.items())[::order]), build, fraction=0.75,
         server_optimizer=keras.optimizers.Adam(0.05), drop_out=leaves,
         keep_local="statistics", local_epochs=2, validation_data=(_X, _Y),
         validation_clients=_CLIENTS, seed=5, **kwargs,

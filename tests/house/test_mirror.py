@@ -64,6 +64,7 @@ _TESTED_BY = {
     "federated/secure/setup.py": "federated/secure/test_server.py",
     "federated/server.py": "federated/test_fitting.py",
     "federated/site.py": "federated/test_fitting.py",
+    "federated/secure/texts.py": "federated/secure/test_server.py",
     "federated/sites/joining.py": "federated/sites/test_serving.py",
     "federated/task.py": "federated/test_fitting.py",
     "global_batch/activity_losses.py": _PARITY,

@@ -33,7 +33,8 @@ Read in this order; each file imports from those above it only:
 16. joint_options.py: which options need or exclude each other?
 17. record/: what is kept and told of a run?
 18. fitting.py: how is a model trained on data that stays with its clients?
-19. sites/: how are a server and clients of different sites connected?
+19. flower.py: how does Flower deploy what tfdist trains?
+20. sites/: how are a server and clients of different sites connected?
 """
 
 from __future__ import annotations
@@ -79,6 +80,8 @@ _MODULE_OF_NAME = {
 
 def __getattr__(name: str) -> Any:
     """Imports what a name stands for when it is first used."""
+    if name == "flower":
+        return importlib.import_module("tfdist.federated.flower")
     if name not in _MODULE_OF_NAME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {__all__}")
     return getattr(importlib.import_module(_MODULE_OF_NAME[name]), name)

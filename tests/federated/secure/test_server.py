@@ -18,6 +18,7 @@ from tfdist.federated.secure import keys, shamir
 from tfdist.federated.secure.client import SecureClient
 from tfdist.federated.secure.server import SecureServer
 from tfdist.federated.secure.setup import PHASES, Setup
+from tfdist.federated.secure.texts import signed_keys
 
 _LENGTH = 40
 _BOUNDS = {"largest": 4.0, "max_weight": 100}
@@ -185,6 +186,14 @@ def _swap_own(one: Sum) -> None:
     assert held
 
 
+def _copy_keys(one: Sum) -> None:
+    """A client that signs another one's key as its own, to have masks cancel."""
+    sent = one.server._keys["site b"]
+    sent["mask"] = one.server._keys["site c"]["mask"]
+    text = signed_keys(one.setup, "site b", sent)
+    sent["signature"] = one.clients["site b"]._identity.sign(text)
+
+
 def _take_of_another_round(one: Sum) -> None:
     other = Sum(round_number=7)
     other.pinned, other.clients = one.pinned, one.clients
@@ -222,6 +231,7 @@ def _forge_signature(one: Sum) -> None:
     [
         ("keys", _swap_keys, "shares", "keys of 'site b' are not signed by its identity"),
         ("keys", _take_of_another_round, "shares", "'site b' are not signed by its identity"),
+        ("keys", _copy_keys, "shares", "two clients have the same key"),
         ("keys", _swap_own, "shares", "its own keys were swapped"),
         ("shares", _change_box, "unmask", "the share of 'site b' was changed"),
         ("shares", _exchange_boxes, "unmask", "the share of 'site b' was changed"),
@@ -250,6 +260,18 @@ def test_a_phase_is_answered_once(phase):
     one.answer(phase, "site a", request)
     with pytest.raises(ValueError, match=r"came again, or out of its order|of another round came"):
         one.answer(phase, "site a", request)
+
+
+@pytest.mark.parametrize("phase", PHASES[1:])
+def test_a_request_of_another_round_is_refused(phase):
+    """What was kept of a round, sent again where it would be in its order in the next one."""
+    one = Sum().run(PHASES[PHASES.index(phase) - 1])
+    kept = one.requests(phase)["site a"]
+    later = Sum(round_number=1)
+    later.clients, later.server = one.clients, SecureServer(later.setup, one.pinned)
+    later.run(PHASES[PHASES.index(phase) - 1])
+    with pytest.raises(ValueError, match=f"the phase '{phase}' of another round came"):
+        later.answer(phase, "site a", kept)
 
 
 def test_the_client_refuses_a_round_that_it_has_not_agreed_to():

@@ -20,6 +20,7 @@ Read in this order; each file imports from those above it only:
 2. shamir.py: how is a secret split so that any t shares give it back, and t - 1 say nothing?
 3. keys.py: which keys are there, and what is done with each?
 4. setup.py: what do all parties of a round have to agree on?
-5. client.py: what does a client do in each phase, and what does it refuse?
-6. server.py: what does the server do in each phase, and what does it refuse?
+5. texts.py: what is signed, what is derived, and how are keys passed on?
+6. client.py: what does a client do in each phase, and what does it refuse?
+7. server.py: what does the server do in each phase, and what does it refuse?
 """

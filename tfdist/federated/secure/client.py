@@ -18,8 +18,7 @@ from tfdist.federated import messages
 from tfdist.federated.messages import Message
 from tfdist.federated.secure import keys, shamir
 from tfdist.federated.secure.setup import PHASES, Setup
-
-KEYS = ("mask", "box", "seed", "signature")  # of a client's answer to the first phase
+from tfdist.federated.secure.texts import pair_key, read_keys, signed_keys, signed_sum
 
 
 @dataclasses.dataclass
@@ -243,48 +242,6 @@ class SecureClient:
         other = reader if sender == self.name else sender
         purpose = b"box\0" + _label(held.setup, sender, reader)
         return held.box.agree(held.advertised[other]["box"], purpose)
-
-
-def pair_key(own: keys.Exchange, other: bytes, setup: Setup) -> bytes:
-    """Returns the key of the mask that two clients share."""
-    return own.agree(other, b"mask\0" + setup.context)
-
-
-def signed_keys(setup: Setup, name: str, sent: Mapping[str, bytes]) -> bytes:
-    """Returns the text that a client signs with its keys."""
-    held = b"".join(sent[key] for key in ("mask", "box", "seed"))
-    return b"keys\0" + setup.context + held + name.encode()
-
-
-def signed_sum(setup: Setup, names: list[str]) -> bytes:
-    """Returns the text that a client signs to say who is in the sum."""
-    told = "\0".join(f"{len(name)}:{name}" for name in sorted(names))
-    return b"sum\0" + setup.context + told.encode()
-
-
-def read_keys(message: Message) -> dict[str, dict[str, bytes]]:
-    """Returns the keys of each client that the server has passed on.
-
-    Raises:
-        ValueError: They have not the lengths of keys.
-    """
-    found: dict[str, dict[str, bytes]] = {}
-    for path, array in message.arrays.items():
-        key, _, name = path.partition("/")
-        found.setdefault(name, {})[key] = array.tobytes()
-    for name, sent in found.items():
-        refuse_lengths(name, sent)
-    return found
-
-
-def refuse_lengths(name: str, sent: Mapping[str, bytes]) -> None:
-    """Raises a ValueError where a client's keys are none."""
-    lengths = {key: len(value) for key, value in sent.items()}
-    if lengths != dict(zip(KEYS, (32, 32, 32, 64), strict=True)):
-        raise ValueError(
-            f"The keys of the client {name!r} have the lengths {shorten(lengths)}. Let it have the "
-            "same version of tfdist as the others."
-        )
 
 
 def _label(setup: Setup, sender: str, reader: str) -> bytes:

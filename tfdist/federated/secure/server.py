@@ -13,14 +13,14 @@ import numpy as np
 
 from tfdist.federated import messages
 from tfdist.federated.secure import keys, shamir
-from tfdist.federated.secure.client import (
+from tfdist.federated.secure.setup import PHASES, Setup
+from tfdist.federated.secure.texts import (
     KEYS,
     pair_key,
     refuse_lengths,
     signed_keys,
     signed_sum,
 )
-from tfdist.federated.secure.setup import PHASES, Setup
 
 
 class SecureServer:

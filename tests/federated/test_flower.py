@@ -1,0 +1,117 @@
+"""Does Flower, which asks our clients, come to what `fit` comes to?
+
+In memory: a Grid of our own hands each message to the ClientApp. Needs Flower, in an environment of
+its own: it pins releases that the other tests do not bear.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from tfdist import federated
+
+_RNG = np.random.default_rng(0)
+_CLIENTS = {str(i): (_RNG.normal(size=(n, 5)), _RNG.normal(size=(n, 1)))
+            for i, n in enumerate((3, 17, 11))}  # fmt: skip
+_FLWR = "needs flwr: pip install 'tfdist[flower]' in an environment of its own"
+
+
+def _build() -> keras.Model:
+    keras.utils.set_random_seed(3)
+    layers = keras.layers
+    model = keras.Sequential([
+        keras.Input((5,)), layers.Dense(4, activation="tanh"), layers.BatchNormalization(),
+        layers.Dropout(0.2), layers.Dense(1),
+    ])  # fmt: skip
+    model.compile(keras.optimizers.SGD(0.1), "mse", metrics=["mae"])
+    return model
+
+
+def _ran(app: Any, strategy: Any, build: Any, config: Any, rounds: int) -> Any:
+    """Runs a strategy in this process."""
+    from flwr.app import ConfigRecord, Context, Message, RecordDict
+    from flwr.serverapp import Grid
+    from flwr.supercore.task_identity import TaskIdentity
+
+    from tfdist.federated import flower
+
+    TaskIdentity.run_id = TaskIdentity.task_id = TaskIdentity.node_id = 1
+    contexts = {
+        10 + i: Context(run_id=1, node_id=10 + i, node_config={"partition-id": i},
+                        state=RecordDict(), run_config={})
+        for i in range(len(_CLIENTS))
+    }  # fmt: skip
+
+    def send_and_receive(self: Any, messages: Any, *, timeout: Any = None) -> list[Message]:
+        answers = []
+        for message in reversed(list(messages)):  # in an order of its own
+            node = message.metadata.dst_node_id
+            answer = app(message, contexts[node])
+            answer.metadata._src_node_id = node  # as the network sets it
+            answers.append(answer)
+        return answers
+
+    methods = dict.fromkeys(Grid.__abstractmethods__, lambda self, *args, **kwargs: None)
+    methods |= {"send_and_receive": send_and_receive, "get_node_ids": lambda self: list(contexts)}
+    grid = type("InMemory", (Grid,), methods)()
+    return strategy.start(
+        grid, flower.initial_arrays(build), num_rounds=rounds, train_config=ConfigRecord(config)
+    )
+
+
+@pytest.mark.filterwarnings("default")  # what Flower's own dependencies will refuse one day
+@pytest.mark.parametrize("keep_local", [None, "statistics"])
+def test_flower_comes_to_what_fit_comes_to(keep_local):
+    pytest.importorskip("flwr", reason=_FLWR)
+    from tfdist.federated import flower
+
+    adam = keras.optimizers.Adam(0.05)
+    app = flower.client_app(
+        _build, lambda context: _CLIENTS[str(context.node_config["partition-id"])],
+        keep_local=keep_local, device="cpu",
+    )
+    strategy = flower.strategy(_build, server_optimizer=adam, keep_local=keep_local)
+    config = {"local-epochs": 2, "batch-size": 4, "seed": 7, "proximal-mu": 0.1}
+    found = _ran(app, strategy, _build, config, rounds=3)
+    wanted = federated.fit(
+        _build, _CLIENTS, rounds=3, local_epochs=2, batch_size=4, seed=7, proximal=0.1,
+        server_optimizer=adam, keep_local=keep_local, validation_clients=_CLIENTS, device="cpu",
+        verbose=0,
+    )
+    for one, other in zip(
+        found.arrays.to_numpy_ndarrays(), wanted.model.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    for number, told in enumerate(wanted.rounds, start=1):
+        assert found.train_metrics_clientapp[number]["loss"] == pytest.approx(told["logs"]["loss"])
+        assert found.evaluate_metrics_clientapp[number]["mae"] == pytest.approx(
+            told["val_logs"]["clients_val_mae"]
+        )
+    model = _build()
+    flower.set_weights(model, found.arrays)
+    np.testing.assert_array_equal(model.get_weights()[0], wanted.model.get_weights()[0])
+
+
+def test_without_flower_the_extra_is_named():
+    code = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "flwr":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Blocker())
+from tfdist.federated import flower
+try:
+    flower.client_app(None, None)
+except ImportError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "needs the package 'flwr'" in done.stdout, done.stderr[-2000:]
+    assert "pip install 'tfdist[flower]'" in done.stdout
