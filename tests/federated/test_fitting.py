@@ -119,7 +119,10 @@ def _by_hand(rounds: int, epochs: int, mu: float, server: Any = None) -> list[np
 
 @pytest.mark.parametrize(
     ("mu", "server"),
-    [(0.0, None), (0.7, lambda: keras.optimizers.Adam(0.05))],
+    [
+        pytest.param(0.0, None, marks=pytest.mark.slow),  # 3 s; the other has all that it has
+        (0.7, lambda: keras.optimizers.Adam(0.05)),
+    ],
     ids=["FedAvg", "FedProx with FedAdam"],
 )
 def test_clients_of_any_sizes_are_averaged_as_by_hand(mu, server):
@@ -157,8 +160,9 @@ def _random_run(order: int = 1, leaves: Any = _leaves, **kwargs: Any) -> tuple[l
     return [w.tobytes() for w in trained.model.get_weights()] + local, trained.rounds
 
 
+@pytest.mark.slow
 def test_order_of_clients_and_number_of_workers_change_no_bit():
-    """Two jobs of 5 s; nothing else sees what workers tell each other, and in which order."""
+    """Two jobs of 8 s; nothing else sees what workers tell each other, and in which order."""
     three = testing.run_workers(_random_run, workers=3, threads=1, kwargs={"order": -1})
     [one] = testing.run_workers(_random_run, workers=1, threads=1)
     assert all(found == one for found in three)
@@ -173,7 +177,9 @@ class Stop(Exception):
     """Ends a run in the midst of a round."""
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_with_the_same_bits(tmp_path):
+    """Three runs, 5 s; nothing else sees what a checkpoint lacks."""
     whole = _random_run()
 
     def stop(number: int, name: str) -> str | None:
@@ -189,6 +195,7 @@ def test_a_stopped_run_goes_on_with_the_same_bits(tmp_path):
         _fit(checkpoint_dir=tmp_path / "run")
 
 
+@pytest.mark.slow  # 3 s each; nothing else sees whose values a client finds again
 @pytest.mark.parametrize("keep_local", ["normalization", lambda v: "normalization" in v.path])
 def test_what_stays_with_a_client_is_its_own(keep_local):
     """FedBN: what a client keeps is what it has after its own steps, and nobody else's."""
@@ -223,8 +230,9 @@ def test_a_client_without_examples_or_time_counts_nothing():
     assert trained.rounds[0]["clients"] == ["a", "b", "c", "d", "e"]
 
 
+@pytest.mark.slow
 def test_data_of_all_kinds_is_the_same(tmp_path):
-    """A folder, a file, a function and a dataset of the same rows."""
+    """A folder, a file, a function and a dataset of the same rows; 4 s, nothing else reads them."""
     folder = tmp_path / "clients"
     for name, (x, y) in _CLIENTS.items():
         (folder / name).mkdir(parents=True)
@@ -280,8 +288,9 @@ def test_a_scope_outside_is_refused(logical_cpus):
         _fit()
 
 
+@pytest.mark.slow
 def test_a_client_trains_on_all_devices_of_its_site(logical_cpus):
-    """One client on two replicas is one device too."""
+    """One client on two replicas is one device too; 3 s, nothing else pulls over replicas."""
     on_two = _fit({"all": (_X, _Y)}, batch_size=16, device="2xcpu", shuffle=False, proximal=0.3)
     on_one = _fit({"all": (_X, _Y)}, batch_size=16, shuffle=False, proximal=0.3)
     _assert_close(on_two.model.get_weights(), on_one.model.get_weights())

@@ -51,8 +51,9 @@ def _failures(_: int) -> list[Any]:
     return [*told, _secure()]
 
 
+@pytest.mark.slow
 def test_a_failure_ends_all_workers_and_no_more():
-    """A job of 10 s; nothing else sees what the workers that did not fail wait for."""
+    """A job of 12 s; nothing else sees what the workers that did not fail wait for."""
     chief, other = testing.run_workers(_failures, args=(0,))
     assert chief[0].startswith("RuntimeError: Worker 1 has failed with the client 'b': OSError")
     assert other[0] == "OSError: the disk is gone"
