@@ -16,7 +16,8 @@ from tfdist.training.options import options_of
 _GIVEN: dict[str, Any] = {
     "replica_step": None, "already_sharded": False, "static_shapes": None, "length_buckets": None,
     "checkpoint_dir": None, "encrypt_to": None, "save_every": None, "fingerprint_every": None,
-    "on_nan": "warn", "check": "auto", "reduction": None, "local_steps": None, "outer_optimizer": None,
+    "on_nan": "warn", "check": "auto", "reduction": None, "local_steps": None,
+    "outer_optimizer": None,
     "sharded_optimizer": False, "profile": False, "privacy": None, "batch_size": None,
     "shuffle": True,
 }
