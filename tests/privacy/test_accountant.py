@@ -69,6 +69,7 @@ def test_a_cap_above_all_examples_cuts_nothing():
     )
 
 
+@pytest.mark.slow  # 3 s: only it looks for noise under a cap, as fit does
 def test_noise_for_a_target_keeps_it_closely():
     target = 0.5
     setting = {"sampling_probability": 128 / 1437, "cap": 192, "population": 1437}
