@@ -68,6 +68,9 @@ def rows(setting: Setting) -> Iterator[Row]:
         tf.config.experimental.enable_tensor_float_32_execution(kind.has_tf32)
         for name, case in small_cases().items():
             what = f"{name} on one {setting.kind}, {kind.name}"
+            if kind.name.endswith("TF32 on") and not setting.is_gpu:
+                yield Row(LEFT_OUT, what, "a CPU has no TensorFloat-32")
+                continue
             if kind.has_xla and not case.has_xla:
                 yield Row(LEFT_OUT, what, "XLA has no cuDNN kernel of it")
                 continue
