@@ -17,7 +17,8 @@ _TURNS = (
 )  # fmt: skip
 
 
-# 20 to 60 s, thrice that on a busy machine. That a part still runs after a change of what it calls shows here alone.
+# 20 to 60 s, thrice that on a busy machine. That a part still runs after a change of what it calls
+# shows here alone.
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_part_runs_on_the_cpu():
