@@ -127,7 +127,9 @@ def fit(
             the metric of all the data.
         validation_freq: Rounds from one evaluation to the next.
         device: What each worker's clients train on; see `tfdist.get_strategy`. Several devices
-            train each client exactly data-parallel.
+            train each client exactly data-parallel. In a job, and for logical CPUs, call
+            `tfdist.get_strategy(device)` before a `server_optimizer` is made, which starts
+            TensorFlow.
         checkpoint_dir: A folder, or a `Checkpointer`: saved after each round, and resumed exactly.
         verbose: 0 for silence, 1 for a line for each round on the chief; "auto" for 1.
         trackers: As in `tfdist.fit`; the step is the round.

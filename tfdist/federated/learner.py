@@ -223,6 +223,9 @@ class _Pulled:
     def __call__(self, weight: Any) -> Any:
         """Returns the penalty of a weight."""
         value = tf.convert_to_tensor(weight)
+        if value.dtype.size < 4:  # whose squares vanish, or overflow
+            value = tf.cast(value, tf.float32)
         apart = value - tf.cast(self._anchor, value.dtype)
         pull = 0.5 * tf.cast(self._mu, value.dtype) * tf.reduce_sum(tf.square(apart))
+        pull = tf.cast(pull, keras.config.floatx())  # as Keras's losses are
         return pull if self.inner is None else pull + self.inner(weight)
