@@ -7,7 +7,7 @@ Synopsis:
     >>> list(clients), loaded("b", clients["b"]).examples
     (['a', 'b'], 5)
     >>> chosen(["a", "b", "c", "d"], round_number=0, fraction=0.5, seed=3)
-    ['a', 'c']
+    ['c', 'd']
 
 Everything goes by the clients' names: in whichever order they are given, they are chosen, and their
 changes are added, in the order of their names.

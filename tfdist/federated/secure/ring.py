@@ -5,7 +5,7 @@ Synopsis:
     >>> import numpy as np
     >>> ring = Ring(largest=4.0, max_weight=1000, clients=10)
     >>> ring.bits
-    47
+    46
     >>> sent = ring.encode(np.array([0.5, -1.25]), weight=3) + ring.encode(np.array([1.0, 0]), 1)
     >>> ring.decode(sent)
     array([ 2.5 , -3.75])
