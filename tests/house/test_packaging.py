@@ -105,7 +105,8 @@ def test_extras_are_the_promised_ones(config):
     extras = config["options.extras_require"]
     assert set(extras) == {
         "cpu", "gpu", "tpu", "ray", "spark", "dask", "parquet", "grain", "mlflow", "wandb",
-        "encryption", "export", "privacy", "docs", "examples", "plot", "tpu-preflight", "test",
+        "encryption", "export", "federated", "flower", "privacy", "docs", "examples", "plot",
+        "tpu-preflight", "test",
     }  # fmt: skip
     for extra in ("cpu", "gpu", "tpu"):
         assert "tensorflow" in extras[extra]
