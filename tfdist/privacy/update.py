@@ -126,6 +126,12 @@ def _of_replica(
         here = dataclasses.replace(position_lib.current() or position, keeps_rows=True)
         with position_lib.at(here):
             losses = keras_internals.compiled_loss(model, y, y_pred, sample_weight)
+        if losses.shape.rank != 1:
+            raise ValueError(
+                f"The losses of {model.name!r} make one number of all examples, of which none has "
+                "a loss of its own. Make each loss a function, or a class with `call` alone, "
+                "that returns one value for each example."
+            )
         seen[:] = [y_pred, losses]
         return losses
 
