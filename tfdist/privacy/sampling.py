@@ -221,8 +221,8 @@ def _spec_of(take: Callable[[tf.Tensor], Any]) -> Any:
 def _refuse(kind: str) -> NoReturn:
     raise ValueError(
         f"Private training draws every example by itself, and a {kind} gives no example by its "
-        "number: shuffled batches have no such promise. Give arrays, tfdist.from_files or a "
-        "tfdist.RowsDataset."
+        "number: shuffled batches have no such promise. Give arrays, or a tfdist.RowsDataset that "
+        "reads examples by their numbers."
     )
 
 
