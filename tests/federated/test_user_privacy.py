@@ -42,6 +42,8 @@ def _fit(clients: Any = None, **kwargs: Any) -> federated.Federated:
 _numbers = st.floats(allow_nan=True, allow_infinity=True, width=64)
 
 
+@hypothesis.example([], [np.nan], 1.0)
+@hypothesis.example([1.0], [np.nan, 2.0], 1.0)
 @hypothesis.given(st.lists(_numbers, max_size=6), st.lists(_numbers, max_size=6),
                   st.floats(1e-3, 1e3))  # fmt: skip
 def test_no_change_is_longer_than_the_clip(first, second, norm):

@@ -111,7 +111,9 @@ def clipped(change: Mapping[str, np.ndarray], norm: float) -> dict[str, np.ndarr
         norm: C.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        largest = max((float(np.max(np.abs(v), initial=0.0)) for v in change.values()), default=0.0)
+        # By NumPy, which keeps NaN: Python's max(1.0, nan) is 1.0.
+        each = [np.max(np.abs(v), initial=0.0) for v in change.values()]
+        largest = float(np.max(each, initial=0.0))
         if not math.isfinite(largest):
             return {name: np.zeros_like(value) for name, value in change.items()}
     if largest == 0.0:
