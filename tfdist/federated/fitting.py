@@ -105,7 +105,8 @@ def fit(
         shuffle: Whether clients shuffle arrays in each pass, by `seed`.
         server_optimizer: Moves the server's weights, with the negative mean change as gradient,
             such as `keras.optimizers.Adam(0.01)`. None: they become the clients' mean.
-        proximal: mu of FedProx: clients add mu/2 |theta - theta_0|^2 to their loss, and report it.
+        proximal: mu of FedProx: clients add `mu/2 * ||theta - theta_0||^2` to their loss, and
+            report it.
         keep_local: Which weights stay with each client instead of being averaged: "statistics"
             (all that are not trained), "normalization" (all of `BatchNormalization`: FedBN, Li et
             al. 2021, arXiv:2102.07623), or a function of a variable. The returned model has their
