@@ -2,7 +2,7 @@
 #
 #   make train                      trains on handwritten digits, as two workers on this machine
 #   make train ARGS="--epochs=3"    the same with flags of scripts/train.py
-#   make test                       the tests, in some ten minutes on two cores
+#   make test                       the tests, in some eight minutes on two cores
 #   make test-slow                  the slow ones, on the engines too
 #   make test-colab                 the versions that Colab carries, in an environment of their own
 #   make test-next                  the TensorFlow and the Keras that are not released yet

@@ -157,7 +157,8 @@ def test_what_does_not_compile_is_named(cache_dir: pathlib.Path) -> None:
     assert not report.compiles
     assert not report.fits
     assert report.where == "layer 'culprit' (_OnHost)"
-    assert "EagerPyFunc has no kernel for TPUs" in (report.error or "")
+    told = "EagerPyFunc, in layer 'culprit' (_OnHost), has no kernel for TPUs"
+    assert told in (report.error or "")
 
 
 class _Doubled(layers.Layer):
