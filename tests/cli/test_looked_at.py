@@ -62,10 +62,10 @@ def test_a_program_is_looked_at(tmp_path, kind, shown):
     assert "the program's own words" in done.stderr
 
 
-def test_a_program_is_looked_at_outside_of_any_strategy(tmp_path):
-    """As the program of a TPU is traced; there is a replica's model alone."""
+def test_a_program_is_looked_at_on_one_device(tmp_path):
+    """Where no device is asked for, as for the program of a TPU, which is one replica's."""
     done = _run(tmp_path, "dataset", "alone")
-    assert done.stdout.startswith("5 mine None\n[(TensorShape([5, 3])"), done.stderr
+    assert done.stdout.startswith("5 mine 1\n[(TensorShape([5, 3])"), done.stderr
 
 
 def test_what_cannot_be_looked_at_is_told(tmp_path):

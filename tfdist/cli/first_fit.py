@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tfdist.launch import child
@@ -26,7 +26,7 @@ def look_at_first_fit(
     arguments: Sequence[str],
     look: Callable[[Any, dict[str, Any]], Any],
     *,
-    device: str | None,
+    device: str,
     seed: int = 0,
 ) -> Any:
     """Runs a program up to its first `fit`, and returns what `look` makes of that.
@@ -37,7 +37,7 @@ def look_at_first_fit(
         program: The path of a Python program.
         arguments: What it finds in `sys.argv`.
         look: Called with the `tfdist.Trainer` and the arguments of `fit` by their names.
-        device: As in `patch_keras`; None for no strategy but the program's own.
+        device: As in `patch_keras`.
         seed: Of everything that the program draws before it sets a seed itself.
 
     Raises:
@@ -45,26 +45,11 @@ def look_at_first_fit(
     """
     import keras
 
-    with _replaced_fit(device, look):
-        keras.utils.set_random_seed(seed)
-        try:
-            with contextlib.redirect_stdout(sys.stderr):
-                child.run_script(program, list(arguments))
-        except _Enough as enough:
-            return enough.found
-    raise ValueError(
-        f"{program} ended without a call of Keras's fit, so there are no steps to compare. Give a "
-        "program that trains by fit."
-    )
-
-
-@contextlib.contextmanager
-def _replaced_fit(device: str | None, look: Callable[[Any, dict[str, Any]], Any]) -> Iterator[None]:
-    """Puts `look` in the place of the next `fit`, which ends the program, within a `with` block."""
-    from tfdist.compat import trainer_methods
     from tfdist.training import patching
-    from tfdist.training.trainer import Trainer, trainer_of
+    from tfdist.training.trainer import Trainer
 
+    patching.patch_keras(device)
+    keras.utils.set_random_seed(seed)
     fit = Trainer.fit
 
     def look_and_end(trainer: Trainer, *args: Any, **kwargs: Any) -> None:
@@ -72,20 +57,19 @@ def _replaced_fit(device: str | None, look: Callable[[Any, dict[str, Any]], Any]
         found = look(trainer, {**dict(zip(("x", "y"), args, strict=False)), **kwargs})
         raise _Enough(found)
 
-    def look_at_model(model: Any, *args: Any, **kwargs: Any) -> None:
-        look_and_end(trainer_of(model), *args, **kwargs)
-
-    if device is None:
-        with trainer_methods.replaced({"fit": look_at_model}):
-            yield
-        return
-    patching.patch_keras(device)
     Trainer.fit = look_and_end  # type: ignore[method-assign]
     try:
-        yield
+        with contextlib.redirect_stdout(sys.stderr):
+            child.run_script(program, list(arguments))
+    except _Enough as enough:
+        return enough.found
     finally:
         Trainer.fit = fit  # type: ignore[method-assign]
         patching.unpatch_keras()
+    raise ValueError(
+        f"{program} ended without a call of Keras's fit, so there are no steps to compare. Give a "
+        "program that trains by fit."
+    )
 
 
 def sample_of(given: dict[str, Any]) -> tuple[Any, int]:

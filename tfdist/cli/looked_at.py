@@ -52,7 +52,9 @@ def look(
     if rest:
         if not os.path.isfile(rest[0]):
             line.refuse(f"program={rest[0]!r} is not there; give the path of a Python program")
-        found: Looked = first_fit.look_at_first_fit(rest[0], rest[1:], _look, device=device)
+        found: Looked = first_fit.look_at_first_fit(
+            rest[0], rest[1:], _look, device=device or "cpu"
+        )
         return found
     make = target_of(line, target, instead)
     with _scope(device):
