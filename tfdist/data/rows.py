@@ -89,6 +89,17 @@ def cut(data: Any, start: Any, stop: Any) -> Any:
     return keras.tree.map_structure(cut_one, data, none_is_leaf=False)
 
 
+def take(data: Any, places: Any) -> Any:
+    """Returns the rows at some places of every tensor in a structure; None stays None."""
+
+    def take_one(value: Any) -> Any:
+        if not isinstance(value, tf.SparseTensor):
+            return tf.gather(value, places)
+        return tf.sparse.concat(0, [cut(value, place, place + 1) for place in places])
+
+    return keras.tree.map_structure(take_one, data, none_is_leaf=False)
+
+
 def never_empty(start: Any, stop: Any, size: Any) -> tuple[Any, Any]:
     """Widens an empty range of rows to one of the `size` rows.
 

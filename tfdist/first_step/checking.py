@@ -25,7 +25,7 @@ from tfdist.first_step import found as found_lib
 from tfdist.first_step.both_ways import BothWays
 from tfdist.first_step.differences import first_difference, precision_of
 from tfdist.first_step.likely_cause import Found, cause
-from tfdist.first_step.rows import FirstRows, first_rows
+from tfdist.first_step.rows import FirstRows, first_rows, rankings_of
 from tfdist.global_batch import batch_norm
 from tfdist.loop.programs import Programs
 from tfdist.step import whole
@@ -196,14 +196,22 @@ class FirstStep:
         """Returns what differs, or why it must be taken for different; "" where nothing does."""
         twice = BothWays(self._model, self._programs, self._workers, self._step)
         source, workers = self._source, self._workers
+        numbers = None
         rows = first_rows(element, spec, source, workers)
         found = self._difference(twice, rows, spec)
         if self._failure and self._option == "whole":
             return self._failure
-        if rows is None or not workers.any(found is not None):
+        if rows is None or self._failure:
             return ""
+        ranked = iter(rankings_of(element, source, workers))
+        while not workers.any(found is not None):
+            if (numbers := next(ranked, None)) is None:
+                return ""
+            others = first_rows(element, spec, source, workers, numbers=numbers)
+            if others is not None:
+                rows, found = others, self._difference(twice, others, spec)
         # What unequal parts blur, equal ones show: a factor, say.
-        even = first_rows(element, spec, source, workers, evenly=True)
+        even = first_rows(element, spec, source, workers, evenly=True, numbers=numbers)
         found_evenly = self._difference(twice, even, spec) if even else None
         return self._told(self._sentence(found, rows, found_evenly, twice) if found else "")
 

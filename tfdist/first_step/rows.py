@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfdist.communication.share import bounds
 from tfdist.communication.workers import Workers
 from tfdist.data import rows as rows_lib
 from tfdist.data.source import Source
+from tfdist.first_step import rankings
 from tfdist.step.replicas import Batch
 
 _LEAST = 2  # rows of each replica, where the batch has as many
@@ -40,9 +42,10 @@ class FirstRows:
 
 
 def first_rows(
-    element: Any, spec: Any, source: Source, workers: Workers, *, evenly: bool = False
+    element: Any, spec: Any, source: Source, workers: Workers, *, evenly: bool = False,
+    numbers: np.ndarray | None = None,
 ) -> FirstRows | None:
-    """Makes both splits of a batch, or of its first rows, which are enough and take less memory.
+    """Makes both splits of a batch, or of some of its rows, which are enough and take less memory.
 
     Args:
         element: What a source's stream gives, of this worker: `(size, parts, ...)`.
@@ -50,6 +53,7 @@ def first_rows(
         source: The source.
         workers: All workers; each has to call it.
         evenly: Whether all replicas get the same number of rows, whatever they do in training.
+        numbers: Ranks the rows, of which the lowest and the highest are taken. None: the first.
 
     Returns:
         The rows; None where they cannot be joined, since they are of different lengths.
@@ -59,16 +63,18 @@ def first_rows(
     is_fixed = source.padding is None and rows_lib.fixed(spec[0]) is not None
     count = sum(sizes) if is_fixed else _wanted(sum(sizes), source, len(sizes))
     count = count // len(sizes) * len(sizes) or count if evenly else count
+    chosen = np.arange(count) if numbers is None else rankings.extremes(numbers, count)
     with tf.device("/CPU:0"):
         own, first = [], sum(sizes[: workers.share.first_replica])
         for part, replica in zip(parts, workers.share.replicas, strict=True):
-            held = min(sizes[replica], max(count - first, 0))
+            held = np.sort(chosen[(chosen >= first) & (chosen < first + sizes[replica])])
+            if len(held):
+                own.append(rows_lib.take(part, held - first))
             first += sizes[replica]
-            if held:
-                own.append(rows_lib.cut(part, 0, held))
         whole = _joined(_of_all(own, parts[0], workers))
         if whole is None:
             return None
+        whole = rows_lib.take(whole, np.searchsorted(np.sort(chosen), chosen))
         total = len(sizes)
         own_bounds = [bounds(count, replica, total) for replica in range(total)]
         split = tuple(
@@ -81,6 +87,13 @@ def first_rows(
         whole=_batch(count, (whole,) * len(parts), [count] + [0] * (total - 1)),
         count=count, is_fixed=is_fixed,
     )
+
+
+def rankings_of(element: Any, source: Source, workers: Workers) -> list[np.ndarray]:
+    """Returns the numbers that rank the rows of a batch, see `rankings.rankings`."""
+    size, parts, *_ = element
+    with tf.device("/CPU:0"):
+        return rankings.rankings(parts, _sizes(int(size), source, workers), workers)
 
 
 def _batch(count: int, parts: tuple[Any, ...], sizes: Sequence[int]) -> Batch:
