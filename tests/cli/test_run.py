@@ -125,3 +125,28 @@ def test_the_first_step_is_checked_unless_it_is_told_not_to(tmp_path):
     assert "--check=off" in done.stderr
     done = _run("-m", "tfdist", "run", "--device=2xcpu", "--check=off", str(path))
     assert done.stdout == "trained\n"
+
+
+_BY_HAND = """
+import keras, tensorflow as tf
+model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+optimizer = keras.optimizers.SGD(0.1)
+
+@tf.function
+def step(x):
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(model(x) ** 2)
+    gradients = tape.gradient(loss, model.trainable_variables)
+    optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+
+step(tf.ones((4, 2)))
+"""
+
+
+def test_a_loop_by_hand_is_told_what_it_needs(tmp_path):
+    path = tmp_path / "by_hand.py"
+    path.write_text(_BY_HAND)
+    done = _run("-m", "tfdist", "run", "--device=2xcpu", str(path), code=1)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"RuntimeError: {path} takes gradients in a loop of its own")
+    assert "Make the loop's step by tfdist.make_train_step" in last

@@ -34,6 +34,9 @@ from tfdist.launch.command_line import CommandLine
 from tfdist.launch.job import OUTPUTS
 from tfdist.tracking import by_name
 
+# In the error of TensorFlow's distributed variables outside of `strategy.run`.
+_NO_REPLICA = "outside the replica context"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command.
@@ -136,6 +139,14 @@ def run_program(
         ROUTES.defaults["fit"]["trackers"] = list(track)
     try:
         (child.run_module if is_module else child.run_script)(program, arguments)
+    except (ValueError, RuntimeError) as error:
+        if _NO_REPLICA not in str(error):
+            raise
+        raise RuntimeError(
+            f"{program} takes gradients in a loop of its own, and not in one of Keras's fit, where "
+            f"no replica's variables are to be had. Make the loop's step by "
+            "tfdist.make_train_step, or run the program on one device, without tfdist run."
+        ) from error
     finally:
         if not ROUTES.calls and strategy.num_replicas_in_sync > 1:
             print(
