@@ -193,10 +193,16 @@ def _observe(model: keras.Model, data: Any, *, training: bool) -> tuple[Any, Log
         return _loss_and_metrics(model, data, training=training)
 
     observe: Callable[[Any], tuple[Any, Logs]] = once
-    if own_reductions(model):
-        # For zero rows, the user's code may give NaN, in its value or its gradient.
+    if own_reductions(model) or _has_ctc(model):
+        # For zero rows, the user's code may give NaN, in its value or its gradient, and CTC fails.
         observe = tracing.undoing_filler(model, once)
     return observe(data)
+
+
+def _has_ctc(model: keras.Model) -> bool:
+    losses = [one for one in keras.tree.flatten(getattr(model, "loss", None)) if one is not None]
+    found = map(keras.losses.get, losses)
+    return any(isinstance(one, keras.losses.CTC) or one is keras.losses.ctc for one in found)
 
 
 def _loss_and_metrics(model: keras.Model, data: Any, *, training: bool) -> tuple[Any, Logs]:
