@@ -15,6 +15,7 @@ import tfdist
 from tfdist.first_step import checking
 from tfdist.training.fitting import trainer_of
 
+ops = keras.ops
 _QUICK = ("a sum in a step", "a running maximum", "statistics in a layer")
 
 
@@ -192,6 +193,45 @@ def test_once_for_a_compiled_model():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checking, "BothWays", lambda *args: pytest.fail("computed again"))
         _check(lambda: model)
+
+
+class Weighted(planted.Step):
+    """Divides by the sum of the weights that a replica has, where there are weights."""
+
+    def train_step(self, batch: Any) -> dict[str, Any]:
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
+        with tf.GradientTape() as tape:
+            errors = ops.mean(ops.square(y - self(x, training=True)), axis=-1)
+            if weights is None:
+                loss = ops.mean(errors)
+            else:
+                loss = ops.sum(errors * weights) / ops.sum(weights)
+        self.update(tape.gradient(loss, self.trainable_variables))
+        return {"cost": loss}
+
+
+def _weighted() -> keras.Model:
+    model = Weighted([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile("sgd")
+    return model
+
+
+@pytest.mark.parametrize("method", ["fit", "train_on_batch"])
+def test_once_for_each_kind_of_data(method):
+    x, y = planted.data()
+    with tfdist.get_strategy("2xcpu").scope():
+        model = _weighted()
+    if method == "fit":
+        train = functools.partial(tfdist.fit, batch_size=5, verbose=0)
+    else:
+        train = tfdist.train_on_batch
+    train(model, x, y)
+    with pytest.raises(ValueError, match=r"The first step is not .* Weighted.train_step"):
+        train(model, x, y, sample_weight=np.linspace(0.1, 1, len(x)))
+    train(model, x, y, sample_weight=np.linspace(0.1, 1, len(x)), check=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checking, "BothWays", lambda *args: pytest.fail("computed again"))
+        train(model, x, y)
 
 
 def _on_worker() -> list[str]:

@@ -111,7 +111,6 @@ _TESTED_BY = {
     "global_batch/blocks.py": "global_batch/test_randomness.py",
     "global_batch/philox.py": "global_batch/test_randomness.py",
     "first_step/rows.py": "first_step/test_checking.py",
-    "first_step/found.py": "first_step/test_checking.py",
     "step/from_replica.py": "training/test_custom_loop.py",
     "step/jit_compile.py": "step/test_update.py",
     "first_step/recorded.py": "first_step/test_checking.py",

@@ -65,7 +65,7 @@ def first_step_of(
     plain = batch_norm.plain_batch_normalizations(model) if step == "train_step" else []
     if plain and check != "whole":
         return None
-    if _is_known(model, step, check=check):
+    if _is_known(model, step, check=check, data=found_lib.data_of(source.spec)):
         return None
     code = own_code(model, step=step)
     if not code and not plain:
@@ -75,9 +75,9 @@ def first_step_of(
     )
 
 
-def _is_known(model: keras.Model, step: str, *, check: str | bool) -> bool:
-    """Tells whether a step, or another one that computes the same, was checked."""
-    if found_lib.is_settled(model, step, check):
+def _is_known(model: keras.Model, step: str, *, check: str | bool, data: str) -> bool:
+    """Tells whether a step, or another one that computes the same, was checked on such data."""
+    if found_lib.is_settled(model, step, check, data=data):
         return True
     others: list[str] = []
     if step == "test_step" and not keras_internals.overrides(model, step):
@@ -85,7 +85,8 @@ def _is_known(model: keras.Model, step: str, *, check: str | bool) -> bool:
     elif step == "predict_step" and not keras_internals.overrides(model, step):
         others = [one for one in _STEPS if not keras_internals.overrides(model, one)]
     enough = (found_lib.ALIKE, found_lib.DIFFERS) if check == "warn" else (found_lib.ALIKE,)
-    return any(found_lib.kind_of(model, one) in enough for one in others)
+    known = [v for v in (found_lib.verdict(model, one) for one in others) if v is not None]
+    return any(v.kind in enough and (step == "predict_step" or data in v.data) for v in known)
 
 
 class FirstStep:
@@ -190,7 +191,10 @@ class FirstStep:
         )
 
     def _note(self, kind: str, text: str) -> None:
-        found_lib.note(self._model, self._workers.strategy, self._step, kind, text)
+        found_lib.note(
+            self._model, self._workers.strategy, self._step, kind, text,
+            data=found_lib.data_of(self._source.spec),
+        )
 
     def _found(self, element: Any, spec: Any) -> str:
         """Returns what differs, or why it must be taken for different; "" where nothing does."""

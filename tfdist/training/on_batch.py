@@ -63,7 +63,7 @@ def run(
     def build() -> None:
         building.build(model, workers.strategy, spec, method=step)
 
-    if not found.is_settled(model, step, check):
+    if not found.is_settled(model, step, check, data=found.data_of(spec)):
         build()
         _check(model, programs, workers, step, (tf.constant(size), parts), check)
     is_whole = check == "whole" and found.is_whole(model, step)
@@ -83,7 +83,7 @@ def _check(
     first = first_step_of(model, programs, source, workers, check=check, step=step)
     if first is None:
         kind = found.ALIKE if check == "whole" else found.NOTHING
-        found.note(model, workers.strategy, step, kind)
+        found.note(model, workers.strategy, step, kind, data=found.data_of(spec))
     else:
         first.check(element, spec)
 
