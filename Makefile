@@ -39,7 +39,8 @@ READY := $(VENV)/.ready-$(EXTRA)
 PYTEST := $(RUN) -m pytest -rs --dist loadfile --no-loadscope-reorder --durations=15
 QUICK := -n 2 -m "not slow"
 SLOW := -n 3 -m "slow and not table" -o timeout=900 -o faulthandler_timeout=1200
-ENGINES := ray,dask,spark
+# KerasHub, and the engines.
+FURTHER := hub,ray,dask,spark
 # What Colab carries.
 COLAB_VENV := $(VENV)-colab
 COLAB_PINS := tensorflow-cpu==2.20.0,keras==3.13.2
@@ -61,7 +62,7 @@ train: $(READY)
 test: $(READY),$(WITH)
 	$(PYTEST) tests $(QUICK) $(ARGS)
 
-test-slow: $(READY),test,$(ENGINES) engines
+test-slow: $(READY),test,$(FURTHER) engines
 	$(PYTEST) tests $(SLOW) $(ARGS); code=$$?; \
 	[ "$$(id -u)" != 0 ] || bash scripts/setup_engines.sh --stop; exit $$code
 

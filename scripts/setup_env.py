@@ -26,6 +26,9 @@ from typing import Any
 
 _OLDEST, _TOO_NEW = (3, 10), (3, 14)
 _TENSORFLOW_EXTRAS = ("cpu", "gpu", "tpu")
+# What is installed for an extra without what it asks for itself: KerasHub would bring tensorflow
+# beside tensorflow-cpu. It needs Python 3.11.
+_WITHOUT_DEPENDENCIES = {"hub": "keras-hub>=0.32,<0.33"}
 _CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
 
 # Run by the Python that is looked at.
@@ -40,6 +43,7 @@ print(json.dumps({
     "sites": site.getsitepackages(),
     "tensorflow": of("tensorflow"),
     "keras": of("keras"),
+    "version": sys.version_info[:2],
 }))
 """
 
@@ -113,6 +117,9 @@ def install(python: pathlib.Path, *, extras: list[str], pins: list[str]) -> None
         wanted = requirements(extras, but="keras")
     # Named again, a TensorFlow that is there keeps pip from moving what it needs, such as numpy.
     run([*install_command, *wanted, *tensorflow, *pins])
+    alone = [one for extra, one in _WITHOUT_DEPENDENCIES.items() if extra in extras]
+    if alone and found["version"] >= [3, 11]:
+        run([*install_command, "--no-deps", *alone])
     error = import_error(str(python))
     if error is not None:
         raise SystemExit(

@@ -16,6 +16,7 @@ import zipfile
 import pytest
 
 import tfdist
+from tfdist.cli.health import rules
 
 _CHECKOUT = pathlib.Path(tfdist.__file__).parent.parent
 _NO_BYTECODE = {"PIP_NO_COMPILE": "0"}  # sic: pip skips it where this is false; it takes longest
@@ -104,7 +105,7 @@ def test_pyproject_holds_the_build_system_only():
 def test_extras_are_the_promised_ones(config):
     extras = config["options.extras_require"]
     assert set(extras) == {
-        "cpu", "gpu", "tpu", "ray", "spark", "dask", "parquet", "grain", "mlflow", "wandb",
+        "cpu", "gpu", "tpu", "ray", "spark", "dask", "parquet", "grain", "hub", "mlflow", "wandb",
         "encryption", "export", "federated", "flower", "privacy", "docs", "examples", "plot",
         "tpu-preflight", "test",
     }  # fmt: skip
@@ -116,7 +117,19 @@ def test_extras_are_the_promised_ones(config):
         for line in text.strip().splitlines()
         if "<" not in line.partition(";")[0] and "==" not in line.partition(";")[0]
     ]
-    assert unbounded == ["distributed>=2026.8.0"]  # its versions are dates: no bound means anything
+    # Their versions are dates: no bound means anything.
+    assert unbounded == ["distributed>=2026.8.0", 'regex>=2024.5; python_version >= "3.11"']
+
+
+def test_kerashub_is_installed_as_it_is_told_everywhere(config):
+    """pip would bring a second TensorFlow with it, so that no extra may name it."""
+    assert "keras-hub" not in "".join(config["options.extras_require"].values())
+    setup = (_CHECKOUT / "scripts" / "setup_env.py").read_text()
+    [release] = re.findall(r'"hub": "(keras-hub\S*)"', setup)
+    told = [_CHECKOUT / "setup.cfg", _CHECKOUT / "docs" / "large_models.md"]
+    assert all(f'pip install --no-deps "{release}"' in path.read_text() for path in told)
+    [rule] = [rule for rule in rules.RULES if rule.name == "tensorflow-text"]
+    assert f"pip install --no-deps '{release}'" in rule.cure
 
 
 def test_data_by_others_is_named():
@@ -136,7 +149,7 @@ def test_data_by_others_is_named():
         (["test"], 'tests -n 2 -m "not slow"'),
         (["test", "EXTRA=tpu"], "--extras=tpu,test"),
         (["test", "WITH=test,ray"], "--extras=cpu,test,ray"),
-        (["test-slow"], "--extras=cpu,test,ray,dask,spark"),
+        (["test-slow"], "--extras=cpu,test,hub,ray,dask,spark"),
         (["test-slow"], 'tests -n 3 -m "slow and not table" -o timeout=900'),
         (["test-all"], 'tests -n 3 -m "slow and not table" -o timeout=900'),
         (["test-all"], "tests/house/test_parity.py tests/house/test_parity_workers.py"),

@@ -51,6 +51,10 @@ _PLANTED = {
         _with(packages={"tensorflow": "2.20.0", "tensorflow-text": "2.20.0"}),
         _with(packages={"tensorflow-text": "2.20.0"}),
     ),
+    "keras-hub": (
+        _with(packages={"keras-hub": "0.32.0", "regex": "2026.1"}),
+        _with(packages={"keras-hub": "0.32.0", "regex": "2026.1", "tokenizers": "0.23.3"}),
+    ),
     "libtpu": (
         _with(packages=_TPU | {"libtpu": "0.0.37"}, without=["tensorflow-cpu"]),
         _with(packages=_TPU | {"libtpu": "0.0.31"}, without=["tensorflow-cpu"]),

@@ -30,8 +30,8 @@ TENSORFLOWS = (
 _PACKAGES = (
     *TENSORFLOWS, "tensorflow-text", "tf-keras", "keras", "keras-nightly", "numpy", "protobuf",
     "absl-py", "cloudpickle", "libtpu", "libtpu-nightly", "jax", "jaxlib", "h5py", "ml-dtypes",
-    "ray", "distributed", "pyspark", "pyarrow", "tensorboard", "nvidia-cudnn-cu12",
-    "nvidia-cudnn-cu13", "nvidia-nccl-cu12", "nvidia-nccl-cu13",
+    "keras-hub", "regex", "tokenizers", "ray", "distributed", "pyspark", "pyarrow", "tensorboard",
+    "nvidia-cudnn-cu12", "nvidia-cudnn-cu13", "nvidia-nccl-cu12", "nvidia-nccl-cu13",
 )  # fmt: skip
 _PREFIXES = (
     "TF_", "KERAS_", "XLA_", "CUDA_", "NVIDIA_", "NCCL_", "GRPC_", "RAY_", "OMP_", "TPU_",

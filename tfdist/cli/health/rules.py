@@ -57,8 +57,14 @@ RULES = (
         "two TensorFlows lie in one directory, as tensorflow-text asks for the distribution named "
         "tensorflow.",
         "pip uninstall -y tensorflow tensorflow-cpu; pip install --force-reinstall --no-deps "
-        "tensorflow-cpu==VERSION; install tensorflow-text with --no-deps.",
+        "tensorflow-cpu==VERSION; install tensorflow-text with --no-deps. KerasHub does without "
+        "it: pip install 'tfdist[hub]'; pip install --no-deps 'keras-hub>=0.32,<0.33'.",
         signs.brought_by_text, issue=_ISSUES.format("tensorflow/text", 1393),
+    ),
+    Rule(
+        "keras-hub", "breaks", "importing keras_hub fails.",
+        "pip install 'tfdist[hub]', which has what KerasHub needs beside a TensorFlow.",
+        signs.hub_alone,
     ),
     Rule(
         "libtpu", "stops", "importing TensorFlow ends the process, or finds no TPU.",

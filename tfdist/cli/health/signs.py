@@ -37,6 +37,14 @@ def brought_by_text(facts: Facts) -> str:
     return ""
 
 
+def hub_alone(facts: Facts) -> str:
+    """KerasHub without what it imports."""
+    missing = [name for name in ("regex", "tokenizers") if name not in facts.packages]
+    if "keras-hub" in facts.packages and missing:
+        return f"keras-hub {facts.packages['keras-hub']} is there without {' and '.join(missing)}"
+    return ""
+
+
 def wrong_libtpu(facts: Facts) -> str:
     """A libtpu with which TensorFlow does not start."""
     from tfdist.tpu import doctor
