@@ -20,6 +20,7 @@ Read in this order; each file imports from those above it only:
 4. writing.py: how predictions become a file.
 5. predicting_to.py: how a worker predicts its parts.
 6. on_engines.py: how Ray, Spark and Dask predict with a saved model.
+7. generation.py: how a language model writes on for prompts.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tfdist.inference.generation import generate
     from tfdist.inference.on_engines import RayPredictor, dask_map, spark_udf
     from tfdist.inference.parquet_rows import ParquetRows
     from tfdist.inference.parts import Predicted
@@ -42,6 +44,7 @@ __all__ = [
     "RayPredictor",
     "RecordRows",
     "dask_map",
+    "generate",
     "predict_to",
     "spark_udf",
     "split",
@@ -55,6 +58,7 @@ _MODULE_OF_NAME = {
     "RayPredictor": "tfdist.inference.on_engines",
     "RecordRows": "tfdist.inference.rows",
     "dask_map": "tfdist.inference.on_engines",
+    "generate": "tfdist.inference.generation",
     "predict_to": "tfdist.inference.predicting_to",
     "spark_udf": "tfdist.inference.on_engines",
     "split": "tfdist.inference.rows",
