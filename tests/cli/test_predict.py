@@ -86,3 +86,16 @@ def test_workers_predict_their_shares(model, tmp_path):
     assert len(list((tmp_path / "to").glob("part-*"))) == 5
     written = np.asarray(parquet.read_table(tmp_path / "to").to_pydict()["prediction"])
     np.testing.assert_allclose(written, expected, atol=1e-6)
+
+
+def test_fewer_bits_and_xla(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path, expected = model
+    flags = source(tmp_path, "npy")
+    for number, further in enumerate((["--jit_compile"], ["--weights=int8", "--jit_compile"])):
+        to = f"to{number}"
+        command = [str(path), *flags, f"--to={to}", "--batch_size=8", "--device=cpu", *further]
+        assert predict.main(command) == 0
+        written = np.asarray(parquet.read_table(to).to_pydict()["prediction"])
+        off = np.abs(written - expected).max()
+        assert 1e-5 < off < 0.05 if number else off < 1e-6

@@ -45,6 +45,12 @@ _EXAMPLES = {
     "digits": _Example(("--epochs=8",), "test_accuracy", least=0.93),
     "gan": _Example(("--epochs=40",), "distance", most=8.0, near=1.0),
     "lanes": _Example(("--pictures=160", "--epochs=6"), "test_iou", least=0.6, near=0.1),
+    "lora": _Example(
+        ("--letters=40000", "--epochs=3", "--lora_epochs=2", "--width=32", "--layers=1",
+         "--batch_size=16", "--sample=5"),
+        "bits_a_letter", most=5.0, near=0.1,
+    ),
+    "predictions": _Example(("--epochs=4",), "test_accuracy", least=0.85, near=0.06),
     "private_digits": _Example(("--epochs=25",), "test_accuracy", least=0.9, near=0.06),
     "recommendation": _Example(("--epochs=3",), "hit_rate_at_10", least=0.35),
     "speech": _Example(("--takes=2", "--epochs=25"), "test_accuracy", least=0.5, near=0.15),
@@ -53,11 +59,13 @@ _EXAMPLES = {
 }
 
 
-def _run(name: str, *flags: str) -> float:
+def _run(name: str, *flags: str, folder: pathlib.Path) -> float:
+    """Runs an example in a folder, which holds what it writes; returns what it reaches."""
+    folder.mkdir()
     command = [sys.executable, "-m", "tfdist", "run", "--device=cpu", *flags,
                str(_FOLDER / f"{name}.py"), *_EXAMPLES[name].flags]
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=_LIMIT_SECS,
+        command, cwd=folder, capture_output=True, text=True, check=False, timeout=_LIMIT_SECS,
         env=environ_with(TF_CPP_MIN_LOG_LEVEL="3"),
     )
     assert done.returncode == 0, done.stderr[-4000:]
@@ -79,14 +87,17 @@ def _with_turn() -> str:
 
 @pytest.mark.timeout(2 * _LIMIT_SECS)
 @pytest.mark.parametrize("name", [_marked(name) for name in _EXAMPLES])
-def test_example_reaches_its_metric(name):
+def test_example_reaches_its_metric(name, tmp_path):
     if "sklearn" in (_FOLDER / f"{name}.py").read_text():
         pytest.importorskip("sklearn", reason="needs the extra examples")
     if name == "dates":
         pytest.importorskip("babel", reason="needs the extra examples")
+    if name == "lora":
+        pytest.importorskip("keras_hub", reason="needs KerasHub: scripts/setup_env.py --extras=hub")
     if name == "speech" and shutil.which("espeak-ng") is None:
         pytest.skip("needs espeak-ng: sudo bash scripts/setup_engines.sh")
-    example, alone, both = _EXAMPLES[name], _run(name), _run(name, "--workers=2")
+    example, alone = _EXAMPLES[name], _run(name, folder=tmp_path / "alone")
+    both = _run(name, "--workers=2", folder=tmp_path / "both")
     for found in (alone, both):
         assert example.least <= found <= example.most
     assert both == pytest.approx(alone, abs=example.near)

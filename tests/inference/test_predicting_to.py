@@ -10,10 +10,11 @@ import launching
 import numpy as np
 import pyarrow
 import pytest
+import tensorflow as tf
 from pyarrow import parquet
 
 import tfdist
-from tfdist.inference import ParquetRows, predict_to
+from tfdist.inference import ParquetRows, predict_to, predicting_to
 
 _X = np.random.default_rng(0).normal(size=[103, 3]).astype(np.float32)
 
@@ -64,6 +65,38 @@ def test_arrays_in_files(model, tmp_path):
     parts = [np.load(path) for path in sorted(tmp_path.glob("part-*.npz"))]
     one = np.concatenate([part["one"] for part in parts])
     np.testing.assert_allclose(one, model.predict(_X, verbose=0)["one"], atol=1e-6)
+
+
+def test_compiled_by_xla_in_one_shape(model, tmp_path, monkeypatch):
+    sizes = []
+
+    def counted(model, x, **options):
+        sizes.append(len(x))
+        return predict(model, x, **options)
+
+    predict = predicting_to.predict
+    monkeypatch.setattr(predicting_to, "predict", counted)
+    compiled = _compiled(keras.models.clone_model(model))
+    compiled.set_weights(model.get_weights())
+    predict_to(compiled, _X, tmp_path, batch_size=8, part_rows=40, verbose=0)
+    assert sizes == [40, 40, 24]  # the last part has 23 rows
+    assert_predicted(tmp_path, model)
+
+
+def test_xla_compiles_it(tmp_path):
+    """It cannot compile texts, and says so."""
+    def lengths(x):
+        return tf.strings.to_number(tf.as_string(x))
+
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Lambda(lengths, output_shape=(3,))])
+    predict_to(model, _X, tmp_path / "plain", batch_size=8, verbose=0)
+    with pytest.raises(tf.errors.OpError, match="XLA_CPU_JIT"):
+        predict_to(_compiled(model), _X, tmp_path / "compiled", batch_size=8, verbose=0)
+
+
+def _compiled(model):
+    model.compile(jit_compile=True)
+    return model
 
 
 def test_bad_rows_are_told_with_their_ids(model, tmp_path):

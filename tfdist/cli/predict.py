@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 # Flags of this command that its workers get too.
 _OWN = (
     "to", "device", "batch_size", "part_rows", "format", "strict", "columns", "id_column",
-    "image_size", "parse_fn",
+    "image_size", "parse_fn", "weights", "jit_compile",
 )
 
 
@@ -82,6 +82,11 @@ def _make_line() -> CommandLine:
     flags.DEFINE_string(
         "parse_fn", None, "TFRecord: FILE:NAME of the function that parses a record.", **own
     )
+    flags.DEFINE_enum(
+        "weights", None, ["int8", "bfloat16"], "What the model's weights are "
+        "reduced to first, as by tfdist.inference.reduced; by default they stay.", **own,
+    )
+    flags.DEFINE_boolean("jit_compile", False, "Whether XLA compiles the model.", **own)
     command.add_job(line, workers=1)
     return line
 
@@ -89,6 +94,7 @@ def _make_line() -> CommandLine:
 def _predict(line: CommandLine, path: str, inputs: Sequence[str]) -> int:
     import keras
 
+    from tfdist.inference.fewer_bits import reduced
     from tfdist.inference.predicting_to import predict_to
     from tfdist.strategy.factory import get_strategy
 
@@ -96,6 +102,9 @@ def _predict(line: CommandLine, path: str, inputs: Sequence[str]) -> int:
     try:
         with get_strategy(given.device).scope():
             model = keras.models.load_model(path, compile=False)
+        if given.weights:
+            model = reduced(model, given.weights)
+        model.jit_compile = given.jit_compile
         done = predict_to(
             model, _source(given, inputs), given.to, batch_size=given.batch_size,
             part_rows=given.part_rows, format=given.format, strict=given.strict,

@@ -21,6 +21,7 @@ Read in this order; each file imports from those above it only:
 5. predicting_to.py: how a worker predicts its parts.
 6. on_engines.py: how Ray, Spark and Dask predict with a saved model.
 7. generation.py: how a language model writes on for prompts.
+8. fewer_bits.py: how a model becomes cheaper to predict with.
 """
 
 from __future__ import annotations
@@ -29,15 +30,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tfdist.inference.fewer_bits import reduced
     from tfdist.inference.generation import generate
     from tfdist.inference.on_engines import RayPredictor, dask_map, spark_udf
     from tfdist.inference.parquet_rows import ParquetRows
     from tfdist.inference.parts import Predicted
     from tfdist.inference.predicting_to import predict_to
-    from tfdist.inference.rows import ArrayRows, ImageRows, RecordRows, split
+    from tfdist.inference.rows import ArrayRows, Bad, Block, ImageRows, RecordRows, split
 
 __all__ = [
     "ArrayRows",
+    "Bad",
+    "Block",
     "ImageRows",
     "ParquetRows",
     "Predicted",
@@ -46,12 +50,15 @@ __all__ = [
     "dask_map",
     "generate",
     "predict_to",
+    "reduced",
     "spark_udf",
     "split",
 ]
 
 _MODULE_OF_NAME = {
     "ArrayRows": "tfdist.inference.rows",
+    "Bad": "tfdist.inference.rows",
+    "Block": "tfdist.inference.rows",
     "ImageRows": "tfdist.inference.rows",
     "ParquetRows": "tfdist.inference.parquet_rows",
     "Predicted": "tfdist.inference.parts",
@@ -60,6 +67,7 @@ _MODULE_OF_NAME = {
     "dask_map": "tfdist.inference.on_engines",
     "generate": "tfdist.inference.generation",
     "predict_to": "tfdist.inference.predicting_to",
+    "reduced": "tfdist.inference.fewer_bits",
     "spark_udf": "tfdist.inference.on_engines",
     "split": "tfdist.inference.rows",
 }

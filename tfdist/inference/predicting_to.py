@@ -50,7 +50,8 @@ def predict_to(
     share of the parts, all into the same folder, which all must see.
 
     Args:
-        model: The model; it need not be compiled.
+        model: The model; it need not be compiled. With `model.jit_compile = True` XLA compiles it,
+            for batches that are all padded to one shape.
         source: Arrays of shape `(rows, ...)`, or a structure of them; or `ParquetRows`,
             `RecordRows`, `ImageRows`, or anything with their methods. The same on each worker.
         folder: A new folder, or one of the same predictions, which go on.
@@ -101,12 +102,7 @@ def predict_to(
                     bad += block.bad
                     _refuse_bad(bad, strict=strict)
                     if len(block.ids):
-                        # There it counts the rows of all workers, of which each has as many.
-                        outputs = predict(
-                            model, block.x, batch_size=batch_size * workers.count, verbose=0,
-                            already_sharded=True, check=False,
-                        )
-                        file.add(block.ids, outputs)
+                        file.add(block.ids, _predicted(model, block, batch_size, workers.count))
                 parts.tell_bad(number, bad)
         progress(number)
     workers.gather(len(own), what="the end of predict_to")
@@ -138,6 +134,22 @@ def _blocks(rows: Rows, begin: int, end: int, *, batch_size: int) -> Iterator[Bl
             if number + 1 < len(ranges):
                 following = reader.submit(rows.read, *ranges[number + 1])
             yield block
+
+
+def _predicted(model: keras.Model, block: Block, batch_size: int, workers: int) -> Any:
+    """Returns the outputs for a block; XLA, which compiles for each shape, gets full batches."""
+    rows = len(block.ids)
+    missing = -rows % batch_size if model.jit_compile else 0
+
+    def filled(array: Any) -> np.ndarray:
+        return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)])
+
+    # There the size counts the rows of all workers, of which each has as many.
+    outputs = predict(
+        model, keras.tree.map_structure(filled, block.x) if missing else block.x,
+        batch_size=batch_size * workers, verbose=0, already_sharded=True, check=False,
+    )
+    return keras.tree.map_structure(lambda array: array[:rows], outputs)
 
 
 def _refuse_bad(bad: list[Bad], *, strict: bool) -> None:

@@ -90,11 +90,17 @@ WRITERS: dict[str, tuple[str, type[ParquetWriter] | type[NumPyWriter]]] = {
 def _named(outputs: Any) -> dict[str, np.ndarray]:
     """Names the outputs: "prediction", "prediction_0", ..., or by the keys of a dict."""
     if isinstance(outputs, dict):
-        return {str(name): np.asarray(array) for name, array in outputs.items()}
-    arrays = [np.asarray(array) for array in keras.tree.flatten(outputs)]
+        return {str(name): _known(array) for name, array in outputs.items()}
+    arrays = [_known(array) for array in keras.tree.flatten(outputs)]
     if len(arrays) == 1:
         return {"prediction": arrays[0]}
     return {f"prediction_{number}": array for number, array in enumerate(arrays)}
+
+
+def _known(outputs: Any) -> np.ndarray:
+    """Returns an array of a type that files know: bfloat16 is none of NumPy's own."""
+    array = np.asarray(outputs)
+    return array if array.dtype.kind in "biufcUSO" else array.astype(np.float32)
 
 
 def _column(pyarrow: Any, array: np.ndarray) -> Any:

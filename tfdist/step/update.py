@@ -122,9 +122,12 @@ def predict_step(
     """Returns the model's outputs for one global batch, in input order, on every worker.
 
     If the batch has `sizes`, a worker gets only the outputs for its own rows, unless `of_all`.
+    With `jit_compile=True` XLA compiles what a replica computes.
     """
+    is_compiled = model.jit_compile and not model.run_eagerly and not share.is_tpu(strategy)
+    forward = compiled(model.predict_step) if is_compiled else model.predict_step
     outputs = replicas.run(
-        strategy, lambda data: tracing.counted(model.predict_step(data)), batch,
+        strategy, lambda data: tracing.counted(forward(data)), batch,
         keeps_sizes=asks_for_sizes(model), gives_rows=True,
     )
     if batch.is_whole:
