@@ -32,8 +32,8 @@ def _source(x: Any, y: Any = None, **kwargs: Any) -> Any:
         return Mechanism(1.0, _EXPECTED / _COUNT, _CAP, _COUNT)
 
     source = sampling.source_of(
-        x, y, None, class_weight=None, share=Share(0, 2, 3), draws=draws, mechanism_of=mechanism_of,
-        expected=_EXPECTED, **kwargs,
+        sampling.rows_of(x, y, None, None), share=Share(0, 2, 3), draws=draws,
+        mechanism_of=mechanism_of, expected=_EXPECTED, **kwargs,
     )
     return source, draws
 

@@ -96,7 +96,7 @@ class Gathering:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Rows:
+class Rows:
     """Data whose rows can be asked for.
 
     Attributes:
@@ -113,13 +113,59 @@ class _Rows:
     facts: Callable[[], dict[str, Any]]
     tensors: list[tf.Tensor] | None
 
+    def some(self, most: int) -> Any:
+        """Returns at most so many rows, from all over the data."""
+        numbers = np.linspace(0, self.count - 1, min(most, self.count)).astype(np.int64)
+        return self.take(tf.constant(numbers))
+
+
+def rows_of(x: Any, y: Any, sample_weight: Any, class_weight: Any) -> Rows:
+    """Returns the data as rows that can be asked for.
+
+    Args:
+        x: As in `fit`: arrays, or a `RowsDataset`.
+        y: As in `fit`.
+        sample_weight: As in `fit`.
+        class_weight: As in `fit`.
+
+    Raises:
+        ValueError: They cannot be asked for by number, or are not dense.
+    """
+    is_alone = y is None and sample_weight is None
+    if is_alone and rows_dataset.gives_rows(x):
+        numbered = rows_dataset.numbered_rows(x)
+        some = [numbered.get_rows(np.array([number])) for number in numbered.samples.tolist()]
+        weigh = None if class_weight is None else keras_internals.class_weight_map(class_weight)
+
+        def of_dataset(numbers: tf.Tensor) -> Any:
+            found = taken(numbered.get_rows, some, numbers)
+            return found if weigh is None else weigh(*found)
+
+        spec = rows.open_spec(_spec_of(of_dataset))
+        facts = functools.partial(same_data.of_arrays, some)
+        return Rows(int(numbered.num_rows or 0), of_dataset, spec, facts, None)
+    if not keras_internals.is_arrays((x, y, sample_weight)):
+        _refuse(type(x).__name__)
+    adapter = adapters.adapter_of(x, y, sample_weight, 1, None, class_weight, False)
+    arrays = as_tensors(keras_internals.adapter_arrays(adapter))
+    tensors = _flat(arrays)
+    if not all(isinstance(tensor, tf.Tensor) for tensor in tensors):
+        raise ValueError(
+            "Private training gives every batch one shape, and the arrays are sparse or ragged. "
+            "Give dense arrays."
+        )
+    inputs = keras_internals.adapter_inputs(adapter)
+    return Rows(
+        keras_internals.num_samples(adapter),
+        lambda numbers: keras_internals.take_rows(arrays, numbers),
+        rows.open_spec(rows.spec_of(arrays)),
+        lambda: same_data.of_arrays(inputs), tensors,
+    )
+
 
 def source_of(
-    x: Any,
-    y: Any,
-    sample_weight: Any,
+    given: Rows,
     *,
-    class_weight: Any,
     share: Share,
     draws: Draws,
     mechanism_of: Callable[[int], Mechanism],
@@ -129,20 +175,13 @@ def source_of(
     """Makes the source of private training.
 
     Args:
-        x: As in `fit`: arrays, or a `RowsDataset`.
-        y: As in `fit`.
-        sample_weight: As in `fit`.
-        class_weight: As in `fit`.
+        given: The data.
         share: Which replicas this worker feeds.
         draws: Draws the examples.
         mechanism_of: Takes the number of all examples; returns what a step gives away.
         expected: Examples of a step in the mean.
         steps: Steps of a pass; by default as many as show each example once, in the mean.
-
-    Raises:
-        ValueError: The rows of the data cannot be asked for by number, or are not dense.
     """
-    given = _rows_of(x, y, sample_weight, class_weight)
     mechanism = mechanism_of(given.count)
     steps, cap = steps or -(-given.count // expected), mechanism.cap or given.count
     gathering = Gathering(given.spec, cap, share.replicas, share.num_replicas)
@@ -177,39 +216,6 @@ def source_of(
         identity=lambda: {**facts, **given.facts()},
         padding=Padding(gathering.rows, is_needed=True),
         arrays=arrays,
-    )
-
-
-def _rows_of(x: Any, y: Any, sample_weight: Any, class_weight: Any) -> _Rows:
-    is_alone = y is None and sample_weight is None
-    if is_alone and rows_dataset.gives_rows(x):
-        numbered = rows_dataset.numbered_rows(x)
-        some = [numbered.get_rows(np.array([number])) for number in numbered.samples.tolist()]
-        weigh = None if class_weight is None else keras_internals.class_weight_map(class_weight)
-
-        def of_dataset(numbers: tf.Tensor) -> Any:
-            found = taken(numbered.get_rows, some, numbers)
-            return found if weigh is None else weigh(*found)
-
-        spec = rows.open_spec(_spec_of(of_dataset))
-        facts = functools.partial(same_data.of_arrays, some)
-        return _Rows(int(numbered.num_rows or 0), of_dataset, spec, facts, None)
-    if not keras_internals.is_arrays((x, y, sample_weight)):
-        _refuse(type(x).__name__)
-    adapter = adapters.adapter_of(x, y, sample_weight, 1, None, class_weight, False)
-    arrays = as_tensors(keras_internals.adapter_arrays(adapter))
-    tensors = _flat(arrays)
-    if not all(isinstance(tensor, tf.Tensor) for tensor in tensors):
-        raise ValueError(
-            "Private training gives every batch one shape, and the arrays are sparse or ragged. "
-            "Give dense arrays."
-        )
-    inputs = keras_internals.adapter_inputs(adapter)
-    return _Rows(
-        keras_internals.num_samples(adapter),
-        lambda numbers: keras_internals.take_rows(arrays, numbers),
-        rows.open_spec(rows.spec_of(arrays)),
-        lambda: same_data.of_arrays(inputs), tensors,
     )
 
 

@@ -20,6 +20,7 @@ from tfdist.communication import reduction
 from tfdist.compat import keras_internals, tf_internals
 from tfdist.global_batch import losses_metrics
 from tfdist.global_batch import position as position_lib
+from tfdist.global_batch.position import Position
 from tfdist.privacy import ghost, one_by_one, recording
 from tfdist.privacy.draws import Draws
 from tfdist.privacy.layer_rules import NoRule
@@ -106,6 +107,34 @@ def _of_regularizer(variable: Any) -> Any:
     return tf.convert_to_tensor(tape.gradient(loss, value))
 
 
+def outputs_and_losses(
+    model: keras.Model, batch: Any, position: Position, *, training: bool = True
+) -> tuple[Any, Any]:
+    """Returns a model's outputs for a batch, and the loss of each example, `(rows,)`.
+
+    Args:
+        model: The model.
+        batch: `x`, `(x, y)` or `(x, y, sample_weight)`.
+        position: Where its rows stand, if there is no other position now.
+        training: Whether the model is called for training.
+
+    Raises:
+        ValueError: The losses are none of single examples.
+    """
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+    y_pred = keras_internals.call(model, x, training=training)
+    here = dataclasses.replace(position_lib.current() or position, keeps_rows=True)
+    with position_lib.at(here):
+        losses = keras_internals.compiled_loss(model, y, y_pred, sample_weight)
+    if losses.shape.rank != 1:
+        raise ValueError(
+            f"The losses of {model.name!r} make one number of all examples, of which none has a "
+            "loss of its own. Make each loss a function, or a class with `call` alone, that "
+            "returns one value for each example."
+        )
+    return y_pred, losses
+
+
 def _of_replica(
     model: keras.Model, layers: Sequence[Any] | None, private: Private, part: Any
 ) -> tuple[list[Any], dict[str, Any]]:
@@ -121,19 +150,8 @@ def _of_replica(
     seen: list[Any] = []
 
     def losses_of(batch: Any) -> Any:
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
-        y_pred = keras_internals.call(model, x, training=True)
-        here = dataclasses.replace(position_lib.current() or position, keeps_rows=True)
-        with position_lib.at(here):
-            losses = keras_internals.compiled_loss(model, y, y_pred, sample_weight)
-        if losses.shape.rank != 1:
-            raise ValueError(
-                f"The losses of {model.name!r} make one number of all examples, of which none has "
-                "a loss of its own. Make each loss a function, or a class with `call` alone, "
-                "that returns one value for each example."
-            )
-        seen[:] = [y_pred, losses]
-        return losses
+        seen[:] = outputs_and_losses(model, batch, position)
+        return seen[1]
 
     def ghosts() -> list[Any]:
         if layers is None:

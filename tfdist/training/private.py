@@ -12,7 +12,7 @@ from tfdist.checkpoint.run import Run
 from tfdist.communication.workers import Workers
 from tfdist.compat.notes import note_of, set_note
 from tfdist.data.source import Source
-from tfdist.privacy import accountant, sampling
+from tfdist.privacy import accountant, allowed, mixing, sampling
 from tfdist.privacy import ledger as ledger_lib
 from tfdist.privacy.accountant import Mechanism
 from tfdist.privacy.dpsgd import DPSGD
@@ -74,11 +74,17 @@ class PrivateRun:
             steps: Of an epoch; None for as many as show each example once in the mean.
         """
         self._steps = steps or 0
+        self._rows = sampling.rows_of(x, y, sample_weight, class_weight)
         return sampling.source_of(
-            x, y, sample_weight, class_weight=class_weight, share=self._workers.share,
-            draws=self._draws, mechanism_of=self._mechanism_of, steps=steps,
+            self._rows, share=self._workers.share, draws=self._draws,
+            mechanism_of=self._mechanism_of, steps=steps,
             expected=self._privacy.expected_batch_size,
         )
+
+    def refuse_model(self) -> None:
+        """Raises a ValueError where the model, which is built, cannot be trained privately."""
+        allowed.refuse_layers(self._model)
+        mixing.refuse(self._model, self._workers.strategy, self._rows.some(mixing.ROWS))
 
     def _mechanism_of(self, population: int) -> Mechanism:
         accountant.library()  # before the first step, not at the end of the first epoch

@@ -42,7 +42,6 @@ from tfdist.first_step import found
 from tfdist.global_batch import batch_norm
 from tfdist.loop.loop_options import LoopOptions, of_source
 from tfdist.loop.programs import Programs
-from tfdist.privacy import allowed
 from tfdist.sharding import adopting
 from tfdist.step import error_feedback
 from tfdist.step import local_steps as local_steps_lib
@@ -373,7 +372,7 @@ class Trainer:
         model = self.model
         self._build(feed, "train_step", builds_optimizer=not options.sharded_optimizer)
         if private:
-            allowed.refuse_layers(model)
+            private.refuse_model()
         adopting.adopt(model, self.strategy, is_wanted=options.sharded_optimizer)
         for data in filter(None, (feed, validation)):
             self._programs.followed(data.source)
