@@ -132,6 +132,7 @@ _ASKED = {
     "delta=0": {"delta": 0},
     "delta=0.1 would allow": {"delta": 0.1},
     "expected_batch_size=0": {"expected_batch_size": 0},
+    "physical_batch_size=0": {"physical_batch_size": 0},
     "expected_batch_size=13 is more than the 12": {"expected_batch_size": 13},
     "batch_cap=3 cuts most draws": {"batch_cap": 3},
 }

@@ -114,15 +114,16 @@ def _by_hand(model: keras.Model, x: Any, y: Any, weight: Any) -> list[np.ndarray
 
 
 @pytest.mark.parametrize(
-    ("build", "is_ruled"),
+    ("build", "is_ruled", "physical"),
     [
-        (_images, True),
+        (_images, True, None),
+        (_images, True, 3),  # three pieces of two rows on each replica, the last one cut
         # 4 and 6 s: masks, and a loop whose weights are used many times.
-        pytest.param(_words, True, marks=pytest.mark.slow),
-        pytest.param(_recurrent, False, marks=pytest.mark.slow),
+        pytest.param(_words, True, 1, marks=pytest.mark.slow),
+        pytest.param(_recurrent, False, None, marks=pytest.mark.slow),
     ],
 )
-def test_updates_are_those_of_a_loop_over_examples(build, is_ruled, logical_cpus):
+def test_updates_are_those_of_a_loop_over_examples(build, is_ruled, physical, logical_cpus):
     keras.utils.set_random_seed(1)
     alone = build()
     weights = alone.get_weights()
@@ -133,10 +134,22 @@ def test_updates_are_those_of_a_loop_over_examples(build, is_ruled, logical_cpus
     assert model.distribute_strategy.num_replicas_in_sync == 2
     tfdist.fit(
         model, x, y, sample_weight=weight, steps_per_epoch=_STEPS, verbose=0,
-        privacy=DPSGD(**_PRIVACY),
+        privacy=DPSGD(**_PRIVACY, physical_batch_size=physical),
     )
     for own, other in zip(model.get_weights(), _by_hand(alone, x, y, weight), strict=True):
         np.testing.assert_allclose(own, other, rtol=1e-12, atol=1e-13)
+
+
+class _Noise(_L.Layer):
+    """Draws in a way that takes as many numbers as it needs, which are cut to the rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seeds = keras.random.SeedGenerator(1)
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        noise = keras.random.truncated_normal(keras.ops.shape(x), seed=self.seeds)
+        return x + noise if training else x
 
 
 def _with_dropout() -> keras.Model:
@@ -147,23 +160,28 @@ def _with_dropout() -> keras.Model:
 
 def _with_dropout_in_a_loop() -> keras.Model:
     return keras.Sequential(
-        [keras.Input((4, 1)), _L.LSTM(3), _L.Dropout(0.5), _L.Dense(3, "softmax")]
+        [keras.Input((4, 1)), _L.LSTM(3), _L.Dropout(0.5), _Noise(), _L.Dense(3, "softmax")]
     )
 
 
 @pytest.mark.parametrize(
-    "build",
-    # 6 s: only it sees draws of examples that are computed one by one.
-    [_with_dropout, pytest.param(_with_dropout_in_a_loop, marks=pytest.mark.slow)],
+    ("build", "sizes"),
+    [
+        (_with_dropout, (None, None)),
+        # 6 s each: only they see draws in pieces, of any size, and of examples one by one.
+        pytest.param(_with_dropout, (4, 3), marks=pytest.mark.slow),
+        pytest.param(_with_dropout_in_a_loop, (4, 3), marks=pytest.mark.slow),
+    ],
 )
-def test_random_layers_draw_the_same_on_one_replica_and_on_two(build, logical_cpus):
+def test_random_layers_draw_the_same_on_one_replica_and_on_two(build, sizes, logical_cpus):
     found = []
-    for strategy in (tf.distribute.OneDeviceStrategy("/cpu:0"), local_strategy(2)):
+    strategies = tf.distribute.OneDeviceStrategy("/cpu:0"), local_strategy(2)
+    for strategy, size in zip(strategies, sizes, strict=True):
         model = _made(build, scope=strategy)
         x, y, _ = _data(model)
         history = tfdist.fit(
             model, x, y, epochs=2, verbose=0, validation_data=(x, y),
-            privacy=DPSGD(**_PRIVACY | {"expected_batch_size": 6}),
+            privacy=DPSGD(**_PRIVACY | {"expected_batch_size": 6, "physical_batch_size": size}),
         )
         found.append((model.get_weights(), history.history))
     (weights, logs), (others, other_logs) = found
@@ -247,10 +265,11 @@ def _train_on_two_workers() -> list[Any]:
     keras.config.set_dtype_policy("float64")
     model = _made(_images, scope=tfdist.get_strategy("cpu"))
     x, y, weight = _data(model)
-    tfdist.fit(
-        model, x, y, sample_weight=weight, steps_per_epoch=_STEPS, verbose=0,
-        privacy=DPSGD(**_PRIVACY),
-    )
+    for physical in (None, 3):
+        tfdist.fit(
+            model, x, y, sample_weight=weight, steps_per_epoch=_STEPS, verbose=0,
+            privacy=DPSGD(**_PRIVACY, physical_batch_size=physical),
+        )
     secret = DPSGD(**_PRIVACY | {"seed": None})
     own = model.get_weights()
     tfdist.fit(model, x, y, steps_per_epoch=2, verbose=0, privacy=secret)
@@ -263,6 +282,7 @@ def test_two_workers_train_as_one_device_does(logical_cpus):
     alone = _made(_images, scope=tf.distribute.OneDeviceStrategy("/cpu:0"))
     x, y, weight = _data(alone)
     alone.optimizer = None
+    _by_hand(alone, x, y, weight)
     expected = _by_hand(alone, x, y, weight)
     for own, other, wanted in zip(first[0], second[0], expected, strict=True):
         np.testing.assert_array_equal(own, other)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pathlib
+import shutil
 from typing import Any
 
 import keras
@@ -94,6 +95,20 @@ def test_another_run_does_not_go_on_from_it(changed, checkpoints):
     model = _model()
     with pytest.raises(ValueError, match="privacy|data"):
         _fit(model, epochs=2, checkpoint_dir=checkpoints, **changed)
+
+
+def test_a_run_goes_on_in_pieces(checkpoints, tmp_path, logical_cpus):
+    found = []
+    for size in (None, 3):
+        folder = str(tmp_path / str(size))
+        shutil.copytree(checkpoints, folder)
+        model = _model()
+        told = _fit(model, epochs=2, checkpoint_dir=folder, physical_batch_size=size)
+        found.append((model.get_weights(), told["epsilon"]))
+    (weights, spent), (others, other_spent) = found
+    assert spent == other_spent
+    for own, other in zip(weights, others, strict=True):
+        np.testing.assert_allclose(own, other, rtol=1e-4, atol=1e-6)
 
 
 def test_a_run_without_privacy_does_not_go_on_from_it(checkpoints):

@@ -46,8 +46,10 @@ class Position:
         is_compiled: Whether XLA compiles what this replica does, for `jit_compile=True`.
         keeps_rows: Whether the loss that a model was compiled with stays one value a row; see
             example_losses.py.
-        row_seed: Draws the seeds of random layers, where one example is computed by itself; or
-            None.
+        row_seed: Draws the seeds of random layers, where one example, or one piece of the rows, is
+            computed by itself; or None.
+        of_rows: Rows of the replica, those that do not count included, where these are a piece of
+            them; else None.
     """
 
     global_size: Any
@@ -62,6 +64,7 @@ class Position:
     is_compiled: bool = False
     keeps_rows: bool = False
     row_seed: Callable[[], Any] | None = None
+    of_rows: int | None = None
 
     @property
     def has_all(self) -> bool:

@@ -169,7 +169,8 @@ class _Cut:
         if position.padded_rows is None:
             self.total = per_row * position.global_size
         else:  # with rows that no replica has, which keeps the shape static
-            self.total = per_row * position.padded_rows * position.collectives.num_replicas
+            rows = position.of_rows or position.padded_rows
+            self.total = per_row * rows * position.collectives.num_replicas
         # An empty replica computes on one row that does not count: any row will do.
         self.start = tf.minimum(per_row * position.offset, self.total - own)
         self._own = own
@@ -263,7 +264,7 @@ def _blocks(shape: Any) -> int:
 def _position(shape: Any) -> Position | None:
     """Returns the position if a draw of `shape` is one of rows of the batch, else None."""
     position = position_lib.current()
-    if position is None or position.collectives.num_replicas == 1:
+    if position is None or (position.collectives.num_replicas == 1 and not position.of_rows):
         return None
     dims = dims_of(shape)
     if not dims:

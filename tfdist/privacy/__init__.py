@@ -20,14 +20,15 @@ Read in this order; each file imports from those above it only:
 9. ruled.py: whether all layers of a model have one.
 10. ghost.py: how the gradients of all examples are clipped and summed at once.
 11. one_by_one.py: how they are, one after the other.
-12. update.py: one private update of the weights.
-13. mixing.py: whether a model treats each example by itself.
-14. ledger.py: what a model has spent.
-15. anonymity.py: among how many alike a row of a table stands.
-16. pseudonyms.py: what stands in the place of a name, a number and a date.
-17. rules.py: what happens to which column of a table.
-18. parquet_tables.py: how Parquet files are written anew.
-19. tables.py: how a table is made such that others can train on it.
+12. pieces.py: how a batch is computed that the memory does not hold at once.
+13. update.py: one private update of the weights.
+14. mixing.py: whether a model treats each example by itself.
+15. ledger.py: what a model has spent.
+16. anonymity.py: among how many alike a row of a table stands.
+17. pseudonyms.py: what stands in the place of a name, a number and a date.
+18. rules.py: what happens to which column of a table.
+19. parquet_tables.py: how Parquet files are written anew.
+20. tables.py: how a table is made such that others can train on it.
 """
 
 from __future__ import annotations

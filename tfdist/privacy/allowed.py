@@ -154,7 +154,8 @@ def _refuse_optimizer(optimizer: Any) -> None:
     if steps := getattr(optimizer, "gradient_accumulation_steps", None):
         raise ValueError(
             f"privacy=DPSGD(...) cannot be combined with gradient_accumulation_steps={steps}, "
-            "which would add noise to each part. Give a larger expected_batch_size."
+            "which would add noise to each part. Give DPSGD a larger expected_batch_size, and a "
+            "physical_batch_size that the memory holds."
         )
 
 

@@ -37,6 +37,10 @@ class DPSGD:
         batch_cap: Most examples of a step; of a larger draw, a random part is taken, which the
             accountant knows of. By default so many that it happens with a probability of half of
             delta, which raises epsilon by some 1 %.
+        physical_batch_size: Most examples that are computed at once, over all replicas of all
+            workers, where the memory does not hold a whole step. The step stays one: its clipped
+            gradients add up piece by piece, it gets its noise once, and the accountant counts it
+            once. By default a step is computed as a whole.
         seed: For tests alone: draws everything from this seed, which makes the noise known.
 
     Raises:
@@ -50,6 +54,7 @@ class DPSGD:
     noise_multiplier: float | None = None
     target_epsilon: float | None = None
     batch_cap: int | None = None
+    physical_batch_size: int | None = None
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -70,7 +75,7 @@ class DPSGD:
                 f"delta={self.delta!r} is the probability with which the promise need not hold. "
                 "Give a number above 0 and below one by the number of examples, such as 1e-5."
             )
-        for name in ("expected_batch_size", "batch_cap"):
+        for name in ("expected_batch_size", "batch_cap", "physical_batch_size"):
             size = getattr(self, name)
             if size is not None and (type(size) is not int or size < 1):
                 raise ValueError(f"{name}={size!r} counts examples. Give a whole number from 1.")

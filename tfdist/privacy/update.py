@@ -21,7 +21,7 @@ from tfdist.compat import keras_internals, tf_internals
 from tfdist.global_batch import losses_metrics
 from tfdist.global_batch import position as position_lib
 from tfdist.global_batch.position import Position
-from tfdist.privacy import ghost, one_by_one, recording
+from tfdist.privacy import ghost, one_by_one, pieces, recording
 from tfdist.privacy.draws import Draws
 from tfdist.privacy.layer_rules import NoRule
 from tfdist.privacy.ruled import ruled_layers
@@ -39,11 +39,13 @@ class Private:
         norm: What the gradient of each example is clipped to.
         expected: Examples of a step in the mean.
         draws: Draws the noise.
+        physical: Most examples that are computed at once, on all replicas together; None for all.
     """
 
     norm: float
     expected: int
     draws: Draws
+    physical: int | None = None
 
 
 def train_rule(
@@ -146,32 +148,46 @@ def _of_replica(
             "A private step was given a batch without a fixed shape. Train with "
             "tfdist.fit(..., privacy=...)."
         )
-    variables, rows = model.trainable_variables, position.padded_rows
+
+    def compute(rows: Any, here: Position) -> list[Any]:
+        found, y_pred, losses = _of_rows(model, layers, private, rows, position=here, step=number)
+        _track(model, rows, y_pred, losses)
+        return found
+
+    size = private.physical and -(-private.physical // position.collectives.num_replicas)
+    sums = pieces.sums(
+        compute, data, model.trainable_variables, position=position, size=size, step=number
+    )
+    return sums, {}
+
+
+def _of_rows(
+    model: keras.Model, layers: Sequence[Any] | None, private: Private, data: Any, *,
+    position: Position, step: Any,
+) -> tuple[list[Any], Any, Any]:  # fmt: skip
+    """Returns the sums of the rows' clipped gradients, the outputs, and the losses."""
+    variables, rows = model.trainable_variables, position.padded_rows or 0
     seen: list[Any] = []
 
     def losses_of(batch: Any) -> Any:
         seen[:] = outputs_and_losses(model, batch, position)
         return seen[1]
 
-    def ghosts() -> list[Any]:
+    try:
         if layers is None:
             raise NoRule(model.name)
-        return ghost.clipped_sums(
+        sums = ghost.clipped_sums(
             layers, variables, lambda: losses_of(data), rows=rows,
             counts=tf.range(rows) < position.local_size, norm=private.norm,
         )
-
-    try:
-        sums = ghosts()
         y_pred, losses = seen
     except NoRule:
         sums, losses = one_by_one.clipped_sums(
-            variables, losses_of, data, position=position, norm=private.norm, step=number
+            variables, losses_of, data, position=position, norm=private.norm, step=step
         )
         x, *_ = keras.utils.unpack_x_y_sample_weight(data)
         y_pred = keras_internals.call(model, x, training=True)
-    _track(model, data, y_pred, losses)
-    return sums, {}
+    return sums, y_pred, losses
 
 
 def _track(model: keras.Model, data: Any, y_pred: Any, losses: Any) -> None:

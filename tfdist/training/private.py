@@ -59,7 +59,10 @@ class PrivateRun:
     def step(self) -> Private:
         """What a step computes."""
         privacy = self._privacy
-        return Private(privacy.l2_norm_clip, privacy.expected_batch_size, self._draws)
+        return Private(
+            privacy.l2_norm_clip, privacy.expected_batch_size, self._draws,
+            privacy.physical_batch_size,
+        )
 
     def source(
         self, x: Any, y: Any, *, sample_weight: Any, class_weight: Any, steps: int | None
