@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+import pytest
+
 from tfdist.cli import estimate
 from tfdist.diagnostics import batch_size, memory_limit
 
@@ -11,6 +15,15 @@ def test_a_model_of_ours(capsys, logical_cpus):
     shown = capsys.readouterr().out
     assert shown.startswith("global batch 64, 32 examples a replica: ")
     assert "for 2 replica(s): enough" in shown
+
+
+def test_an_optimizer_in_parts(capsys, logical_cpus):
+    optimizers = []
+    for flags in ([], ["--sharded_optimizer"]):
+        assert estimate.main(["--device=2xcpu", "--batch_size=64", *flags]) == 0
+        optimizers.append(float(re.search(r"([\d.]+) optimizer", capsys.readouterr().out)[1]))
+    assert optimizers[1] == pytest.approx(optimizers[0] / 2, abs=0.1)
+    assert optimizers[1] < optimizers[0]
 
 
 def test_too_little_memory(capsys, monkeypatch, logical_cpus):

@@ -43,7 +43,7 @@ def _differences(strategy: Any, reduction: Reduction, *, by_sums: bool = False) 
     """Returns the largest error of each tensor that was summed in slices, and gathered."""
     held = Slices(strategy)
     if by_sums:  # as workers that have GPUs do
-        held._launcher = None
+        held._exchange.is_direct = False
     assert held.parts == strategy.num_replicas_in_sync > 1
 
     def on_replica() -> Any:

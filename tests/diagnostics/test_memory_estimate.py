@@ -55,6 +55,20 @@ def test_a_replica_holds_its_slice_of_the_states(logical_cpus):
     assert found.step_bytes >= 3 * found.gradient_bytes
 
 
+def test_a_replica_holds_the_states_of_the_weights_that_it_owns(logical_cpus):
+    with tfdist.get_strategy("2xcpu").scope():
+        layers = [keras.layers.Dense(400, use_bias=False) for _ in range(3)]
+        model = keras.Sequential([keras.Input((400,)), *layers])
+        model.compile(keras.optimizers.Lamb(), "mse")
+    assert model.distribute_strategy.num_replicas_in_sync == 2
+    found = tfdist.estimate_memory(model, batch_size=100, sharded_optimizer=True)
+    one = 4 * 400 * 400
+    assert found.optimizer_bytes == pytest.approx(2 * 2 * one, rel=1e-3)  # two momentums of two
+    # Gradients, as they are and as they travel; of two weights the sum, and the values that it
+    # gives; and what updating one of them takes.
+    assert found.step_bytes == (2 * 3 + 2 * 2 + 2) * one
+
+
 def mlp_alone():
     with tfdist.get_strategy("cpu").scope():
         return mlp(500, 2, "relu")

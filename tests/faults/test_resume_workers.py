@@ -26,6 +26,7 @@ def _fit(
     *,
     stop_at: int | None = None,
     records: str | None = None,
+    optimizer: str = "Adam",
     **kwargs: Any,
 ) -> Any:
     """Trains on one of the workers; returns weights and history, or what went wrong.
@@ -36,6 +37,7 @@ def _fit(
         stop_at: The step after which the run ends, or None.
         records: A file with the number of an example a line, which is read; "grain" for a dataset
             of Grain; None for arrays.
+        optimizer: The name of its class.
         **kwargs: As in `fit`.
     """
     import keras
@@ -61,8 +63,8 @@ def _fit(
                 layers.Dense(3, activation="softmax"),
             ]
         )
-        adam = keras.optimizers.Adam(0.05)
-        model.compile(adam, "sparse_categorical_crossentropy", metrics=["accuracy"])
+        made = getattr(keras.optimizers, optimizer)(0.05)
+        model.compile(made, "sparse_categorical_crossentropy", metrics=["accuracy"])
     x = np.random.default_rng(0).normal(size=(19, 6))
     y = np.random.default_rng(1).integers(0, 3, size=19)
     kwargs = {"batch_size": 4, "epochs": 3, **kwargs}
@@ -139,43 +141,53 @@ def test_a_folder_that_one_worker_alone_is_given(two_workers):
         assert "worker 0: checkpoint_dir is given; worker 1: checkpoint_dir" in found["one alone"]
 
 
-def _stop_in_slices(folders: list[str]) -> list[Any]:
+_PARTED = ("Adam", "Adafactor")  # in slices, and by owner
+
+
+def _stop_in_parts(folders: list[str]) -> list[Any]:
     import tfdist
 
     folder = folders[tfdist.detect_cluster().rank]
     stops = (3, 8)  # the second process goes on where the first one stopped
-    return [_fit("cpu", folder, stop_at=stop, sharded_optimizer=True) for stop in stops]
+    return [
+        _fit("cpu", f"{folder}-{name}", stop_at=stop, optimizer=name, sharded_optimizer=True)
+        for name in _PARTED
+        for stop in stops
+    ]
 
 
-def _rest(folder: str, **kwargs: Any) -> Any:
-    return _fit("cpu", folder, **kwargs)
+def _rest(folder: str, **kwargs: Any) -> list[Any]:
+    return [_fit("cpu", f"{folder}-{name}", optimizer=name, **kwargs) for name in _PARTED]
 
 
-def _whole_and_rest_of_one(folder: str) -> list[Any]:
-    return [_fit("cpu", where) for where in (None, folder)]
+def _wholes_and_rests_of_one(folder: str) -> list[Any]:
+    wholes = [_fit("cpu", None, optimizer=name) for name in _PARTED]
+    return [wholes, _rest(folder)]
 
 
 @pytest.mark.timeout(300)  # for a busy machine
-def test_states_in_slices_go_on_on_two_workers_three_and_one(tmp_path):
-    """The checkpoint has whole states, in which each worker finds its slices.
+def test_states_in_parts_go_on_on_two_workers_three_and_one(tmp_path):
+    """The checkpoint has whole states, in which each worker finds its parts.
 
-    Takes three jobs of 5 s each. Nothing else shows that what was gathered from two workers is what
-    three of them cut, or one keeps.
+    Takes three jobs of 8 s each. Nothing else shows that what was gathered from two workers is what
+    three of them cut or deal anew, or one keeps.
     """
     chief = str(tmp_path / "run")
-    stopped = testing.run_workers(_stop_in_slices, args=([chief, "/proc/none"],))
-    assert stopped == [["Stop: "] * 2] * 2
+    stopped = testing.run_workers(_stop_in_parts, args=([chief, "/proc/none"],))
+    assert stopped == [["Stop: "] * 4] * 2
     copied = str(tmp_path / "copied")
-    shutil.copytree(chief, copied)
+    for name in _PARTED:
+        shutil.copytree(f"{chief}-{name}", f"{copied}-{name}")
     of_three = testing.run_workers(
         _rest, workers=3, args=(copied,), kwargs={"sharded_optimizer": True}
     )
-    [(whole, of_one)] = testing.run_workers(_whole_and_rest_of_one, workers=1, args=(chief,))
-    for rest in (of_one, *of_three):
-        for one, other in zip(whole[0], rest[0], strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-13)
-        for name, values in whole[1].items():
-            np.testing.assert_allclose(values, rest[1][name], rtol=1e-12, atol=1e-13)
+    [(wholes, of_one)] = testing.run_workers(_wholes_and_rests_of_one, workers=1, args=(chief,))
+    for rests in (of_one, *of_three):
+        for whole, rest in zip(wholes, rests, strict=True):
+            for one, other in zip(whole[0], rest[0], strict=True):
+                np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-13)
+            for name, values in whole[1].items():
+                np.testing.assert_allclose(values, rest[1][name], rtol=1e-12, atol=1e-13)
 
 
 def _stop(device: str, folder: str, records: str | None) -> Any:

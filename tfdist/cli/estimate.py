@@ -3,6 +3,7 @@
     tfdist estimate program.py ARGS
     tfdist estimate --batch_size=512 --device=2xcpu program.py ARGS
     tfdist estimate --target=my_module:my_model --batch_size=512
+    tfdist estimate --device=2xcpu --sharded_optimizer program.py ARGS
     tfdist estimate --find_largest_batch program.py ARGS
 
 A program runs unchanged up to its first `fit`, whose model and batch are looked at; nothing is
@@ -53,7 +54,9 @@ def _estimate(found: Looked, given: Any) -> int:
 
     size = given.batch_size or found.batch_size or 32
     x = found.batch[0] if found.batch else None
-    estimate = memory_estimate.estimate_memory(found.model, batch_size=size, x=x)
+    estimate = memory_estimate.estimate_memory(
+        found.model, batch_size=size, x=x, sharded_optimizer=given.sharded_optimizer
+    )
     print(f"global batch {size}, {estimate.rows} examples a replica: {estimate}")
     available = memory_limit.available_bytes()
     replicas = -(-size // estimate.rows)
@@ -106,6 +109,10 @@ def _make_line() -> CommandLine:
     flags.DEFINE_integer(
         "batch_size", None, "Examples per step, over all replicas; by default the program's, and "
         "32 of a --target.", lower_bound=1, **own,
+    )
+    flags.DEFINE_boolean(
+        "sharded_optimizer", False, "Whether each replica holds a part of the optimizer's states, "
+        "as with fit(..., sharded_optimizer=True).", **own,
     )
     flags.DEFINE_boolean(
         "find_largest_batch", False, "Whether to try for the largest batch that trains here.",

@@ -8,10 +8,12 @@ Read in this order; each file imports from those above it only:
 2. collectives.py: what a replica can ask the others for.
 3. compression.py: what gradients look like between replicas.
 4. reduction.py: how gradients and counts travel: once, summed, in packs.
-5. slices.py: how they travel where each replica needs one slice of them alone.
-6. workers.py: which workers there are, and what they tell each other.
-7. together.py: how a file is written where reading its content takes all workers.
-8. agreement.py: whether all workers mean the same.
-9. link_check.py: whether the links transfer data unchanged.
-10. presence.py: whether this worker, and its peers, are at work.
+5. exchange.py: how workers send each other rows of one message.
+6. slices.py: how gradients travel where each replica needs one slice of them alone.
+7. owners.py: how they travel where each variable has one replica that updates it.
+8. workers.py: which workers there are, and what they tell each other.
+9. together.py: how a file is written where reading its content takes all workers.
+10. agreement.py: whether all workers mean the same.
+11. link_check.py: whether the links transfer data unchanged.
+12. presence.py: whether this worker, and its peers, are at work.
 """

@@ -24,17 +24,15 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfdist.communication import collectives, compression
+from tfdist.communication import compression
 from tfdist.communication import reduction as reduction_lib
 from tfdist.communication.compression import EXACT, Reduction
-from tfdist.communication.share import share_of
-from tfdist.compat import tf_internals
+from tfdist.communication.exchange import Exchange
 
 # Smaller blocks travel together until they have this many bytes, as packs of whole gradients do.
 _PACK_BYTES = 2**20
 #: The most numbers of a block: larger ones leave the processors idle while they travel.
 BLOCK = 2**20
-_GATHERED = (tf.float16, tf.float32, tf.float64, tf.int32, tf.int64)  # by TensorFlow's ring
 
 
 def lengths(size: int, parts: int) -> list[int]:
@@ -94,11 +92,9 @@ class Slices:
     """
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
-        self._strategy, self._share = strategy, share_of(strategy)
+        self._strategy, self._exchange = strategy, Exchange(strategy)
+        self._share = self._exchange.share
         self.parts, self.replicas = self._share.num_replicas, self._share.replicas
-        self._launcher: Any = None
-        if self._share.has_others and "CPU" in strategy.extended.worker_devices[0].upper():
-            self._launcher = tf_internals.launcher_of(strategy)
 
     def summed(
         self, gradients: Sequence[Any], reduction: Reduction = EXACT
@@ -112,7 +108,7 @@ class Slices:
         Returns:
             For each gradient the slices of the sum of this worker's replicas.
         """
-        if self._launcher is None:
+        if not self._exchange.is_direct:
             sums = reduction_lib.sum_gradients(self._strategy, gradients, reduction)
             return [[self._held(total, r) for r in self.replicas] for total in sums]
         cut = [pieces(gradient, self.parts) for gradient in gradients]
@@ -123,7 +119,7 @@ class Slices:
                 own[index] = compression.narrow(piece, str(reduction.wire_dtype))
         found: dict[int, tf.Tensor] = {}
         for pack in _packs(own, types):
-            came = tf.unstack(self._exchanged(_packed([own[i] for i in pack], axis=1)))
+            came = tf.unstack(self._exchange.to_each(_packed([own[i] for i in pack], axis=1)))
             # Widened before they are added, so that each contribution is rounded but once.
             wide = [compression.widen(row, types[pack[0]]) for row in came]
             total = functools.reduce(tf.add, wide)
@@ -153,16 +149,10 @@ class Slices:
         own = [block for (of_one,) in cut for block in of_one]
         found: dict[int, tf.Tensor] = {}
         for pack in _packs(own, [block.dtype for block in own]):
-            every = self._from_all(_packed([own[i] for i in pack], axis=0))
+            every = self._exchange.from_all(_packed([own[i] for i in pack], axis=0))
             found |= zip(pack, _unpacked(every, [own[i].shape[0] for i in pack], 1), strict=True)
         came = iter(found[index] for index in range(len(own)))
         return [[next(came) for _ in of_one] for (of_one,) in cut]
-
-    def total(self, values: tf.Tensor) -> tf.Tensor:
-        """Returns the sum over all workers of a vector, which each has made of its slices."""
-        if not self._share.has_others:
-            return values
-        return reduction_lib.sum_gradients(self._strategy, [values])[0]
 
     def _held(self, total: Any, replica: int) -> tf.Tensor:
         devices = self._strategy.extended.worker_devices
@@ -172,22 +162,6 @@ class Slices:
     def _stacked(self, of_replicas: Sequence[Any]) -> tf.Tensor:
         with tf.device(self._strategy.extended.worker_devices[0]):
             return tf.stack([tf.convert_to_tensor(one) for one in of_replicas])
-
-    def _exchanged(self, message: tf.Tensor) -> tf.Tensor:
-        """Sends row i of a message to worker i; returns the rows that have come, by worker."""
-        with tf.device(self._launcher.device):
-            return tf.raw_ops.CollectiveAllToAllV2(input=message, **self._launcher.keys())
-
-    def _from_all(self, message: tf.Tensor) -> tf.Tensor:
-        if self._launcher is None:
-            wide = message if message.dtype in _GATHERED else tf.cast(message, tf.float32)
-            every = collectives.gathered(self._strategy, lambda context: wide)
-            return tf.cast(every, message.dtype)
-        if message.dtype not in _GATHERED:  # such as bfloat16
-            return self._exchanged(tf.tile(message[tf.newaxis], [self.parts, 1]))
-        with tf.device(self._launcher.device):
-            came = tf.raw_ops.CollectiveGatherV2(input=message, **self._launcher.keys())
-            return tf.reshape(came, [self.parts, -1])
 
 
 def _packs(tensors: Sequence[tf.Tensor], types: Sequence[tf.DType]) -> list[list[int]]:

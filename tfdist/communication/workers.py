@@ -134,9 +134,20 @@ class Workers:
             return payload
         size = len(payload) if self.is_chief else 0
         high, low = self._total(np.array([size >> 24, size & 0xFFFFFF], np.int32))
-        size = (int(high) << 24) + int(low)
+        return self.from_worker(0, payload, size=(int(high) << 24) + int(low))
+
+    def from_worker(self, rank: int, payload: bytes, *, size: int) -> bytes:
+        """Returns one worker's `payload` on every worker; those of the others are ignored.
+
+        Args:
+            rank: The number of the worker.
+            payload: This worker's.
+            size: The bytes of what is sent, on all workers.
+        """
+        if not self.has_others:
+            return payload
         padded = np.zeros(-(-size // 4) * 4, np.uint8)
-        if self.is_chief:
+        if self.rank == rank:
             padded[:size] = np.frombuffer(payload, np.uint8)
         words = padded.view(np.int32)
         pieces = [

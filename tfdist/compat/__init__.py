@@ -14,7 +14,7 @@ Read in this order; each file imports from those above it only:
 8. tf_internals.py: the names of TensorFlow.
 9. tf_datasets.py: the names that tell what a `tf.data.Dataset` is made of.
 10. tensor_notes.py: what Keras notes on a tensor besides its values.
-11. optimizer_slices.py: how an optimizer comes to update slices of weights.
+11. optimizer_slices.py: how an optimizer comes to update parts of the weights.
 12. untraced.py: what must run outside the step that is being traced.
 13. other_seed.py: how the process has another seed for a while.
 """

@@ -1,8 +1,9 @@
-"""How does one of Keras's optimizers come to update slices of weights, instead of the weights?
+"""How does one of Keras's optimizers come to update parts of the weights, instead of the weights?
 
-It is built for slices, each of which stands in for its weight: with its name, and without its
-constraint, which needs the whole. What looks at all of the gradients at once, or at all of the
-weights, is replaced on the optimizer itself, since it would see one replica's slices alone.
+It is built for parts, slices or some whole ones, each of which stands in for its weight: with its
+name, and without its constraint, which is for the whole. What looks at all of the gradients at
+once, or at all of the weights, is replaced on the optimizer itself, since it would see one
+replica's parts alone.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ import tensorflow as tf
 from tfdist.compat.keras_internals import settings_of
 
 _REPLACED = (
-    "add_variable_from_reference", "_clip_gradients", "check_finite", "finalize_variable_values",
+    "_clip_gradients", "check_finite", "finalize_variable_values",
     "save_own_variables", "load_own_variables",
 )  # fmt: skip
 
 
 class Placement:
-    """Stands in for the strategy of an optimizer that has slices, and whole weights beside them.
+    """Stands in for the strategy of an optimizer that has parts, and whole weights beside them.
 
-    A slice is on one device, and no strategy knows of it; a whole weight is mirrored.
+    A part is on one device, and no strategy knows of it; a whole weight is mirrored.
 
     Args:
         strategy: The strategy of the whole weights.
@@ -63,11 +64,43 @@ def inner_of(optimizer: Any) -> Any:
     return optimizer.inner_optimizer if is_outer else optimizer
 
 
-def slice_of(variable: Any, value: tf.Variable, *, length: int) -> Any:
-    """Returns a Keras variable with another one's name and path, and a slice for its value."""
+def stand_in(variable: Any, value: tf.Variable, *, shape: tuple[int, ...]) -> Any:
+    """Returns a Keras variable with another one's name and path, and another value.
+
+    Args:
+        variable: The other one.
+        value: Its value.
+        shape: The shape that it shows.
+    """
     part = copy.copy(variable)
-    part._value, part._shape, part._ndim, part._constraint = value, (length,), 1, None
+    part._value, part._constraint = value, None
+    part._shape, part._ndim = shape, len(shape)
     return part
+
+
+def empty(variable: Any) -> None:
+    """Leaves a Keras variable a value without a number, of its rank."""
+    with tf.device(variable.value.device):
+        variable._value = tf.Variable(
+            tf.zeros([0] * len(variable.shape), variable.dtype), trainable=False
+        )
+    show_shape(variable)
+
+
+def show_shape(variable: Any) -> None:
+    """Lets a Keras variable show the shape that its value has."""
+    variable._shape = tuple(variable.value.shape)
+
+
+class _Weights(list[Any]):
+    """Weights, of which it is known which one an optimizer makes states for, as it goes through."""
+
+    current: Any = None
+
+    def __iter__(self) -> Iterator[Any]:
+        for self.current in super().__iter__():
+            yield self.current
+        self.current = None
 
 
 def build(
@@ -76,34 +109,39 @@ def build(
     strategy: tf.distribute.Strategy,
     note: Callable[[Any, str, Any], None],
 ) -> None:
-    """Builds an optimizer for slices, and for the weights that stay whole; outside of any scope.
+    """Builds an optimizer for parts of weights, and for those that stay whole; outside of a scope.
 
     Args:
         optimizer: An optimizer without variables but its settings.
-        weights: Slices and whole weights, in the order of the model.
+        weights: Parts and whole weights, in the order of the model.
         strategy: The strategy of the model.
-        note: Takes each slot's reference among `weights`, its name and its variable.
+        note: Takes each state's reference among `weights`, its name and its variable, as soon as
+            it is made.
     """
     inner = inner_of(optimizer)
-    own = vars(inner)
-    own["_distribution_strategy"] = Placement(strategy)
-    original = inner.add_variable_from_reference
+    own, placement, gone_through = vars(inner), Placement(strategy), _Weights(weights)
+    own["_distribution_strategy"] = placement
+    original = inner.add_variable
 
-    def noting(reference_variable: Any, name: Any = None, initializer: Any = "zeros") -> Any:
-        made = original(reference_variable, name=name, initializer=initializer)
-        note(reference_variable, name or "var", made)
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        weight = gone_through.current
+        if weight is None:
+            return original(*args, **kwargs)
+        with placement.colocate_vars_with(weight.value):
+            made = original(*args, **kwargs)
+        note(weight, kwargs.get("name") or "var", made)
         return made
 
-    own["add_variable_from_reference"] = noting
-    inner.build(list(weights))
-    del own["add_variable_from_reference"]
+    own["add_variable"] = noting
+    inner.build(gone_through)
+    del own["add_variable"]
     if optimizer is not inner:
         with strategy.scope():
             optimizer.build(list(weights))  # its own counters; the inner one is built
 
 
 def as_left_out_of_decay(optimizer: Any, whole: Any, parts: Sequence[Any]) -> None:
-    """Leaves slices out of weight decay where their weight was left out by itself."""
+    """Leaves parts out of weight decay where their weight was left out by itself."""
     inner = inner_of(optimizer)
     left_out = getattr(inner, "_exclude_from_weight_decay", None)
     if left_out and inner._var_key(whole) in left_out:

@@ -128,12 +128,12 @@ TABLE = (
             "BaseOptimizer.__init__ > _trainable_variables_indices",
             "BaseOptimizer.exclude_from_weight_decay > _exclude_from_weight_decay",
         ),
-        "optimizers whose states are held in slices", _PUBLIC,
+        "optimizers whose states are held in parts", _PUBLIC,
     ),
     Names(
         ("keras.src.backend.tensorflow.optimizer",),
         ("TFOptimizer.__init__ > _distribution_strategy", "TFOptimizer._var_key"),
-        "optimizers whose states are held in slices", _PUBLIC,
+        "optimizers whose states are held in parts", _PUBLIC,
     ),
     Names(
         ("keras.src.backend.common.variables",),
@@ -143,11 +143,11 @@ TABLE = (
             "KerasVariable.__init__ > _ndim|Variable.__init__ > _ndim",
             "KerasVariable.__init__ > _constraint|Variable.__init__ > _constraint",
         ),
-        "slices of weights that an optimizer takes for weights", _PUBLIC,
+        "parts of weights that an optimizer takes for weights", _PUBLIC,
     ),
     Names(
         ("keras.src.callbacks.swap_ema_weights",), ("SwapEMAWeights._apply_to_ema_optimizers",),
-        "averages of weights that are held in slices", _PUBLIC, is_needed=False,
+        "averages of weights that are held in parts", _PUBLIC, is_needed=False,
     ),
     # ---- Keras: the trainer's own helpers
     Names(
@@ -281,7 +281,7 @@ TABLE = (
     Names(
         ("tensorflow.python.distribute.cross_device_ops",),
         ("CollectiveAllReduce.__init__ > _launchers",),
-        "slices of gradients, each sent to the worker that needs it", _PUBLIC, _TENSORFLOW,
+        "parts of gradients, each sent to the worker that needs it", _PUBLIC, _TENSORFLOW,
         is_needed=False,
     ),
     Names(
@@ -292,7 +292,7 @@ TABLE = (
             "CollectiveReplicaLauncher.__init__ > _group_size",
             "CollectiveReplicaLauncher.__init__ > _device",
         ),
-        "slices of gradients, each sent to the worker that needs it", _PUBLIC, _TENSORFLOW,
+        "parts of gradients, each sent to the worker that needs it", _PUBLIC, _TENSORFLOW,
         is_needed=False,
     ),
     Names(

@@ -96,7 +96,7 @@ def estimate_memory(
 
     Raises:
         ValueError: The model was not compiled, the shape of its inputs is not known, or its
-            optimizer cannot hold its states in slices.
+            optimizer cannot hold its states in parts.
     """
     if not model.compiled:
         raise ValueError("The model is not compiled, so its optimizer is unknown. Compile it.")
@@ -119,10 +119,11 @@ def estimate_memory(
     gradients = _bytes(model.trainable_variables)
     largest = max((_bytes([v]) for v in model.trainable_variables), default=0)
     # At the update: the gradients, their sum and the pack that it travels in, and temporaries.
-    copies = 3.0 if replicas > 1 else 1.0
-    if sliced:  # of the sum, and of the weights that are updated, a slice each
-        copies, largest = 2 + 2 / replicas, -(-largest // replicas)
-    update = int(gradients * copies) + _TEMPORARIES * largest
+    copies = (3 if replicas > 1 else 1) * gradients
+    if sliced:  # of the sum, and of the weights that are updated, a part each
+        of_all, largest = sliced.updated_bytes
+        copies = 2 * gradients + 2 * of_all
+    update = copies + _TEMPORARIES * largest
     return MemoryEstimate(
         rows=rows,
         parameter_bytes=_bytes(model.variables),

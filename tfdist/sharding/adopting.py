@@ -1,4 +1,4 @@
-"""When is an optimizer taken apart into slices, and when is it put together again?
+"""When is an optimizer taken apart, and when is it put together again?
 
 When `fit` begins, before it looks for a checkpoint. An optimizer that has trained keeps its states.
 """
@@ -18,14 +18,14 @@ from tfdist.sharding import allowed, shards
 
 
 def adopt(model: keras.Model, strategy: tf.distribute.Strategy, *, is_wanted: bool) -> None:
-    """Brings a model's optimizer to hold its states in slices, or whole.
+    """Brings a model's optimizer to hold its states in parts, or whole.
 
     Every worker has to call it. One replica holds all states anyway.
 
     Args:
         model: The model, built; compiled if it is wanted.
         strategy: The strategy that it was made under.
-        is_wanted: Whether the states are to be held in slices.
+        is_wanted: Whether the states are to be held in parts.
 
     Raises:
         ValueError: The model has weights that have to stay whole.
@@ -54,7 +54,7 @@ def adopt(model: keras.Model, strategy: tf.distribute.Strategy, *, is_wanted: bo
 def averages_swapped(
     model: keras.Model, callbacks: Sequence[Any]
 ) -> contextlib.AbstractContextManager[None]:
-    """Lets `SwapEMAWeights` swap weights with averages that are held in slices, in a block."""
+    """Lets `SwapEMAWeights` swap weights with averages that are held in parts, in a block."""
     sliced = shards.of(getattr(model, "optimizer", None))
     if sliced is None:
         return contextlib.nullcontext()

@@ -1,8 +1,9 @@
-"""Which optimizers can hold their states in slices, and beside which options of `fit`?
+"""Which optimizers can hold their states in parts, and beside which options of `fit`?
 
-Those that compute each number of a weight from the same numbers of its gradient and its states. It
-cannot be read off a class, so the classes are listed; a subclass may do anything. Norms over whole
-weights, to clip by, are summed over the slices.
+In slices those that compute each number of a weight from the same numbers of its gradient and its
+states. Others that compute each weight by itself hold the states of whole weights. It cannot be
+read off a class, so the classes are listed; a subclass may do anything. Norms to clip by are summed
+over all parts.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from tfdist.communication.compression import EXACT, Reduction
 from tfdist.communication.share import is_tpu, share_of
 from tfdist.compat import keras_internals, optimizer_slices
 
-#: Of `keras.optimizers`.
-CLASSES = (
+#: Of `keras.optimizers`, in slices.
+BY_NUMBER = (
     "SGD", "Adam", "AdamW", "Nadam", "Adamax", "Lion", "RMSprop", "Adagrad", "Adadelta", "Ftrl",
 )  # fmt: skip
+#: Those that look at whole weights.
+BY_WEIGHT = ("Lamb", "Adafactor", "Muon")
 
 
 def refuse(
@@ -95,14 +98,19 @@ def stays_whole(model: keras.Model, parts: int) -> set[int]:
     return tables | small
 
 
+def needs_whole_weights(optimizer: Any) -> bool:
+    """Tells whether an optimizer, which is not refused, looks at whole weights."""
+    return type(optimizer) in [getattr(keras.optimizers, name) for name in BY_WEIGHT]
+
+
 def _refuse_class(optimizer: Any) -> None:
     inner = optimizer_slices.inner_of(optimizer)
-    kinds = [getattr(keras.optimizers, name) for name in CLASSES]
+    kinds = [getattr(keras.optimizers, name) for name in (*BY_NUMBER, *BY_WEIGHT)]
     if type(inner) not in kinds or (
         inner is not optimizer and type(optimizer) is not keras.optimizers.LossScaleOptimizer
     ):
         raise ValueError(
             f"sharded_optimizer=True was given with {type(inner).__name__}, of which it is not "
-            "known that it updates each number of a weight by itself. Use one of "
-            f"keras.optimizers.{', '.join(CLASSES)}, or leave sharded_optimizer out."
+            "known that it updates each weight by itself. Use one of keras.optimizers."
+            f"{', '.join((*BY_NUMBER, *BY_WEIGHT))}, or leave sharded_optimizer out."
         )

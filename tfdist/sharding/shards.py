@@ -1,7 +1,7 @@
-"""How does an optimizer update slices of the weights?
+"""How does an optimizer update parts of the weights, slices or whole ones that a replica owns?
 
-A step sums the gradients so that each replica gets its slice of the sum, lets Keras's own optimizer
-update the slices that it was built for, and gathers the new weights. What the optimizer computes of
+A step sums the gradients so that each replica gets its part of the sum, lets Keras's own optimizer
+update the parts that it was built for, and gathers the new weights. What the optimizer computes of
 all gradients, a norm to clip by and whether all are finite, is summed over the workers.
 """
 
@@ -15,21 +15,20 @@ import keras
 import tensorflow as tf
 
 from tfdist.communication import reduction as reduction_lib
-from tfdist.communication import slices as slices_lib
 from tfdist.communication.compression import EXACT, Reduction
-from tfdist.communication.slices import Slices
-from tfdist.communication.workers import Workers
 from tfdist.compat import keras_internals, optimizer_slices, tf_internals
 from tfdist.compat.notes import note_of
 from tfdist.compat.untraced import outside_of_steps
 from tfdist.global_batch import position as position_lib
 from tfdist.sharding import allowed, of_all_gradients
-from tfdist.sharding.sliced_state import SlicedState
-from tfdist.sharding.sliced_weight import SlicedWeight, sliced
+from tfdist.sharding.by_owner import ByOwner
+from tfdist.sharding.in_slices import InSlices
+from tfdist.sharding.sliced_state import bytes_held, load, save
+from tfdist.sharding.stand_in import Parting, StandIn
 
 
 class Shards:
-    """An optimizer that is built for slices of a model's weights.
+    """An optimizer that is built for parts of a model's weights.
 
     Args:
         model: The model, built and compiled; its optimizer has no variables but its settings.
@@ -39,16 +38,20 @@ class Shards:
     def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy) -> None:
         self._strategy, self._optimizer = strategy, model.optimizer
         self._inner = optimizer_slices.inner_of(model.optimizer)
-        self._slices, self._workers = Slices(strategy), Workers(strategy)
-        whole = allowed.stays_whole(model, self._slices.parts)
+        whole = allowed.stays_whole(model, strategy.num_replicas_in_sync)
+        parted = [v for v in model.trainable_variables if id(v) not in whole]
+        self._parting: Parting = (
+            ByOwner(strategy, parted) if allowed.needs_whole_weights(self._inner)
+            else InSlices(strategy)
+        )
         self._items = [
-            SlicedWeight(v, (v,), True) if id(v) in whole
-            else outside_of_steps(functools.partial(sliced, v, strategy, self._slices))
+            StandIn(v, (v,), True) if id(v) in whole
+            else outside_of_steps(functools.partial(self._parting.stand_in, v))
             for v in model.trainable_variables
         ]
         self._parts = [part for item in self._items for part in item.parts]
-        self._applied: list[SlicedWeight] = []  # those with gradients, while an update is traced
-        self._slots: dict[int, tuple[SlicedWeight, str]] = {}
+        self._applied: list[StandIn] = []  # those with gradients, while an update is traced
+        self._slots: dict[int, tuple[StandIn, str]] = {}
         outside_of_steps(self._build)
         self._states = self._states_of(self._optimizer)
         self._traced = [tf.function(f, autograph=False) for f in (self.refresh, self.publish)]
@@ -61,12 +64,20 @@ class Shards:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of the states that a replica of this worker holds."""
-        own = [state.parts[0] if isinstance(state, SlicedState) else state for state in self.states]
-        return sum(
-            tf.as_dtype(one.dtype).size * (tf.TensorShape(one.shape).num_elements() or 0)
-            for one in own
-        )
+        """Bytes of the states that a replica holds, the one that holds the most."""
+        replicas = range(self._strategy.num_replicas_in_sync)
+        return max(sum(bytes_held(state, replica) for state in self.states) for replica in replicas)
+
+    @property
+    def updated_bytes(self) -> tuple[int, int]:
+        """Bytes of the weights that a replica updates, and of what it updates of one of them.
+
+        Of the replica that updates the most.
+        """
+        whole = [item.size for item in self._items if item.is_whole]
+        parted = self._parted()
+        at_once = [self._parting.fullest([item]) for item in parted]
+        return sum(whole) + self._parting.fullest(parted), max([*whole, *at_once], default=0)
 
     def update(
         self,
@@ -76,10 +87,10 @@ class Shards:
         apply: Callable[..., None] | None = None,
         reduction: Reduction = EXACT,
     ) -> None:
-        """Does what `step.update.update` does, with each replica's slices."""
+        """Does what `step.update.update` does, with each replica's parts."""
         if [id(v) for v in variables] != [id(item.weight) for item in self._items]:
             raise ValueError(
-                "The optimizer holds its states in slices, for all trainable weights of the model "
+                "The optimizer holds its states in parts, for all trainable weights of the model "
                 "that fit(..., sharded_optimizer=True) has trained, and was given others. Compile "
                 "the model with a new optimizer."
             )
@@ -90,47 +101,42 @@ class Shards:
         with tf_internals.default_replica_mode(), position_lib.at(None):
             self._apply(sums, apply)
         self._settle(before)
-        for item in self._sliced():
-            item.clear()
+        for item in self._parted():
+            self._parting.clear(item)
 
     def refresh(self, sums: Sequence[Any] | None = None) -> None:
-        """Gives the slices the values that the weights have now; in a step after the sums."""
+        """Gives the parts the values that the weights have now; in a step after the sums."""
         for index, item in enumerate(self._items):
             if not item.is_whole:
                 after = sums[index] if sums else None
-                item.refresh(self._strategy, self._slices, after=after or ())
+                self._parting.refresh(item, after=after or ())
 
     def publish(self) -> None:
-        """Gives the weights the values of all replicas' slices."""
-        items = self._sliced()
-        own = [
-            [tf.ensure_shape(part.value.read_value(), part.shape) for part in item.parts]
-            for item in items
-        ]
-        sizes = [item.weight.shape.num_elements() for item in items]
-        every = self._slices.gathered(own, sizes)
-        with tf_internals.default_replica_mode():
-            for item, pieces in zip(items, every, strict=True):
-                item.weight.assign(slices_lib.whole(pieces, item.weight.shape))
+        """Gives the weights the values of all replicas' parts."""
+        self._parting.publish(self._parted())
 
     def around(self, function: Callable[[], None]) -> None:
-        """Calls what changes slices outside of a step; every worker has to call it."""
+        """Calls what changes parts outside of a step; every worker has to call it."""
         with tf_internals.default_replica_mode():
             self._traced[0]()
             function()
             self._traced[1]()
-        for item in self._sliced():
-            item.clear()
+        for item in self._parted():
+            self._parting.clear(item)
 
     def _build(self) -> None:
         known = {id(part): item for item in self._items for part in item.parts}
 
         def note(reference: Any, name: str, made: Any) -> None:
-            self._slots[id(made)] = known[id(reference)], name
+            item = known[id(reference)]
+            self._slots[id(made)] = item, name
+            if not item.is_whole:
+                self._parting.made(item, made)
 
-        for item in self._sliced():
+        for item in self._parted():
             optimizer_slices.as_left_out_of_decay(self._optimizer, item.weight, item.parts)
         optimizer_slices.build(self._optimizer, self._parts, self._strategy, note)
+        self._parting.built(self._parted())
 
     def _states_of(self, optimizer: Any) -> list[Any]:
         states: list[Any] = []
@@ -141,10 +147,10 @@ class Shards:
                 states.append(variable)
                 continue
             key = id(item.weight), name
-            parts.setdefault(key, []).append(variable.value)
+            parts.setdefault(key, []).append(variable)
             if len(parts[key]) == len(item.parts):
-                own = parts[key]
-                states.append(SlicedState(variable.path, item.weight, own, self._workers))
+                # Adafactor gives two states of a weight one name.
+                states.append(self._parting.whole_state(item, parts.pop(key)))
         return states
 
     def _replace(self) -> None:
@@ -153,14 +159,14 @@ class Shards:
             optimizer_slices.replace_clipping(
                 self._inner,
                 lambda gradients: of_all_gradients.clipped(
-                    self._inner, self._applied, gradients, self._slices
+                    self._inner, self._applied, gradients, self._strategy
                 ),
             )
         if self._inner is not self._optimizer:
             optimizer_slices.replace(
                 self._optimizer,
                 check_finite=lambda original, gradients: of_all_gradients.are_finite(
-                    original(gradients), self._slices
+                    original(gradients), self._strategy
                 ),
             )
         if self._inner.use_ema:  # the averages become the weights when training ends
@@ -174,11 +180,11 @@ class Shards:
             states = self._states if one is self._optimizer else self._states_of(one)
             optimizer_slices.replace(
                 one,
-                save_own_variables=lambda original, store, states=states: _save(states, store),
-                load_own_variables=lambda original, store, states=states: _load(states, store),
+                save_own_variables=lambda original, store, states=states: save(states, store),
+                load_own_variables=lambda original, store, states=states: load(states, store),
             )
 
-    def _sliced(self) -> list[SlicedWeight]:
+    def _parted(self) -> list[StandIn]:
         return [item for item in self._items if not item.is_whole]
 
     @property
@@ -190,23 +196,23 @@ class Shards:
         sums: list[Any] = [None] * len(self._items)
         present = [i for i, gradient in enumerate(gradients) if gradient is not None]
         whole = [i for i in present if self._items[i].is_whole]
-        sliced = [i for i in present if not self._items[i].is_whole]
-        for i in sliced:
+        parted = [i for i in present if not self._items[i].is_whole]
+        for i in parted:
             first = self._strategy.experimental_local_results(gradients[i])[0]
             if not isinstance(first, tf.Tensor):
                 raise ValueError(
                     f"The gradient of {self._items[i].weight.path!r} is rows of a table that is "
-                    "not one of a keras.layers.Embedding, and rows cannot be cut into slices. Use "
-                    "that layer, or leave sharded_optimizer out."
+                    "not one of a keras.layers.Embedding, and rows cannot be parted. Use that "
+                    "layer, or leave sharded_optimizer out."
                 )
         of_whole = reduction_lib.sum_gradients(
             self._strategy, [gradients[i] for i in whole], reduction
         )
         for i, total in zip(whole, of_whole, strict=True):
             sums[i] = [total]
-        known = [self._of_known_shape(gradients[i], self._items[i].weight) for i in sliced]
-        of_sliced = self._slices.summed(known, reduction)
-        for i, parts in zip(sliced, of_sliced, strict=True):
+        known = [self._of_known_shape(gradients[i], self._items[i].weight) for i in parted]
+        items = [self._items[i] for i in parted]
+        for i, parts in zip(parted, self._parting.summed(items, known, reduction), strict=True):
             sums[i] = parts
         return sums
 
@@ -232,7 +238,7 @@ class Shards:
             optimizer.apply(flat, self._parts)
             return
         # Whoever looks at the gradients, and counts them by the weights, gets a number for each.
-        flags = of_all_gradients.flags(sums, self._slices)
+        flags = of_all_gradients.flags(sums, self._strategy)
         apply(_Applying(lambda: optimizer.apply(flat, self._parts)), flags,
               [item.weight for item in self._items])
 
@@ -262,12 +268,12 @@ class _Applying:
 
 
 def of(optimizer: Any) -> Shards | None:
-    """Returns the shards of an optimizer that holds its states in slices; else None."""
+    """Returns the shards of an optimizer that holds its states in parts; else None."""
     return None if optimizer is None else note_of(optimizer, "shards")
 
 
 def states_of(optimizer: Any) -> Sequence[Any]:
-    """Returns an optimizer's variables; a `SlicedState` for what the replicas hold in slices."""
+    """Returns an optimizer's variables; a `HeldState` for what the replicas hold in parts."""
     held = of(optimizer)
     return optimizer.variables if held is None else held.states
 
@@ -281,18 +287,3 @@ def _constrain(weights: Sequence[Any]) -> None:
     with tf_internals.default_replica_mode():
         for weight in weights:
             weight.assign(weight.constraint(weight))
-
-
-def _save(states: Sequence[Any], store: Any) -> None:
-    for number, state in enumerate(states):
-        store[str(number)] = state.numpy()
-
-
-def _load(states: Sequence[Any], store: Any) -> None:
-    if len(store.keys()) != len(states):
-        raise ValueError(
-            f"The file holds {len(store.keys())} variables of an optimizer, and this one has "
-            f"{len(states)}. Load the file of a model that was compiled alike."
-        )
-    for number, state in enumerate(states):
-        state.assign(store[str(number)])

@@ -1,11 +1,13 @@
-"""How is a state that the replicas hold in slices read and written whole, outside of a step?
+"""How is a state that the replicas hold in parts read and written whole, outside of a step?
 
 Every worker has to call it: what it does not hold comes from the others, some at a time, so that no
-worker needs the memory for more than one state beside its slices.
+worker needs the memory for more than one state beside its parts. Here are parts that are slices;
+owned_state.py has those of which one replica holds all.
 """
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,30 +17,48 @@ import tensorflow as tf
 from tfdist.communication import slices
 from tfdist.communication.workers import Workers
 
-SLICES = "slices"  # how `variables.Entry.per_replica` calls such a state
+PARTS = "parts"  # how `variables.Entry.per_replica` calls such a state
 _BYTES_AT_A_TIME = 2**24
 
 
-class SlicedState:
+class HeldState(abc.ABC):
     """One state of one weight, as whoever saves and restores it sees it.
 
     Args:
-        path: The path of the state, as it is without slices.
-        weight: The weight, whose shape it has.
-        parts: This worker's slices, one a local replica.
+        path: The path of the state, as it is where it is whole.
+        shape: The shape of the whole.
+        parts: What this worker's replicas hold of it.
         workers: All workers.
 
     Attributes:
         path: As given.
+        shape: As given.
         parts: As given.
-        shape: The shape of the whole.
         dtype: The name of its type.
     """
 
-    def __init__(self, path: str, weight: Any, parts: Sequence[tf.Variable], workers: Workers):
+    def __init__(
+        self, path: str, shape: Any, parts: Sequence[tf.Variable], workers: Workers
+    ) -> None:
         self.path, self.parts, self._workers = path, list(parts), workers
-        self.shape, self.dtype = weight.shape, self.parts[0].dtype.name
+        self.shape, self.dtype = tf.TensorShape(shape), self.parts[0].dtype.name
         self.trainable = False
+
+    @abc.abstractmethod
+    def numpy(self) -> np.ndarray:
+        """Returns the whole; every worker has to call it."""
+
+    @abc.abstractmethod
+    def assign(self, value: Any) -> None:
+        """Gives this worker's replicas their parts of a whole value."""
+
+    @abc.abstractmethod
+    def held_by(self, replica: int) -> int:
+        """Returns how many of its numbers a replica holds."""
+
+
+class SlicedState(HeldState):
+    """One state of one weight, of which each replica holds a slice."""
 
     def numpy(self) -> np.ndarray:
         """Returns the whole; every worker has to call it."""
@@ -66,5 +86,37 @@ class SlicedState:
                 start, at = start + share.num_replicas * long, at + long
             part.assign(filled)
 
+    def held_by(self, replica: int) -> int:
+        """Returns how many numbers a slice has."""
+        return sum(self._lengths())
+
     def _lengths(self) -> list[int]:
         return slices.lengths(self.shape.num_elements(), self._workers.share.num_replicas)
+
+
+def bytes_held(state: Any, replica: int) -> int:
+    """Returns how many bytes a replica holds of a state, which may be a whole variable."""
+    is_parted = isinstance(state, HeldState)
+    size = state.held_by(replica) if is_parted else tf.TensorShape(state.shape).num_elements()
+    return int(size or 0) * tf.as_dtype(state.dtype).size
+
+
+def save(states: Sequence[Any], store: Any) -> None:
+    """Writes states whole into one of Keras's stores; every worker has to call it."""
+    for number, state in enumerate(states):
+        store[str(number)] = state.numpy()
+
+
+def load(states: Sequence[Any], store: Any) -> None:
+    """Reads what `save` has written.
+
+    Raises:
+        ValueError: The store has other states.
+    """
+    if len(store.keys()) != len(states):
+        raise ValueError(
+            f"The file holds {len(store.keys())} variables of an optimizer, and this one has "
+            f"{len(states)}. Load the file of a model that was compiled alike."
+        )
+    for number, state in enumerate(states):
+        state.assign(store[str(number)])

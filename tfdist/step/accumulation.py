@@ -45,7 +45,7 @@ def is_possible(model: keras.Model, strategy: tf.distribute.Strategy, *, on_nan:
         (optimizer.gradient_accumulation_steps or 1) > 1
         and strategy.num_replicas_in_sync > 1
         and not is_tpu(strategy)  # there a step is one program
-        and shards.of(optimizer) is None  # whole accumulators would take what slices save
+        and shards.of(optimizer) is None  # whole accumulators would take what parts save
         and not model.run_eagerly
         and optimizer.loss_scale_factor is None  # Keras divides by it before it adds up
         # In each step a float8 scale is overwritten with its gradient.

@@ -29,7 +29,7 @@ from tfdist.communication.workers import Workers
 from tfdist.compat import keras_internals, tf_internals
 from tfdist.compat.notes import note_of, set_note
 from tfdist.sharding import shards
-from tfdist.sharding.sliced_state import SLICES, SlicedState
+from tfdist.sharding.sliced_state import PARTS, HeldState
 
 # After the name of a variable: the values of all replicas, along a new first axis.
 OF_REPLICAS = "@replicas"
@@ -44,7 +44,7 @@ class Entry:
         variable: Keras's or TensorFlow's.
         per_replica: "" where all replicas hold the same value; "sum" where the value is the sum of
             theirs; "own" where each may have its own value, and the first replica's stands for all;
-            "slices" where each holds one slice of it, which is a `SlicedState`.
+            "parts" where each holds a part of it alone, which is a `HeldState`.
     """
 
     name: str
@@ -90,12 +90,12 @@ def snapshot(entries: Sequence[Entry], workers: Workers) -> dict[str, Any]:
 
     Returns:
         Tensors by name. If the replicas differ, all their values, by name and `OF_REPLICAS`. What
-        they hold in slices is whole, and the chief's alone.
+        they hold in parts is whole, and the chief's alone.
     """
     tensors: dict[str, Any] = _of_replicas(entries, workers)
     with tf.device("/cpu:0"):
         for entry in entries:
-            if isinstance(entry.variable, SlicedState):
+            if isinstance(entry.variable, HeldState):
                 whole = entry.variable.numpy()
                 if workers.is_chief:  # who writes; nobody else needs the memory for it
                     tensors[entry.name] = whole
@@ -224,8 +224,8 @@ def _path(variable: Any) -> str:
 
 
 def _per_replica(variable: Any, group: str) -> str:
-    if isinstance(variable, SlicedState):
-        return SLICES
+    if isinstance(variable, HeldState):
+        return PARTS
     value = value_of(variable)
     if value.synchronization == tf.VariableSynchronization.ON_READ:
         return "sum" if value.aggregation == tf.VariableAggregation.SUM else "own"
@@ -239,7 +239,7 @@ def value_of(variable: Any) -> Any:
 
 def components(strategy: tf.distribute.Strategy, variable: Any) -> Sequence[Any]:
     """Returns TensorFlow's variables of this worker's replicas."""
-    if isinstance(variable, SlicedState):
+    if isinstance(variable, HeldState):
         return variable.parts
     return strategy.experimental_local_results(value_of(variable))
 
@@ -253,7 +253,7 @@ def _of_replicas(
     own = {
         entry.name: np.stack([p.numpy() for p in components(workers.strategy, entry.variable)])
         for entry in entries
-        if entry.per_replica and entry.per_replica != SLICES
+        if entry.per_replica and entry.per_replica != PARTS
     }
     sums = {entry.name for entry in entries if entry.per_replica == "sum"}
     # Frozen layers are large and the same everywhere: only variables that differ have to travel.

@@ -238,10 +238,11 @@ class Trainer:
             sharded_optimizer: Whether each of N replicas holds one N-th of the optimizer's states
                 (Adam's momentums, averages of weights, accumulators), and updates that part of the
                 weights, with the same numbers up to rounding, and as many bytes between workers.
-                Then `model.optimizer.variables` are slices; saving the model, or a checkpoint, puts
+                Then `model.optimizer.variables` are parts; saving the model, or a checkpoint, puts
                 them together, for which every worker has to save. Tables of a
-                `keras.layers.Embedding` keep whole states. For SGD, Adam, AdamW, Nadam, Adamax,
-                Lion, RMSprop, Adagrad, Adadelta and Ftrl; others are refused by name.
+                `keras.layers.Embedding` keep whole states. SGD, Adam, AdamW, Nadam, Adamax, Lion,
+                RMSprop, Adagrad, Adadelta and Ftrl have slices of all weights, Lamb, Adafactor and
+                Muon some whole weights each; others are refused by name.
             profile: Whether to measure where the time goes, and print it at the end. Given a
                 folder, it also writes a TensorBoard trace of some of the chief's steps there.
             privacy: A `tfdist.privacy.DPSGD`: what the trained weights tell of any one example is

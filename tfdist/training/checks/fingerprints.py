@@ -18,7 +18,7 @@ import tensorflow as tf
 from tfdist.communication import collectives
 from tfdist.communication.workers import Workers
 from tfdist.compat import keras_internals, tf_internals
-from tfdist.sharding.sliced_state import SLICES
+from tfdist.sharding.sliced_state import PARTS
 from tfdist.step.variables import Entry, entries_of, value_of
 
 
@@ -45,7 +45,7 @@ def _sees_own_rows(layer: Any) -> bool:
 
 
 def _is_comparable(entry: Entry) -> bool:
-    if entry.per_replica == SLICES:  # each replica holds another part
+    if entry.per_replica == PARTS:  # each replica holds another part
         return False
     value, dtype = value_of(entry.variable), tf.as_dtype(entry.variable.dtype)
     is_shared = value.synchronization != tf.VariableSynchronization.ON_READ
