@@ -104,6 +104,7 @@ _TESTED_BY = {
     "sharding/shards.py": _PARITY,
     "sharding/sliced_state.py": "sharding/test_adopting.py",
     "sharding/stand_in.py": _PARITY,  # a protocol, and how it is kept
+    "sharding/sums.py": "sharding/test_allowed.py",
     "global_batch/example_losses.py": "privacy/test_update.py",
     "privacy/dpsgd.py": "privacy/test_allowed.py",
     "privacy/ghost.py": "privacy/test_layer_rules.py",

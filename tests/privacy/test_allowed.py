@@ -117,7 +117,6 @@ _OPTIONS = {
     "check='whole'": {"check": "whole"},
     "narrower reduction": {"reduction": "bfloat16"},
     "local_steps=2": {"local_steps": 2},
-    "sharded_optimizer=True": {"sharded_optimizer": True},
     "static_shapes=False": {"static_shapes": False},
     "length_buckets": {"length_buckets": (4, 8)},
     "shuffle=False": {"shuffle": False},

@@ -53,15 +53,16 @@ def _recurrent() -> keras.Model:
     )  # fmt: skip
 
 
-def _made(build: Any, weights: Any = None, scope: Any = None) -> keras.Model:
+def _made(
+    build: Any, weights: Any = None, scope: Any = None, optimizer: Any = None
+) -> keras.Model:
     keras.utils.set_random_seed(1)
     with (scope or local_strategy(2)).scope():
         model = build()
         if weights is not None:
             model.set_weights(weights)
-        model.compile(
-            keras.optimizers.SGD(_RATE), "sparse_categorical_crossentropy", metrics=["accuracy"]
-        )
+        made = keras.optimizers.SGD(_RATE) if optimizer is None else optimizer()
+        model.compile(made, "sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
 
 
@@ -260,6 +261,25 @@ def test_bfloat16_layers_are_clipped_and_summed_in_float32(logical_cpus):
     assert 0 < np.linalg.norm(moved) <= _NORM * (1 + 1e-5)
 
 
+def _adam() -> Any:
+    return keras.optimizers.Adam(0.05, global_clipnorm=0.2)
+
+
+def _lamb() -> Any:
+    return keras.optimizers.Lamb(0.05)
+
+
+def _in_parts(optimizer: Any, scope: Any, **given: Any) -> list[Any]:
+    """Returns the weights and the epsilons of a private training."""
+    model = _made(_images, scope=scope, optimizer=optimizer)
+    x, y, weight = _data(model)
+    history = tfdist.fit(
+        model, x, y, sample_weight=weight, steps_per_epoch=_STEPS, verbose=0,
+        privacy=DPSGD(**_PRIVACY), **given,
+    )
+    return [model.get_weights(), history.history["epsilon"]]
+
+
 def _train_on_two_workers() -> list[Any]:
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
@@ -273,10 +293,13 @@ def _train_on_two_workers() -> list[Any]:
     secret = DPSGD(**_PRIVACY | {"seed": None})
     own = model.get_weights()
     tfdist.fit(model, x, y, steps_per_epoch=2, verbose=0, privacy=secret)
-    return [own, model.get_weights()]
+    strategy = tfdist.get_strategy("cpu")
+    assert strategy.num_replicas_in_sync == 2
+    parts = [_in_parts(one, strategy, sharded_optimizer=True) for one in (_adam, _lamb)]
+    return [own, model.get_weights(), parts]
 
 
-@pytest.mark.slow  # 20 s: the only test in which processes share a secret, and sum over a network
+@pytest.mark.slow  # 30 s: the only test in which processes share a secret, and sum over a network
 def test_two_workers_train_as_one_device_does(logical_cpus):
     first, second = testing.run_workers(_train_on_two_workers, workers=2, timeout_secs=200)
     alone = _made(_images, scope=tf.distribute.OneDeviceStrategy("/cpu:0"))
@@ -289,3 +312,10 @@ def test_two_workers_train_as_one_device_does(logical_cpus):
         np.testing.assert_allclose(own, wanted, rtol=1e-9, atol=1e-12)
     for own, other in zip(first[1], second[1], strict=True):  # from the system's random source
         np.testing.assert_array_equal(own, other)
+    for number, optimizer in enumerate((_adam, _lamb)):  # in slices, and by owner
+        scope = tf.distribute.OneDeviceStrategy("/cpu:0")
+        weights, epsilons = _in_parts(optimizer, scope)
+        for found, told in (first[2][number], second[2][number]):
+            assert told == epsilons
+            for own, wanted in zip(found, weights, strict=True):
+                np.testing.assert_allclose(own, wanted, rtol=1e-9, atol=1e-12)

@@ -35,7 +35,6 @@ def refuse(
     reduction: Reduction,
     local_steps: int | None,
     outer_optimizer: Any,
-    sharded_optimizer: bool,
     batch_size: int | None,
     shuffle: Any,
 ) -> None:
@@ -72,7 +71,6 @@ def refuse(
         ),
         f"local_steps={local_steps}, which update without noise": local_steps is not None,
         "outer_optimizer": outer_optimizer is not None,
-        "sharded_optimizer=True, whose slices get no noise": sharded_optimizer,
         f"shuffle={shuffle!r}: every step draws its examples": not (
             isinstance(shuffle, bool) and shuffle
         ),

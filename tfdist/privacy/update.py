@@ -25,6 +25,7 @@ from tfdist.privacy import ghost, one_by_one, pieces, recording
 from tfdist.privacy.draws import Draws
 from tfdist.privacy.layer_rules import NoRule
 from tfdist.privacy.ruled import ruled_layers
+from tfdist.sharding import shards
 from tfdist.step import replicas, tpu_step, update
 from tfdist.step.finite import FiniteWatch
 from tfdist.step.logs import LastLogs, sum_shares
@@ -66,39 +67,53 @@ def train_rule(
             sums, shares = replicas.run(
                 strategy, lambda part: _of_replica(model, layers, private, part), batch
             )
-        update.build(strategy, model.optimizer, variables)
-        summed = reduction.sum_gradients(strategy, sums)
-        gradients = noised(summed, variables, private, number)
-        tpu_step.apply_sums(model.optimizer, gradients, variables, apply=apply)
+        change = noised(variables, private, number)
+        if parted := shards.of(model.optimizer):
+            parted.update(sums, variables, apply=apply, change=change)
+        else:
+            update.build(strategy, model.optimizer, variables)
+            summed = enumerate(reduction.sum_gradients(strategy, sums))
+            gradients = [change(index, [total], _whole)[0] for index, total in summed]
+            tpu_step.apply_sums(model.optimizer, gradients, variables, apply=apply)
         logs.keep(sum_shares(strategy, shares))
 
     return step
 
 
-def noised(
-    sums: Sequence[Any], variables: Sequence[Any], private: Private, number: Any
-) -> list[Any]:
-    """Returns the gradients that the optimizer gets.
+def noised(variables: Sequence[Any], private: Private, number: Any) -> shards.Change:
+    """Draws the noise of a step; returns what makes gradients for the optimizer of the sums.
+
+    All workers draw all of the noise, and of a sum that they hold a part of they take that part.
 
     Args:
-        sums: Of all examples' clipped gradients.
         variables: The trainable weights.
         private: What is computed.
         number: Of the step.
     """
     sizes = [int(np.prod(v.shape)) for v in variables]
-    noise = tf.numpy_function(
+    drawn = tf.numpy_function(
         lambda step: private.draws.noise(step, sum(sizes)), [number], tf.float64, stateful=False
     )
-    found = []
-    parts = tf.split(tf.ensure_shape(noise, [sum(sizes)]), sizes)
-    for variable, total, part in zip(variables, sums, parts, strict=True):
-        whole = tf.cast(total, tf.float64) + tf.reshape(part, variable.shape)
-        gradient = tf.cast(whole / private.expected, variable.dtype)
-        if getattr(variable, "regularizer", None) is not None:
-            gradient += _of_regularizer(variable)
-        found.append(gradient)
-    return found
+    noise = tf.split(tf.ensure_shape(drawn, [sum(sizes)]), sizes)
+
+    def changed(
+        index: int, sums: Sequence[tf.Tensor], parts_of: shards.PartsOf
+    ) -> list[tf.Tensor]:
+        variable = variables[index]
+        pairs = zip(sums, parts_of(tf.reshape(noise[index], variable.shape)), strict=True)
+        found = [
+            tf.cast((tf.cast(total, tf.float64) + part) / private.expected, variable.dtype)
+            for total, part in pairs
+        ]
+        if getattr(variable, "regularizer", None) is None:
+            return found
+        return [g + r for g, r in zip(found, parts_of(_of_regularizer(variable)), strict=True)]
+
+    return changed
+
+
+def _whole(tensor: tf.Tensor) -> list[tf.Tensor]:
+    return [tensor]
 
 
 def _of_regularizer(variable: Any) -> Any:

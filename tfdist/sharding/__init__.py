@@ -16,6 +16,7 @@ Read in this order; each file imports from those above it only:
 5. in_slices.py: each weight in slices.
 6. by_owner.py: whole weights, each with an owner.
 7. of_all_gradients.py: norms to clip by, and whether all gradients are finite.
-8. shards.py: an optimizer that updates parts.
-9. adopting.py: when an optimizer is taken apart, and put together again.
+8. sums.py: how gradients become the sums for the parts.
+9. shards.py: an optimizer that updates parts.
+10. adopting.py: when an optimizer is taken apart, and put together again.
 """

@@ -78,6 +78,11 @@ class ByOwner:
         sums = self._owners.summed(gradients, owner_of, reduction)
         return [[one] for one in sums]
 
+    def parts_of(self, item: StandIn, whole: tf.Tensor) -> list[tf.Tensor]:
+        """Returns a tensor of a weight's shape; an empty one where another worker owns it."""
+        is_own = self._owner(item) in self._owners.replicas
+        return [whole if is_own else tf.zeros([0] * whole.shape.rank, whole.dtype)]
+
     def refresh(self, item: StandIn, *, after: Sequence[Any] = ()) -> None:
         """Does nothing: the owner updates the weight itself."""
 

@@ -64,6 +64,11 @@ class InSlices:
         """Sums gradients; returns for each weight the sums for its slices."""
         return self._slices.summed(gradients, reduction)
 
+    def parts_of(self, item: StandIn, whole: tf.Tensor) -> list[tf.Tensor]:
+        """Returns this worker's slices of a tensor of a weight's shape."""
+        replicas, parts = self._slices.replicas, self._slices.parts
+        return [slices_lib.own_slice(whole, replica, parts) for replica in replicas]
+
     def refresh(self, item: StandIn, *, after: Sequence[Any] = ()) -> None:
         """Gives the slices the values that the weight has now.
 

@@ -14,7 +14,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfdist.communication import reduction as reduction_lib
 from tfdist.communication.compression import EXACT, Reduction
 from tfdist.compat import keras_internals, optimizer_slices, tf_internals
 from tfdist.compat.notes import note_of
@@ -25,6 +24,10 @@ from tfdist.sharding.by_owner import ByOwner
 from tfdist.sharding.in_slices import InSlices
 from tfdist.sharding.sliced_state import bytes_held, load, save
 from tfdist.sharding.stand_in import Parting, StandIn
+from tfdist.sharding.sums import summed
+
+PartsOf = Callable[[tf.Tensor], Sequence[tf.Tensor]]
+Change = Callable[[int, Sequence[tf.Tensor], PartsOf], list[tf.Tensor]]
 
 
 class Shards:
@@ -86,15 +89,30 @@ class Shards:
         *,
         apply: Callable[..., None] | None = None,
         reduction: Reduction = EXACT,
+        change: Change | None = None,
     ) -> None:
-        """Does what `step.update.update` does, with each replica's parts."""
+        """Does what `step.update.update` does, with each replica's parts.
+
+        Args:
+            gradients: As there, and so are all others but the last.
+            variables: All that the optimizer is built for.
+            apply: As there.
+            reduction: As there.
+            change: Makes of the sums what is applied: of each weight's number among all, the parts
+                of its sum, and a function that returns the same parts of any tensor of its shape.
+        """
         if [id(v) for v in variables] != [id(item.weight) for item in self._items]:
             raise ValueError(
                 "The optimizer holds its states in parts, for all trainable weights of the model "
                 "that fit(..., sharded_optimizer=True) has trained, and was given others. Compile "
                 "the model with a new optimizer."
             )
-        sums = self._summed(gradients, reduction)
+        sums = summed(self._items, gradients, self._parting, self._strategy, reduction)
+        if change:
+            sums = [
+                None if own is None else change(index, own, functools.partial(self._parts_of, item))
+                for index, (item, own) in enumerate(zip(self._items, sums, strict=True))
+            ]
         self._applied = [i for i, s in zip(self._items, sums, strict=True) if s is not None]
         self.refresh(sums)
         before = tf.identity(self._steps.value)
@@ -191,41 +209,8 @@ class Shards:
     def _steps(self) -> Any:
         return keras_internals.settings_of(self._inner)[0]
 
-    def _summed(self, gradients: Sequence[Any], reduction: Reduction) -> list[Any]:
-        """Returns for each weight the sums for its parts; None where it has no gradient."""
-        sums: list[Any] = [None] * len(self._items)
-        present = [i for i, gradient in enumerate(gradients) if gradient is not None]
-        whole = [i for i in present if self._items[i].is_whole]
-        parted = [i for i in present if not self._items[i].is_whole]
-        for i in parted:
-            first = self._strategy.experimental_local_results(gradients[i])[0]
-            if not isinstance(first, tf.Tensor):
-                raise ValueError(
-                    f"The gradient of {self._items[i].weight.path!r} is rows of a table that is "
-                    "not one of a keras.layers.Embedding, and rows cannot be parted. Use that "
-                    "layer, or leave sharded_optimizer out."
-                )
-        of_whole = reduction_lib.sum_gradients(
-            self._strategy, [gradients[i] for i in whole], reduction
-        )
-        for i, total in zip(whole, of_whole, strict=True):
-            sums[i] = [total]
-        known = [self._of_known_shape(gradients[i], self._items[i].weight) for i in parted]
-        items = [self._items[i] for i in parted]
-        for i, parts in zip(parted, self._parting.summed(items, known, reduction), strict=True):
-            sums[i] = parts
-        return sums
-
-    def _of_known_shape(self, gradient: Any, weight: Any) -> Any:
-        """Returns a gradient whose shape is known, which a trace need not see."""
-        local = self._strategy.experimental_local_results(gradient)
-        if local[0].shape.is_fully_defined():
-            return gradient
-        parts = []
-        for part in local:
-            with tf.device(part.device):
-                parts.append(tf.ensure_shape(part, weight.shape))
-        return reduction_lib.per_replica(self._strategy, parts)
+    def _parts_of(self, item: StandIn, whole: tf.Tensor) -> list[tf.Tensor]:
+        return [whole] if item.is_whole else self._parting.parts_of(item, whole)
 
     def _apply(self, sums: Sequence[Any], apply: Callable[..., None] | None) -> None:
         optimizer = self._optimizer

@@ -56,6 +56,9 @@ class Parting(Protocol):
     ) -> list[list[tf.Tensor]]:
         """Sums gradients; returns for each weight the sums for its parts."""
 
+    def parts_of(self, item: StandIn, whole: tf.Tensor) -> list[tf.Tensor]:
+        """Returns this worker's parts of a tensor of a weight's shape."""
+
     def refresh(self, item: StandIn, *, after: Sequence[Any] = ()) -> None:
         """Gives the parts the values that the weight has now; in a graph, after some tensors."""
 
