@@ -99,3 +99,15 @@ def test_fewer_bits_and_xla(model, tmp_path, monkeypatch):
         written = np.asarray(parquet.read_table(to).to_pydict()["prediction"])
         off = np.abs(written - expected).max()
         assert 1e-5 < off < 0.05 if number else off < 1e-6
+
+
+def test_without_pyarrow(model, tmp_path, monkeypatch, capsys):
+    """One sentence, before the model is loaded, and the format that needs no package."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "pyarrow.compute", None)
+    with pytest.raises(SystemExit) as ended:
+        predict.main([str(model[0]), *source(tmp_path, "npy"), "--to=to", "--device=cpu"])
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert "Parquet files need pyarrow, which is not installed. Install it: pip install" in told
+    assert "Or give --format=npz." in told

@@ -94,11 +94,17 @@ def _make_line() -> CommandLine:
 def _predict(line: CommandLine, path: str, inputs: Sequence[str]) -> int:
     import keras
 
+    from tfdist.data.files import parquet_files
     from tfdist.inference.fewer_bits import reduced
     from tfdist.inference.predicting_to import predict_to
     from tfdist.strategy.factory import get_strategy
 
     given = line.flags
+    try:
+        if given.format == "parquet":
+            parquet_files.module()
+    except ImportError as error:
+        line.refuse(f"{error} Or give --format=npz.")
     try:
         with get_strategy(given.device).scope():
             model = keras.models.load_model(path, compile=False)

@@ -20,6 +20,7 @@ import numpy as np
 from tfdist.cluster.worker_number import rank_and_size
 from tfdist.communication.share import bounds
 from tfdist.communication.workers import Workers
+from tfdist.data.files import parquet_files
 from tfdist.inference.parts import Parts, Predicted
 from tfdist.inference.rows import Bad, Block, Rows, as_rows
 from tfdist.inference.writing import WRITERS
@@ -67,6 +68,7 @@ def predict_to(
         other first, so that it is complete.
 
     Raises:
+        ImportError: pyarrow is missing, which Parquet needs.
         ValueError: The folder is of other predictions or holds something else, the source has no
             row, a size is wrong, or with `strict` a row cannot be read.
     """
@@ -112,6 +114,8 @@ def predict_to(
 def _writer(format: str) -> Any:
     if format not in WRITERS:
         raise ValueError(f"format={format!r} is unknown; there are {', '.join(WRITERS)}.")
+    if format == "parquet":
+        parquet_files.module()  # says now what is missing, and not behind the first batches
     return WRITERS[format]
 
 

@@ -24,8 +24,8 @@ def module() -> Any:
         import pyarrow.parquet
     except ImportError:
         raise ImportError(
-            "Reading Parquet files needs pyarrow, which is not installed. pip install"
-            " 'tfdist[parquet]'."
+            "Parquet files need pyarrow, which is not installed. Install it: pip install "
+            "'tfdist[parquet]'."
         ) from None
     return pyarrow
 
