@@ -12,15 +12,17 @@ import gc
 import pathlib
 import re
 import resource
-import time
 from typing import Any
 
 import benchmark_reduction
 
 from tfdist import launch
+from tfdist.cli import benchmark_slices
 from tfdist.diagnostics import speed
 
-_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2"}
+_LAUNCHING: dict[str, Any] = {
+    "threads": 1, "env": {"TF_CPP_MIN_LOG_LEVEL": "2"}, "timeout_secs": 900,
+}  # fmt: skip
 _STEPS = 12
 _MB = 1e6
 _TURNS = 3
@@ -32,14 +34,12 @@ class Held:
     """What training has left on a worker.
 
     Attributes:
-        states: Bytes of the optimizer's variables.
         anonymous: Bytes of memory that the process has, without files, after it gave back what is
             free.
         peak: The most bytes that it had in memory in the steps, with files.
         received: Bytes that came in over TCP in a step.
     """
 
-    states: float
     anonymous: float
     peak: float
     received: float
@@ -51,47 +51,33 @@ def _adam() -> Any:
     return keras.optimizers.Adam(1e-4, global_clipnorm=1.0)
 
 
-def _mlp(strategy: Any) -> tuple[Any, Any, Any, int]:
-    """Returns a compiled MLP of 21 M parameters, data for it, and its batch."""
-    import keras
+def _case() -> tuple[Any, Any, Any]:
+    """Returns what makes a compiled MLP of 21 M parameters, and rows for it."""
     import numpy as np
 
-    with strategy.scope():
-        model, shape = benchmark_reduction.mlp()
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(_adam(), loss)
-    rows = 64 * strategy.num_replicas_in_sync
-    return model, np.zeros((_STEPS * rows, *shape), "float32"), np.zeros(_STEPS * rows), rows
+    return _mlp, np.zeros((64, 1024), "float32"), np.zeros(64)
 
 
-def times(rounds: int) -> list[tuple[float, float]]:
-    """Runs on each worker: returns the seconds of a step with slices, and without, by turns."""
-    import tfdist
+def _mlp() -> Any:
+    import keras
 
-    strategy = tfdist.get_strategy("cpu")
-    models = {is_sharded: _mlp(strategy) for is_sharded in (True, False)}
-
-    def step_secs(is_sharded: bool) -> float:
-        model, x, y, rows = models[is_sharded]
-        start = time.perf_counter()
-        tfdist.fit(model, x, y, batch_size=rows, verbose=0, sharded_optimizer=is_sharded)
-        return (time.perf_counter() - start) / _STEPS
-
-    found = []
-    for number in range(1 + rounds):
-        order = (True, False) if number % 2 else (False, True)
-        secs = {is_sharded: step_secs(is_sharded) for is_sharded in order}
-        found.append((secs[True], secs[False]))
-    return found[1:]  # the first one traces
+    model, _ = benchmark_reduction.mlp()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(_adam(), loss)
+    return model
 
 
 def held(is_sharded: bool) -> Held:
     """Runs on each worker: trains, and returns what that has left."""
+    import numpy as np
+
     import tfdist
-    from tfdist.sharding import shards
 
     strategy = tfdist.get_strategy("cpu")
-    model, x, y, rows = _mlp(strategy)
+    with strategy.scope():
+        model = _mlp()
+    rows = 64 * strategy.num_replicas_in_sync
+    x, y = np.zeros((_STEPS * rows, 1024), "float32"), np.zeros(_STEPS * rows)
     options: dict[str, Any] = {"batch_size": rows, "verbose": 0, "sharded_optimizer": is_sharded}
     tfdist.fit(model, x, y, **options)  # traces
     _trim()
@@ -101,9 +87,7 @@ def held(is_sharded: bool) -> Held:
     received = (benchmark_reduction.bytes_received() - before) / _STEPS
     peak = _status("VmHWM")
     _trim()
-    own = shards.of(model.optimizer)
-    states = own.held_bytes if own else sum(v.numpy().nbytes for v in model.optimizer.variables)
-    return Held(float(states), _status("RssAnon"), peak, received)
+    return Held(_status("RssAnon"), peak, received)
 
 
 def _trim() -> None:
@@ -161,33 +145,29 @@ def suite_sharding(rounds: int) -> list[speed.Ratio | speed.Cost]:
     """Compares training with states in slices with training without, on two workers.
 
     Args:
-        rounds: Calls of `fit` of each kind.
+        rounds: Turns.
     """
-    pairs = [
-        max(of_workers)  # the slower worker counts
-        for of_workers in zip(*_run(times, rounds), strict=True)
-    ]
+    turns = benchmark_slices.turns(
+        _case, workers=2, batch_size=128, steps=_STEPS, rounds=rounds, device="cpu", **_LAUNCHING
+    )
+    pairs = [(ours[0], theirs[0]) for ours, theirs in turns]
+    share = [ours[1] / theirs[1] for ours, theirs in turns]
     found: list[speed.Ratio | speed.Cost] = [
-        speed.ratio_of(f"{_NAME}, a step in slices / whole", pairs, target=0.95)
+        speed.ratio_of(f"{_NAME}, a step in slices / whole", pairs, target=0.95),
+        speed.cost_of(f"{_NAME}, states a worker holds / all of them", share, target=0.51),
     ]
     kinds: dict[bool, list[Held]] = {True: [], False: []}
     for _ in range(min(rounds, _TURNS)):
-        for is_sharded, turns in kinds.items():
-            turns += _run(held, is_sharded)
+        for is_sharded, jobs in kinds.items():
+            jobs += launch.run(held, workers=2, args=(is_sharded,), **_LAUNCHING)
     ours, theirs = kinds[True], kinds[False]
-    share = [one.states / other.states for one, other in zip(ours, theirs, strict=True)]
-    found.append(speed.cost_of(f"{_NAME}, states a worker holds / all of them", share, target=0.51))
     for name, told in (
         ("anonymous", "memory without files"), ("peak", "memory at the peak"),
         ("received", "received in a step"),
     ):
-        for kind, turns in (("in slices", ours), ("whole", theirs)):
-            amounts = [getattr(turn, name) / _MB for turn in turns]
+        for kind, jobs in (("in slices", ours), ("whole", theirs)):
+            amounts = [getattr(job, name) / _MB for job in jobs]
             found.append(speed.cost_of(f"{_NAME}, {told} {kind}, MB", amounts))
     for result in found:
         print(result, flush=True)
     return found
-
-
-def _run(function: Any, *args: Any) -> list[Any]:
-    return launch.run(function, workers=2, args=args, threads=1, env=_QUIET, timeout_secs=900)

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tfdist import launch
-from tfdist.cli import benchmark
+from tfdist.cli import benchmark, timing
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_what_is_none_is_told(flags, told, capsys):
 
 
 def test_a_step_is_timed(logical_cpus):
-    assert benchmark.time_steps(_small, 4, 2, "2xcpu") > 0
+    assert timing.time_fit(_small, 4, 2, "2xcpu") > 0
 
 
 def _small():

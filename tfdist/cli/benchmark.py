@@ -119,7 +119,7 @@ def measure(
     rates: dict[int, list[float]] = {n: [] for n in numbers}
     for _ in range(rounds):
         for n in numbers:
-            secs = launch.run(time_steps, workers=n, args=(make, batches[n], steps, device))
+            secs = launch.run(time_fit, workers=n, args=(make, batches[n], steps, device))
             rates[n].append(batches[n] / max(map(float, secs)))
     first = statistics.median(rates[numbers[0]])
     found = []
@@ -133,11 +133,6 @@ def measure(
               f"({low:,.0f} to {high:,.0f}), {median / first:.2f} times that of {numbers[0]}",
               flush=True)
     return found
-
-
-def time_steps(make: Callable[[], Any], batch_size: int, steps: int, device: str) -> float:
-    """Runs on each worker: returns the seconds of a step, without what a call begins with."""
-    return time_fit(make, batch_size, steps, device)[0]
 
 
 def cnn_case() -> tuple[Any, Any, Any]:

@@ -8,7 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from tfdist import launch
-from tfdist.cli.timing import time_fit
+from tfdist.cli.timing import time_turns
+
+#: Options of `fit`.
+KINDS = ({"sharded_optimizer": True}, {"sharded_optimizer": False})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,18 +39,12 @@ def compare(
         rounds: Turns.
         device: What each worker trains on.
     """
-    secs: dict[bool, list[float]] = {True: [], False: []}
-    held: dict[bool, int] = {}
-    for number in range(rounds):
-        for is_sharded in (True, False) if number % 2 else (False, True):
-            args = (make, batch_size, steps, device, is_sharded)
-            found = launch.run(time_and_hold, workers=workers, args=args)
-            secs[is_sharded].append(max(one for one, _ in found))  # the slower worker counts
-            held[is_sharded] = max(bytes_held for _, bytes_held in found)
-    done = Slices(
-        workers, batch_size, statistics.median(secs[True]), statistics.median(secs[False]),
-        held[True], held[False],
+    found = turns(
+        make, workers=workers, batch_size=batch_size, steps=steps, rounds=rounds, device=device
     )
+    secs, secs_whole = (statistics.median(turn[kind][0] for turn in found) for kind in range(2))
+    held, held_whole = (found[-1][kind][1] for kind in range(2))
+    done = Slices(workers, batch_size, secs, secs_whole, held, held_whole)
     print(
         f"{workers} worker(s), global batch {batch_size}: {1000 * done.secs:.1f} ms a step in "
         f"slices, {1000 * done.secs_whole:.1f} whole ({done.secs / done.secs_whole:.2f}); "
@@ -58,16 +55,39 @@ def compare(
     return done
 
 
-def time_and_hold(
-    make: Callable[[], Any], batch_size: int, steps: int, device: str, is_sharded: bool
-) -> tuple[float, int]:
-    """Runs on each worker: returns the seconds of a step, and the bytes of states that it holds."""
+def turns(
+    make: Callable[[], Any], *, workers: int, batch_size: int, steps: int, rounds: int,
+    device: str, **launching: Any,
+) -> list[list[tuple[float, int]]]:
+    """Times both kinds on one job of workers, by turns.
+
+    Args:
+        make: As in `compare`, as are all others but the last.
+        workers: As there.
+        batch_size: As there.
+        steps: As there.
+        rounds: As there.
+        device: As there.
+        **launching: Of `launch.run`.
+
+    Returns:
+        For each turn, with an optimizer in slices and with a whole one, the seconds of a step and
+        the bytes of states that a worker holds: of the slower worker, and of the fuller.
+    """
+    args = (make, batch_size, steps, device, rounds, KINDS, held_bytes)
+    of_workers = launch.run(time_turns, workers=workers, args=args, **launching)
+    return [
+        [tuple(map(max, zip(*kind, strict=True))) for kind in zip(*turn, strict=True)]
+        for turn in zip(*of_workers, strict=True)
+    ]
+
+
+def held_bytes(model: Any) -> int:
+    """Returns the bytes of an optimizer's states that a worker holds."""
     from tfdist.sharding import shards
 
-    secs, model = time_fit(make, batch_size, steps, device, sharded_optimizer=is_sharded)
     own = shards.of(model.optimizer)
-    whole = sum(variable.numpy().nbytes for variable in model.optimizer.variables)
-    return secs, own.held_bytes if own else whole
+    return own.held_bytes if own else sum(v.numpy().nbytes for v in model.optimizer.variables)
 
 
 def mlp_case() -> tuple[Any, Any, Any]:
