@@ -118,7 +118,7 @@ _TESTED_BY = {
     "first_step/rows.py": "first_step/test_checking.py",
     "step/from_replica.py": "training/test_custom_loop.py",
     "step/jit_compile.py": "step/test_update.py",
-    "first_step/recorded.py": "first_step/test_checking.py",
+    "loop/recorded.py": "first_step/test_checking.py",
     "step/replicas.py": "step/test_update.py",
     "step/rounds.py": "step/test_local_steps.py",  # a protocol, and how it is kept
     "step/rules.py": _PARITY,

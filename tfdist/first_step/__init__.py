@@ -8,8 +8,7 @@ Read in this order; each file imports from those above it only:
 2. differences.py: where two computations of one step differ, beyond rounding.
 3. rankings.py: by which numbers rows are ranked, so that the parts of a batch differ.
 4. rows.py: which rows it gets in both ways.
-5. recorded.py: which gradients a step applied.
-6. both_ways.py: how one step is computed twice, and all put back.
-7. found.py: what has been found of a model's steps.
-8. checking.py: when the first step is checked, and what is said.
+5. both_ways.py: how one step is computed twice, and all put back.
+6. found.py: what has been found of a model's steps.
+7. checking.py: when the first step is checked, and what is said.
 """

@@ -6,10 +6,9 @@ them on replica 0.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import pickle
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -20,9 +19,11 @@ from tfdist.communication.workers import Workers
 from tfdist.data import rows as rows_lib
 from tfdist.first_step.differences import Outcome, counted_logs
 from tfdist.first_step.likely_cause import drawing, of_several_rows
-from tfdist.first_step.recorded import Recorded
 from tfdist.first_step.rows import FirstRows
+from tfdist.loop.loop_options import LoopOptions
+from tfdist.loop.one_trace import OneTrace, numbers_of_python, set_numbers_of_python
 from tfdist.loop.programs import Programs
+from tfdist.loop.recorded import Gradients
 from tfdist.step import rules, update
 from tfdist.step.logs import LastLogs, flat
 from tfdist.step.replicas import Batch
@@ -32,25 +33,29 @@ from tfdist.step.variables import Entry, components, entries_of
 class BothWays:
     """One step, run on two splits of its rows, with all variables as they were afterwards.
 
+    Args:
+        model: The model.
+        programs: Its traced functions.
+        workers: All workers.
+        step: "train_step", "test_step" or "predict_step".
+        options: How the loop runs, which goes through the same steps afterwards.
+
     Attributes:
         draws: Names what draws random numbers by itself.
         several: Names draws that are taken for several rows an example.
     """
 
     def __init__(
-        self, model: keras.Model, programs: Programs, workers: Workers, step: str
+        self, model: keras.Model, programs: Programs, workers: Workers, step: str,
+        options: LoopOptions,
     ) -> None:
         self._model, self._programs = model, programs
         self._strategy = workers.strategy
-        self._recorded, self._returned = Recorded(), LastLogs()
-        if step == "predict_step":
-            predict = functools.partial(update.predict_step, model, workers.strategy, of_all=True)
-            self._rule: Callable[[Batch], Any] = predict
-        else:
-            rule = rules.train_rule if step == "train_step" else rules.test_rule
-            self._rule = rule(model, workers.strategy, self._returned)
         self._is_quiet = step == "predict_step"
-        self._traced: dict[str, Any] = {}
+        phase = step.removesuffix("_step")
+        shared = None if self._is_quiet else programs.one_trace(phase, options)
+        self._is_shared = shared is not None
+        self._step = shared or _one_trace(model, workers, step)
         self.draws: list[str] = []
         self.several: list[str] = []
 
@@ -58,48 +63,35 @@ class BothWays:
         self, rows: FirstRows, spec: Any
     ) -> tuple[dict[str, np.ndarray], Outcome, Outcome]:
         """Returns the states before the step, and what it makes of the rows whole, and split."""
-        numbers = _numbers()
+        step, numbers = self._step, numbers_of_python()
         try:
-            steps = [self._step(batch, spec, rows) for batch in (rows.split, rows.whole)]
-            moved = pickle.dumps(_numbers()) != pickle.dumps(numbers)
-            graphs = {id(s.graph): s.graph for s in steps if hasattr(s, "graph")}
-            self.several = self.several or of_several_rows(list(graphs.values()))
-            self.draws = self.draws or drawing(list(graphs.values()), numpy_moved=moved)
+            if not self._model.run_eagerly:
+                for batch in (rows.split, rows.whole):
+                    step.traced(_specs(batch, spec, rows))
+                if self._is_shared:  # and it stays as it is now
+                    numbers = numbers_of_python()
+            self.several = self.several or of_several_rows(step.graphs)
+            self.draws = self.draws or drawing(step.graphs, numpy_moved=step.draws_in_python)
             entries = _states(self._model)
-            parts = self._parts(entries, graphs.values())
+            parts = self._parts(entries, step.graphs)
             with tf.device("/CPU:0"):
                 held = [tf.identity(part.read_value()) for part in parts]
             before = self._values(entries)
             made = []
-            for step, batch in zip(steps, (rows.split, rows.whole), strict=True):
+            for batch in (rows.split, rows.whole):
                 try:
-                    outputs = step(batch.global_size, batch.sizes, batch.parts)
-                    made.append(self._outcome(entries, outputs))
+                    with _unoptimized():
+                        ran = step.run(
+                            batch.global_size, batch.sizes, batch.parts, _specs(batch, spec, rows)
+                        )
+                    made.append(self._outcome(entries, *ran))
                 finally:
                     for part, value in zip(parts, held, strict=True):
                         part.assign(value)
-                    self._recorded.forget()
+                    step.recorded.forget()
         finally:
-            _set_numbers(numbers)
+            set_numbers_of_python(numbers)
         return before, made[1], made[0]
-
-    def _step(self, batch: Batch, spec: Any, rows: FirstRows) -> Callable[..., Any]:
-        def run(size: Any, sizes: Any, parts: Any) -> list[tf.Tensor]:
-            with self._recorded.recording():
-                outputs = self._rule(Batch(size, tuple(parts), sizes))
-            leaves = [leaf for leaf in keras.tree.flatten(outputs) if leaf is not None]
-            return tf.nest.flatten(leaves, expand_composites=True)
-
-        if self._model.run_eagerly:
-            return run
-        opened = tuple(rows_lib.open_spec(one) for one in spec)
-        specs = rows_lib.spec_of(batch.parts) if rows.is_fixed else opened
-        key = repr(specs)
-        if key not in self._traced:
-            numbers = tf.TensorSpec([], tf.int32), tf.TensorSpec([None], tf.int32)
-            traced = tf.function(run, autograph=False)
-            self._traced[key] = traced.get_concrete_function(*numbers, specs)
-        return self._traced[key]
 
     def _parts(self, entries: Sequence[Entry], graphs: Any) -> list[Any]:
         """Returns all variables of this worker's replicas that the step may write to."""
@@ -116,11 +108,13 @@ class BothWays:
             for entry in entries
         }
 
-    def _outcome(self, entries: Sequence[Entry], outputs: Sequence[Any]) -> Outcome:
-        gradients, values = self._recorded.take(), self._values(entries)
+    def _outcome(
+        self, entries: Sequence[Entry], outputs: Sequence[Any], gradients: Gradients
+    ) -> Outcome:
+        gradients, values = self._step.recorded.taken(gradients), self._values(entries)
         logs, hidden = {}, set()
         if not self._is_quiet:
-            logs = {**flat(self._programs.logs("check")), **self._returned.read()}
+            logs = {**flat(self._programs.logs("check")), **self._step.returned.read()}
             hidden = counted_logs(self._model)
         return Outcome(
             gradients=gradients,
@@ -142,11 +136,38 @@ def _states(model: keras.Model) -> list[Entry]:
     ]
 
 
-def _numbers() -> tuple[Any, Any]:
-    """Returns the states of Python's and NumPy's generators, from which a trace may draw."""
-    return random.getstate(), np.random.get_state()
+def _one_trace(model: keras.Model, workers: Workers, step: str) -> OneTrace:
+    """Returns a step that is traced for the check alone."""
+    returned, strategy = LastLogs(), workers.strategy
+    if step == "predict_step":
+        rule: Callable[[Batch], Any] = functools.partial(
+            update.predict_step, model, strategy, of_all=True
+        )
+    else:
+        make = rules.train_rule if step == "train_step" else rules.test_rule
+        rule = make(model, strategy, returned)
+    return OneTrace(
+        rule, returned, num_replicas=workers.share.num_replicas, eager=model.run_eagerly
+    )
 
 
-def _set_numbers(states: tuple[Any, Any]) -> None:
-    random.setstate(states[0])
-    np.random.set_state(states[1])
+def _specs(batch: Batch, spec: Any, rows: FirstRows) -> Any:
+    """Returns what a trace may rely on: the number of rows too, where the data fixes it."""
+    if rows.is_fixed:
+        return rows_lib.spec_of(batch.parts)
+    return tuple(rows_lib.open_spec(one) for one in spec)
+
+
+@contextlib.contextmanager
+def _unoptimized() -> Iterator[None]:
+    """Leaves functions that run in a `with` block as they are traced: they run once or twice.
+
+    TensorFlow takes as long to rewrite a graph as to trace it.
+    """
+    name, options = "disable_meta_optimizer", tf.config.optimizer
+    before = options.get_experimental_options().get(name, False)
+    options.set_experimental_options({name: True})
+    try:
+        yield
+    finally:
+        options.set_experimental_options({name: before})

@@ -27,6 +27,7 @@ from tfdist.first_step.differences import first_difference, precision_of
 from tfdist.first_step.likely_cause import Found, cause
 from tfdist.first_step.rows import FirstRows, first_rows, rankings_of
 from tfdist.global_batch import batch_norm
+from tfdist.loop.loop_options import PLAIN, LoopOptions
 from tfdist.loop.programs import Programs
 from tfdist.step import whole
 from tfdist.step.own_code import own_code
@@ -38,7 +39,7 @@ _STEPS = ("train_step", "test_step", "predict_step")
 
 def first_step_of(
     model: keras.Model, programs: Programs, source: Source, workers: Workers, *,
-    check: str | bool, step: str = "train_step",
+    check: str | bool, step: str = "train_step", options: LoopOptions = PLAIN,
 ) -> FirstStep | None:
     """Returns the check of a run's first step; None where there is nothing that it could find.
 
@@ -56,6 +57,7 @@ def first_step_of(
         workers: All workers.
         check: As in `Options`.
         step: "train_step", or "test_step" or "predict_step" where a run evaluates or predicts.
+        options: How the loop runs, which goes through the same steps afterwards.
     """
     padding = source.padding
     if not check or workers.share.num_replicas == 1:
@@ -71,7 +73,8 @@ def first_step_of(
     if not code and not plain:
         return None
     return FirstStep(
-        model, programs, source, workers, check=check, step=step, code=code, plain=plain
+        model, programs, source, workers, check=check, step=step, code=code, plain=plain,
+        options=options,
     )
 
 
@@ -101,15 +104,17 @@ class FirstStep:
         step: "train_step", "test_step" or "predict_step".
         code: Names of the model's own code.
         plain: Names of normalizations that differ by definition; only with "whole".
+        options: How the loop runs afterwards.
     """
 
     def __init__(
         self, model: keras.Model, programs: Programs, source: Source, workers: Workers, *,
         check: str | bool, step: str, code: Sequence[str], plain: Sequence[str] = (),
+        options: LoopOptions = PLAIN,
     ) -> None:
         self._model, self._programs, self._source, self._workers = model, programs, source, workers
         self._option, self._step, self._code, self._plain = check, step, code, plain
-        self._failure = ""
+        self._options, self._failure = options, ""
 
     def before(self, loop: Any, feed: Feed) -> Any:
         """Returns a loop that checks its first batch, before it goes through it as any other.
@@ -198,7 +203,9 @@ class FirstStep:
 
     def _found(self, element: Any, spec: Any) -> str:
         """Returns what differs, or why it must be taken for different; "" where nothing does."""
-        twice = BothWays(self._model, self._programs, self._workers, self._step)
+        twice = BothWays(
+            self._model, self._programs, self._workers, self._step, self._options
+        )
         source, workers = self._source, self._workers
         numbers = None
         rows = first_rows(element, spec, source, workers)

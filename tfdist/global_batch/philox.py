@@ -6,6 +6,7 @@ A counter-based generator (Philox) makes any of them without those before it.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -52,19 +53,29 @@ def _rows(
     if blocks > 1:
         return _rows_of_blocks(op, dims, position, dtype=dtype, seed=seed, blocks=blocks)
     dtype = tf.as_dtype(dtype)
+    # Few operations: a draw is one of the most frequent things that a step is traced with.
     per_block = min(_BLOCK_BITS // (8 * dtype.size), 4)
-    count = tf.reduce_prod(tf.cast(tf.stack(dims), tf.int64))
+    count = _number_of(dims)
     per_row = count // tf.cast(computed_rows(position), tf.int64)
     begin = per_row * tf.cast(position.offset, tf.int64)
-    skipped = begin % per_block
+    block = tf.constant(per_block, tf.int64)
     key, counter = _key_and_counter(seed)
-    counter = tf.stack([counter[0] + tf.cast(begin // per_block, tf.uint64), counter[1]])
+    counter += tf.stack([tf.cast(begin // block, tf.uint64), tf.constant(0, tf.uint64)])
     # One block too many, so that XLA sees sizes that do not depend on the position.
-    size = tf.reshape(count + per_block, [1])
-    flat = op(shape=size, key=key, counter=counter, alg=_PHILOX, dtype=dtype)
-    rows = tf.reshape(tf.slice(flat, [skipped], tf.reshape(count, [1])), tf.stack(dims))
+    flat = op(shape=tf.stack([count + block]), key=key, counter=counter, alg=_PHILOX, dtype=dtype)
+    rows = tf.slice(flat, tf.stack([begin % block]), tf.stack([count]))
+    rows = tf.reshape(rows, tf.stack(dims))
     rows.set_shape(_static(shape))
     return rows
+
+
+def _number_of(dims: list[Any]) -> tf.Tensor:
+    """Returns how many numbers a tensor of these dimensions has, as an int64 scalar."""
+    known = tf.constant(math.prod(dim for dim in dims if isinstance(dim, int)), tf.int64)
+    for dim in dims:
+        if not isinstance(dim, int):
+            known *= tf.cast(dim, tf.int64)
+    return known
 
 
 def _rows_of_blocks(

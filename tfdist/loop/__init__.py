@@ -15,5 +15,7 @@ Read in this order; each file imports from those above it only:
 8. throughput.py: how many examples a second are shown in Keras's bar.
 9. progress_lines.py: what that bar writes where nobody watches it.
 10. pacing.py: how many steps the next call of the loop runs.
-11. programs.py: which traced functions a model needs, and how long they are kept.
+11. recorded.py: which gradients a step applied.
+12. one_trace.py: how a loop shares the trace of its step with the check of the first one.
+13. programs.py: which traced functions a model needs, and how long they are kept.
 """

@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from tfdist.communication import collectives
-from tfdist.communication.share import share_of
+from tfdist.communication.share import is_tpu, share_of
 from tfdist.compat import keras_internals
 from tfdist.data import already_sharded, padding_check, shapes
 from tfdist.data.errors import told_plainly
@@ -24,6 +24,7 @@ from tfdist.data.source import Source
 from tfdist.global_batch import padded_rows
 from tfdist.loop import agreed_end, branches
 from tfdist.loop.loop_options import PLAIN, LoopOptions
+from tfdist.loop.one_trace import OneTrace
 from tfdist.loop.outputs import OutputLoop, make_output_loop
 from tfdist.loop.waits import Waits
 from tfdist.loop.while_loop import (
@@ -39,8 +40,10 @@ from tfdist.sharding import shards
 from tfdist.step import accumulation, local_steps, rules, update, whole
 from tfdist.step.finite import FiniteWatch
 from tfdist.step.logs import LastLogs
+from tfdist.step.own_code import own_code
 from tfdist.step.replicas import Batch
 from tfdist.step.rounds import Rounds
+from tfdist.step.variables import optimizers_of
 
 _ALWAYS = ("waits", ("watch", True), ("watch", False))  # is not traced itself
 
@@ -187,7 +190,7 @@ class Programs:
     ) -> Loop:
         if options.padding is not None and options.padding.is_needed:
             padded_rows.refuse_own_rules(self._model, phase, self._replica_step)
-        one_step = self._step(phase, rule, *args)
+        one_step = self.one_trace(phase, options) or self._step(phase, rule, *args)
         if undoing is not None:
             one_step = undoing(self._model, self._strategy, one_step)
         if options.padding is not None:
@@ -211,6 +214,37 @@ class Programs:
         changes_shapes = functools.partial(collectives.changes_shapes, self._strategy)
         loop = split_where(loop, changes_shapes, goes_on=goes_on)
         return told_plainly()(loop)
+
+    def one_trace(self, phase: str, options: LoopOptions) -> OneTrace | None:
+        """Returns the step that the loop of these options shares with the check of a first step.
+
+        Args:
+            phase: "train" or "test".
+            options: How the loop runs through its batches.
+
+        Returns:
+            None if the loop has a step of its own: since there is nothing to check, or since it
+            does more than the step that is checked.
+        """
+        model, strategy, reduction = self._model, self._strategy, options.reduction
+        is_one = self._share.num_replicas == 1 or is_tpu(strategy) or self._is_eager
+        has_more = options.padding or options.has_all_rows or options.is_whole or options.privacy
+        if is_one or has_more or not own_code(model, step=f"{phase}_step"):
+            return None
+        if phase == "train" and (
+            self._replica_step is not None or reduction.wire_dtype or self.rounds(options)
+            or self.watch(options.on_nan) or self._scales_losses
+        ):
+            return None
+
+        def make() -> OneTrace:
+            if phase == "test":
+                step = self._step(phase, rules.test_rule)
+            else:
+                step = self._step(phase, rules.train_rule, None, None, reduction)
+            return OneTrace(step, self._returned[phase], num_replicas=self._share.num_replicas)
+
+        return self._kept(("one trace", phase, reduction), make)
 
     def _of_all_rows(self, step: Callable[[Batch], Any], is_whole: bool) -> Callable[[Batch], Any]:
         return whole.of_all_rows(step, self._model, self._strategy, is_whole=is_whole)
@@ -296,6 +330,12 @@ class Programs:
                 return self._model.get_metrics_result() | returned.read_results()
 
         return read if self._is_eager else tf.function(read, autograph=False)
+
+    @property
+    def _scales_losses(self) -> bool:
+        """Tells whether an optimizer updates inside of a `tf.cond`, where gradients are copied."""
+        kind = keras.optimizers.LossScaleOptimizer
+        return any(isinstance(one, kind) for one in optimizers_of(self._model).values())
 
     @property
     def _is_eager(self) -> bool:

@@ -21,7 +21,7 @@ from tfdist.data.feed import Feed
 from tfdist.data.same_data import refuse_other_batches
 from tfdist.first_step import found
 from tfdist.first_step.checking import first_step_of
-from tfdist.loop.loop_options import LoopOptions, of_source
+from tfdist.loop.loop_options import PLAIN, LoopOptions, of_source
 from tfdist.loop.pacing import Stopwatch, batches_between_events, stops_at_nan_of
 from tfdist.loop.programs import Programs
 from tfdist.loop.while_loop import Loop
@@ -111,7 +111,9 @@ class Epochs:
         asked = training.guard.options
         is_checked = run.point.step and asked.check != "whole"  # by another process
         if not is_checked and not asked.local_steps and not training.ledger:
-            timed = self.checked(timed, training.feed, check=asked.check, step="train_step")
+            timed = self.checked(
+                timed, training.feed, check=asked.check, step="train_step", options=options
+            )
         for epoch in run.point.epochs(training.epochs):
             run.leave_if_told(self._workers)
             if not run.point.done:  # otherwise an earlier process has begun the epoch
@@ -150,16 +152,19 @@ class Epochs:
             now = found.as_found(self._model, options, "test_step")
             return self._programs.test(now)(iterator, num_steps)
 
-        loop = self.checked(loop, feed, check=check, step="test_step")
+        loop = self.checked(loop, feed, check=check, step="test_step", options=options)
         self._steps(feed, loop, events, phase="test")
         logs = keras_internals.python_logs(self._programs.logs("test"))
         events.on_test_end(logs)
         return logs
 
-    def checked(self, loop: Any, feed: Feed, *, check: str | bool, step: str) -> Any:
+    def checked(
+        self, loop: Any, feed: Feed, *, check: str | bool, step: str, options: LoopOptions = PLAIN
+    ) -> Any:
         """Returns a loop that checks its first batch, if there is something to check."""
         first = first_step_of(
-            self._model, self._programs, feed.source, self._workers, check=check, step=step
+            self._model, self._programs, feed.source, self._workers, check=check, step=step,
+            options=options,
         )
         return first.before(loop, feed) if first else loop
 

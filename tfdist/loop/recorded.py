@@ -18,25 +18,42 @@ from tfdist.compat import keras_internals, replacing
 from tfdist.compat.untraced import plain_variable
 from tfdist.global_batch import position as position_lib
 
+Gradients = dict[str, Any]
+
 
 class Recorded:
-    """Keeps the gradients of a step after their sum over the replicas, of any optimizers."""
+    """Notes the gradients of a step after their sum over the replicas, of any optimizers.
+
+    Those of the step itself are values of it, which cost nothing where nobody takes them. Those of
+    a `tf.cond` in it, as in a LossScaleOptimizer, are kept in variables.
+    """
 
     def __init__(self) -> None:
-        self._names: list[str] = []
         self._kept: dict[str, tf.Variable] = {}
+        self._given: Gradients = {}
         self._count: dict[str, int] = {}
+        self._graph: Any = None
 
     @contextlib.contextmanager
-    def recording(self) -> Iterator[None]:
-        """Notes the gradients of the step that is traced, or runs, in the `with` block."""
-        self._count = {}
-        with replacing.replaced_apply(self._apply):
-            yield
+    def recording(self) -> Iterator[Gradients]:
+        """Notes the gradients of the step that is traced, or runs, in the `with` block.
 
-    def take(self) -> dict[str, np.ndarray]:
-        """Returns the gradients of the step that ran last, by the path of their variable."""
-        return {name: self._kept[name].numpy() for name in self._names}
+        Yields:
+            What will hold them, by the path of their variable.
+        """
+        self._count, self._given = {}, {}
+        self._graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+        with replacing.replaced_apply(self._apply):
+            yield self._given
+
+    def taken(self, given: Gradients) -> dict[str, np.ndarray]:
+        """Returns the gradients of the step that ran last, by the path of their variable.
+
+        Args:
+            given: Those that it returned.
+        """
+        kept = {name: variable.numpy() for name, variable in self._kept.items()}
+        return kept | {name: np.asarray(value) for name, value in given.items()}
 
     def forget(self) -> None:
         """Sets the gradients to zero: those that the next step does not apply."""
@@ -55,14 +72,17 @@ class Recorded:
         return original(optimizer, grads, trainable_variables)
 
     def _note(self, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
+        graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
         for gradient, variable in zip(gradients, variables, strict=True):
             if gradient is None:
                 continue
             count = self._count[variable.path] = self._count.get(variable.path, 0) + 1
             name = variable.path if count == 1 else f"{variable.path} (update {count})"
             value = tf.ensure_shape(*_dense(gradient, variable.shape))
+            if graph is self._graph:
+                self._given[name] = value
+                continue
             if name not in self._kept:
-                self._names.append(name)
                 self._kept[name] = plain_variable(value.dtype, shape=value.shape)
             self._kept[name].assign(value)
 
