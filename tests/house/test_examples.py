@@ -50,7 +50,7 @@ _EXAMPLES = {
          "--batch_size=16", "--sample=5"),
         "bits_a_letter", most=5.0, near=0.1,
     ),
-    "predictions": _Example(("--epochs=4",), "test_accuracy", least=0.85, near=0.06),
+    "predictions": _Example(("--epochs=8",), "test_accuracy", least=0.85, near=0.06),
     "private_digits": _Example(("--epochs=25",), "test_accuracy", least=0.9, near=0.06),
     "recommendation": _Example(("--epochs=3",), "hit_rate_at_10", least=0.35),
     "speech": _Example(("--takes=2", "--epochs=25"), "test_accuracy", least=0.5, near=0.15),

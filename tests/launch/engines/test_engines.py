@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -236,6 +237,21 @@ def test_a_cluster_of_ray_that_is_not_there_is_told_at_once(tmp_path):
     done = launching.launch("--engine=ray", path, env=environ)
     assert (done.returncode, done.stdout) == (2, "")
     assert "RAY_ADDRESS='127.0.0.1:1' is set, and nothing listens there. Start" in done.stderr
+
+
+def test_what_listens_and_is_no_cluster_of_ray_is_told(tmp_path):
+    """With a stand-in for Ray, which would try for a while."""
+    code = "is_initialized = lambda: False\ndef init(**_): raise ConnectionError('no cluster ID')\n"
+    (tmp_path / "ray.py").write_text(code)
+    path = launching.write_program(tmp_path, "print('ran')", "program.py")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        environ = launching.environ_with(
+            PYTHONPATH=f"{tmp_path}{os.pathsep}{launching.CHECKOUT}",
+            RAY_ADDRESS=f"127.0.0.1:{listening.getsockname()[1]}",
+        )
+        done = launching.launch("--engine=ray", path, env=environ)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "is set, and what listens there does not answer as Ray does. Start" in done.stderr
 
 
 @pytest.mark.parametrize(

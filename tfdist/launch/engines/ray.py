@@ -86,7 +86,14 @@ def _count_places(nodes: Sequence[Mapping[str, Any]], *, cpus: int) -> int:
 def _connect(ray: Any, job: Job) -> None:
     if named := os.environ.get("RAY_ADDRESS"):
         refuse_unreachable(named)
-        ray.init(log_to_driver=False)
+        try:
+            ray.init(log_to_driver=False)
+        except ConnectionError:
+            raise RuntimeError(
+                f"RAY_ADDRESS={named!r} is set, and what listens there does not answer as Ray "
+                "does. Start that cluster (ray start --head), name one that runs, or unset "
+                "RAY_ADDRESS for one on this machine."
+            ) from None
         return
     ray.init(
         address="local",
