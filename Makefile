@@ -10,6 +10,8 @@
 #   make gpu-check                  whether all of tfdist works on the GPU that is here, in under ten
 #                                   minutes; one block of text to send back. It is tested without
 #                                   one by: make gpu-check GPU_VENV=.venv ARGS=--device=cpu
+#   make flower                     whether a real deployment of Flower, on this machine, comes to what
+#                                   federated.fit comes to; in an environment of its own, minutes
 #   make docs                       the documentation, as pages in docs/_build/html
 #   make parity                     all pairs of choices, and the parity table, into README.md and
 #                                   docs/
@@ -48,11 +50,14 @@ COLAB_PINS := tensorflow-cpu==2.20.0,keras==3.13.2
 NEXT_VENV := $(VENV)-next
 NEXT_PINS := tensorflow-cpu>=2.22.dev0
 
+# Flower, which wants older releases than other tests do.
+FLOWER_VENV := $(VENV)-flower
+
 # TensorFlow with CUDA, unless this Python has a TensorFlow already, as where GPUs are rented.
 GPU_VENV ?= $(VENV)-gpu
 
 .PHONY: train test test-slow test-colab test-next test-all environment environments engines \
-	tpu-compiler next-environment gpu-check docs parity programs oracles keras-own check clean
+	tpu-compiler next-environment gpu-check flower docs parity programs oracles keras-own check clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := train
 
@@ -92,6 +97,9 @@ tpu-compiler: $(READY),$(WITH)
 gpu-check: $(GPU_VENV)/.ready-gpu
 	$(GPU_VENV)/bin/python -m tfdist doctor --gpu-check --device=gpu $(ARGS)
 
+flower: $(FLOWER_VENV)/.ready
+	$(FLOWER_VENV)/bin/python scripts/flower_loopback.py $(ARGS)
+
 engines:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then bash scripts/setup_engines.sh; \
 	else echo "Without: sudo bash scripts/setup_engines.sh, mpi, slurm and spark are not tested."; fi
@@ -128,6 +136,10 @@ clean:
 # environment, so that they go with it.
 $(COLAB_VENV)/.ready: setup.cfg pyproject.toml
 	@$(PYTHON) scripts/setup_env.py --venv=$(COLAB_VENV) --extras=test --pins=$(COLAB_PINS)
+	@touch $@
+
+$(FLOWER_VENV)/.ready: setup.cfg pyproject.toml
+	@$(PYTHON) scripts/setup_env.py --venv=$(FLOWER_VENV) --extras=cpu,flower
 	@touch $@
 
 ifneq ($(GPU_VENV),$(VENV))

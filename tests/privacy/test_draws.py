@@ -43,6 +43,7 @@ def test_noise_has_the_stated_variance():
 def test_noise_of_a_step_is_the_same_whoever_draws_it():
     noise = _draws(3).noise(5, _SIZE)  # several pieces, by several threads
     np.testing.assert_array_equal(_draws(3).noise(5, _SIZE), noise)
+    assert len(np.unique(noise)) == _SIZE  # no piece or block is drawn twice
     np.testing.assert_array_equal(_draws(3).noise(5, 1000), noise[:1000])
 
 

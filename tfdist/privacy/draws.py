@@ -24,6 +24,7 @@ from tfdist.communication.workers import Workers
 _SAMPLE, _NOISE = 0, 1  # domains of the counter
 _KEY_BYTES = 16
 _PIECE = 2**17  # numbers that one thread draws at a time
+_BLOCK = 2**14  # of these, how many at a time go through the core's cache
 
 
 class Draws:
@@ -78,21 +79,42 @@ class Draws:
 
     def noise(self, step: int, size: int) -> np.ndarray:
         """Draws the noise of a step: `size` doubles of the standard deviation `scale`."""
+        return self.noised(step, np.zeros(size), 1)
+
+    def noised(self, step: int, sums: np.ndarray, divisor: int) -> np.ndarray:
+        """Adds the noise of a step to numbers, and divides: in double precision, piece by piece.
+
+        Args:
+            step: Its number in the run.
+            sums: Of all weights, one after the other; `(size,)`.
+            divisor: What they are divided by.
+
+        Returns:
+            `(sums + noise) / divisor`, rounded to the type of `sums` at the end.
+        """
         step = int(step)
         if step > self._last:
             self._last, self.steps = step, self.steps + 1
-        found = np.zeros(size)
-        if not self.scale:
-            return found
+        found = np.empty_like(sums)
 
         def fill(begin: int) -> None:
-            part = found[begin : begin + _PIECE]
-            self._generator(_NOISE, step, begin // _PIECE).standard_normal(out=part)
-            part *= self.scale
+            generator = self._generator(_NOISE, step, begin // _PIECE)
+            end, block = min(begin + _PIECE, len(sums)), np.empty(_BLOCK)
+            for start in range(begin, end, _BLOCK):
+                part = block[: min(_BLOCK, end - start)]
+                if self.scale:
+                    generator.standard_normal(out=part)
+                    part *= self.scale
+                else:
+                    part[:] = 0
+                part += sums[start : start + len(part)]
+                part /= divisor
+                found[start : start + len(part)] = part
 
-        begins = range(0, size, _PIECE)
-        if len(begins) == 1:
-            fill(0)
+        begins = range(0, len(sums), _PIECE)
+        if len(begins) <= 1:
+            for begin in begins:
+                fill(begin)
         else:  # NumPy lets other threads run while it draws
             with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
                 list(threads.map(fill, begins))

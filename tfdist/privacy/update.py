@@ -67,21 +67,47 @@ def train_rule(
             sums, shares = replicas.run(
                 strategy, lambda part: _of_replica(model, layers, private, part), batch
             )
-        change = noised(variables, private, number)
         if parted := shards.of(model.optimizer):
+            change = noised_in_parts(variables, private, number)
             parted.update(sums, variables, apply=apply, change=change)
         else:
             update.build(strategy, model.optimizer, variables)
-            summed = enumerate(reduction.sum_gradients(strategy, sums))
-            gradients = [change(index, [total], _whole)[0] for index, total in summed]
+            summed = reduction.sum_gradients(strategy, sums)
+            gradients = noised(summed, variables, private, number)
             tpu_step.apply_sums(model.optimizer, gradients, variables, apply=apply)
         logs.keep(sum_shares(strategy, shares))
 
     return step
 
 
-def noised(variables: Sequence[Any], private: Private, number: Any) -> shards.Change:
-    """Draws the noise of a step; returns what makes gradients for the optimizer of the sums.
+def noised(
+    sums: Sequence[Any], variables: Sequence[Any], private: Private, number: Any
+) -> list[Any]:
+    """Returns the gradients that the optimizer gets.
+
+    Args:
+        sums: Of all examples' clipped gradients.
+        variables: The trainable weights.
+        private: What is computed.
+        number: Of the step.
+    """
+    kind = tf.float64 if any(v.dtype == "float64" for v in variables) else tf.float32
+    flat = tf.concat([tf.reshape(tf.cast(total, kind), [-1]) for total in sums], 0)
+    noisy = tf.numpy_function(
+        lambda step, values: private.draws.noised(step, values, private.expected), [number, flat],
+        kind, stateful=False,
+    )  # fmt: skip
+    found = []
+    for variable, part in zip(variables, _split(noisy, variables), strict=True):
+        gradient = tf.cast(part, variable.dtype)
+        if getattr(variable, "regularizer", None) is not None:
+            gradient += _of_regularizer(variable)
+        found.append(gradient)
+    return found
+
+
+def noised_in_parts(variables: Sequence[Any], private: Private, number: Any) -> shards.Change:
+    """Draws the noise of a step; returns what makes gradients of sums that are held in parts.
 
     All workers draw all of the noise, and of a sum that they hold a part of they take that part.
 
@@ -90,20 +116,19 @@ def noised(variables: Sequence[Any], private: Private, number: Any) -> shards.Ch
         private: What is computed.
         number: Of the step.
     """
-    sizes = [int(np.prod(v.shape)) for v in variables]
+    size = sum(int(np.prod(v.shape)) for v in variables)
     drawn = tf.numpy_function(
-        lambda step: private.draws.noise(step, sum(sizes)), [number], tf.float64, stateful=False
+        lambda step: private.draws.noise(step, size), [number], tf.float64, stateful=False
     )
-    noise = tf.split(tf.ensure_shape(drawn, [sum(sizes)]), sizes)
+    noise = _split(drawn, variables)
 
     def changed(
         index: int, sums: Sequence[tf.Tensor], parts_of: shards.PartsOf
     ) -> list[tf.Tensor]:
         variable = variables[index]
-        pairs = zip(sums, parts_of(tf.reshape(noise[index], variable.shape)), strict=True)
         found = [
             tf.cast((tf.cast(total, tf.float64) + part) / private.expected, variable.dtype)
-            for total, part in pairs
+            for total, part in zip(sums, parts_of(noise[index]), strict=True)
         ]
         if getattr(variable, "regularizer", None) is None:
             return found
@@ -112,8 +137,11 @@ def noised(variables: Sequence[Any], private: Private, number: Any) -> shards.Ch
     return changed
 
 
-def _whole(tensor: tf.Tensor) -> list[tf.Tensor]:
-    return [tensor]
+def _split(flat: tf.Tensor, variables: Sequence[Any]) -> list[tf.Tensor]:
+    """Returns the numbers of all weights, one after the other, as tensors of their shapes."""
+    sizes = [int(np.prod(v.shape)) for v in variables]
+    parts = tf.split(tf.ensure_shape(flat, [sum(sizes)]), sizes)
+    return [tf.reshape(part, v.shape) for part, v in zip(parts, variables, strict=True)]
 
 
 def _of_regularizer(variable: Any) -> Any:
