@@ -91,6 +91,7 @@ def main(argv: list[str]) -> None:
         for n, secs in sorted(found.measured.items()):
             print(f"  {n} workers: measured {1000 * secs:.1f} ms a step, predicted "
                   f"{1000 * found.secs(n):.1f}, off by {100 * found.errors[n]:+.0f} %", flush=True)
+            print(f"    {found.limit(n)}", flush=True)
         apart = Forecast(found.alone, found.num_bytes, found.link, spread_secs=found.spread_secs)
         for n in _MANY:
             print(f"  {apart.limit(n)}", flush=True)

@@ -112,7 +112,9 @@ class Forecast:
         measured: Measured seconds of a step by number of workers, to tell the error.
         spread_secs: Standard deviation of a step of one worker: all wait for the slowest.
         cores: Cores that the workers share, where all run on one machine; None where each has its
-            own. Sums over loopback are copies, and take cores as well.
+            own. Sums over loopback are copies, and take cores as well. More workers than cores are
+            taken to make everything longer by workers / cores, which is the most that it can be:
+            one worker alone may have shared its core already, with threads of its own or others.
     """
 
     alone: Split
@@ -177,6 +179,17 @@ class Forecast:
         return (
             f"{workers:,} workers: {1000 * self.secs(workers):.1f} ms a step, efficiency "
             f"{self.efficiency(workers):.2f}; {cause if lost[most] > 0 else 'nothing is lost'}"
+            f"{self._crowded(workers)}"
+        )
+
+    def _crowded(self, workers: int) -> str:
+        """Says how far the forecast can be trusted where workers share cores; "" where not."""
+        if self.cores is None or workers <= self.cores:
+            return ""
+        alone = dataclasses.replace(self, cores=None).secs(workers)
+        return (
+            f"; {workers:,} workers share {self.cores} cores, so this is the most, and the least "
+            f"is {1000 * alone:.1f} ms, with a core for each"
         )
 
     def _crowd(self, workers: int) -> float:
@@ -221,6 +234,8 @@ class Forecast:
         bucket = self.link.bucket_bytes(max(workers, 2)) // _MIB
         return [
             *advice(self.split(workers)),
+            *([f"Run on {workers} cores or more: {self.limit(workers)}."]
+              if self._crowded(workers) else []),
             f"Buckets of {bucket} MiB or more keep latency below 10 % of their time on {workers} "
             "workers.",
             f"Efficiency ({kind} scaling) is {100 * self.efficiency(workers):.0f} % on {workers} "
