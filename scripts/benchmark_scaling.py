@@ -5,6 +5,7 @@ The suite `scaling` of benchmark.py; see there.
 
 from __future__ import annotations
 
+import itertools
 import os
 import statistics
 import time
@@ -43,7 +44,27 @@ def time_steps(
         tfdist.fit(model, x, y, epochs=2, profile=True, **options).profile for _ in range(rounds)
     ]
     profile = sorted(profiles, key=lambda profile: profile.split.secs)[rounds // 2]
-    return {"secs": profile.split.secs, "split": profile.split, "bytes": profile.gradient_bytes}
+    steps = _each_step(model, x, y, options) if is_apart else []
+    return {
+        "secs": profile.split.secs, "split": profile.split, "bytes": profile.gradient_bytes,
+        "steps": steps,
+    }
+
+
+def _each_step(model: Any, x: Any, y: Any, options: dict[str, Any]) -> list[float]:
+    """Returns what each step takes but the first, where a callback looks at all of them."""
+    import keras
+
+    import tfdist
+
+    ends: list[float] = []
+    listener = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: ends.append(time.perf_counter())
+    )
+    for _ in range(2):  # the first one may trace
+        ends.clear()
+        tfdist.fit(model, x, y, callbacks=[listener], **options)
+    return [end - start for start, end in itertools.pairwise(ends)]
 
 
 def time_passes(global_batch: int, rounds: int) -> dict[str, float]:
@@ -97,20 +118,28 @@ def _pinned(workers: int, global_batch: int, rounds: int, *, has_passes: bool) -
     return {**slowest, **{name: max(value[name] for value in values) for name in passes}}
 
 
-def time_apart(rounds: int) -> float:
+def time_apart(rounds: int) -> dict[str, Any]:
     """Runs on each worker, on a core of its own, which trains as one that is alone."""
     benchmark_models.pin_to_core()
-    return float(time_steps("cpu", _BATCH, rounds, is_apart=True)["secs"])
+    return time_steps("cpu", _BATCH, rounds, is_apart=True)
 
 
-def _slower_of_two_apart(rounds: int) -> float:
-    """Returns what a step of the slower of two workers takes that do not know of each other.
+def _two_apart(rounds: int) -> dict[str, float]:
+    """Returns times of a step of two workers that do not know of each other.
 
-    What two that wait for each other cannot fall below: the time that a process takes for the same
-    step differs from process to process by up to a third, and stays for its life.
+    Returns:
+        "slower": of the slower one. What two that wait for each other cannot fall below: the time
+        that a process takes for the same step differs from process to process by up to a third, and
+        stays for its life. "longer": the mean of the longer of two steps, one of each worker, over
+        that of all steps: what it costs to wait once a step, with nothing sent.
     """
     times = launch.run(time_apart, workers=2, args=(rounds,), threads=1, env=_QUIET)
-    return max(map(float, times))
+    first, second = (one["steps"] for one in times)
+    longer = statistics.mean(max(pair) for pair in itertools.product(first, second))
+    return {
+        "slower": max(float(one["secs"]) for one in times),
+        "longer": longer / statistics.mean([*first, *second]),
+    }
 
 
 def _replicas(device: str, rounds: int) -> float:
@@ -133,7 +162,7 @@ def suite_scaling(rounds: int, plot: str | None) -> list[speed.Ratio | Forecast]
             _pinned(1, _BATCH, rounds, has_passes=True),
             _pinned(2, 2 * _BATCH, rounds, has_passes=True),
             _pinned(2, _BATCH, rounds, has_passes=False),
-            _slower_of_two_apart(rounds),
+            _two_apart(rounds),
         )
         for _ in range(_PROCESSES)
     ]
@@ -145,8 +174,10 @@ def suite_scaling(rounds: int, plot: str | None) -> list[speed.Ratio | Forecast]
         found.append(_ratio(f"CNN: efficiency of 2 workers, {name}", times,
                             target=None if is_strong else 0.97))
         found.append(_forecast(pairs, is_strong=is_strong, plot=plot))
-    times = [(run[3], run[0]["secs"]) for run in runs]
+    times = [(run[3]["slower"], run[0]["secs"]) for run in runs]
     found.append(_ratio("CNN: the slower of two workers that do not wait for each other", times))
+    times = [(run[3]["longer"], 1.0) for run in runs]
+    found.append(_ratio("CNN: a mean step of these two / the mean of the longer of two", times))
     for name in _PASSES:
         times = [(both[name], alone[name]) for alone, both, *_ in runs]
         found.append(_ratio(f"CNN: efficiency of 2 workers, {name}", times, target=0.97))
