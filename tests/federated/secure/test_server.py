@@ -355,3 +355,50 @@ def test_numbers_out_of_bounds_are_an_error_before_anything_is_sent():
 def test_an_identity_that_is_not_pinned_cannot_take_part():
     with pytest.raises(ValueError, match="signs with another identity than is pinned"):
         SecureClient("a", keys.Identity.generate(), {"a": bytes(32)}, **_BOUNDS)
+
+
+def test_a_client_that_masks_otherwise_shows_in_the_weights():
+    one = Sum().run("shares")
+    for name, request in one.requests("masked").items():
+        vector = messages.unpack(one.answer("masked", name, request), "masked").arrays["sum"].copy()
+        vector[0] += np.uint64(10**4) if name == "site c" else np.uint64(0)
+        one.server.take(name, messages.pack("masked", {}, {"sum": vector}))
+    one.phase("consistency")
+    one.phase("unmask")
+    with pytest.raises(ValueError, match="weights add up to .* more than max_examples allows"):
+        one.server.result()
+
+
+def test_a_sum_is_signed_by_each_client_itself():
+    one = Sum().run("masked")
+    requests = one.requests("consistency")
+    answers = {name: one.answer("consistency", name, asked) for name, asked in requests.items()}
+    with pytest.raises(ValueError, match="'site a' has not signed who is in the sum"):
+        one.server.take("site a", answers["site b"])
+    short = {"signature": np.zeros(63, np.uint8)}
+    with pytest.raises(ValueError, match="'site a' has not signed who is in the sum"):
+        one.server.take("site a", messages.pack("consistency", {}, short))
+    one.server.take("site a", answers["site a"])
+
+
+def test_the_server_asks_the_phases_in_their_order():
+    one = Sum().run("shares")
+    for ask in (one.server.ask_keys, one.server.ask_shares, one.server.ask_unmask):
+        with pytest.raises(RuntimeError, match="out of its order"):
+            ask()
+    assert len(one.server.ask_masked()) == len(_NAMES)
+
+
+@pytest.mark.parametrize(
+    ("phase", "held"),
+    [("shares", "_keys"), ("masked", "_boxes"), ("consistency", "_in_sum"),
+     ("unmask", "_signatures")],
+)  # fmt: skip
+def test_a_client_leaves_a_sum_of_too_few_whatever_the_server_says(phase, held, monkeypatch):
+    one = Sum().run(PHASES[PHASES.index(phase) - 1])
+    monkeypatch.setattr(one.server, "_refuse_few", lambda present: None)
+    few, there = _NAMES[:6], getattr(one.server, held)
+    fewer = [n for n in there if n in few] if held == "_in_sum" else {n: there[n] for n in few}
+    setattr(one.server, held, fewer)
+    with pytest.raises(ValueError, match="6 clients are left, fewer than the threshold 7"):
+        one.answer(phase, "site a", one.requests(phase)["site a"])
