@@ -53,3 +53,10 @@ def test_an_identity_is_kept_in_a_file_of_its_own(tmp_path):
 def test_a_key_that_gives_everybody_the_same_is_refused():
     with pytest.raises(ValueError):  # noqa: PT011 (the library's own)
         keys.Exchange.generate().agree(bytes(32), b"")
+
+
+def test_two_agree_on_another_key_for_each_purpose():
+    one, other = keys.Exchange.generate(), keys.Exchange.generate()
+    found = {purpose: one.agree(other.public, purpose) for purpose in (b"mask", b"box")}
+    assert found == {purpose: other.agree(one.public, purpose) for purpose in found}
+    assert len(set(found.values())) == 2

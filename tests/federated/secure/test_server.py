@@ -402,3 +402,19 @@ def test_a_client_leaves_a_sum_of_too_few_whatever_the_server_says(phase, held, 
     setattr(one.server, held, fewer)
     with pytest.raises(ValueError, match="6 clients are left, fewer than the threshold 7"):
         one.answer(phase, "site a", one.requests(phase)["site a"])
+
+
+def test_a_sum_that_names_a_client_twice_is_refused():
+    one = Sum().run("masked")
+    header = {"context": one.setup.context.hex(), "names": [*_NAMES, "site b"]}
+    with pytest.raises(ValueError, match="the sum is said to be of"):
+        one.answer("consistency", "site a", messages.pack("consistency", header))
+
+
+def test_a_round_that_could_overflow_is_refused_before_any_key():
+    one = Sum()
+    bounds = {"largest": 2.0**40, "max_weight": 2**22}
+    client = SecureClient("site a", one.clients["site a"]._identity, one.pinned, **bounds)
+    asked = one.setup.told() | bounds
+    with pytest.raises(ValueError, match="does not fit into 63 bits"):
+        client.keys(messages.pack("keys", asked))
