@@ -127,7 +127,6 @@ _TESTED_BY = {
     "tracking/config.py": "tracking/test_watch.py",
     "tpu/limits.py": "tpu/test_linting.py",
     "first_step/both_ways.py": "first_step/test_checking.py",
-    "training/epochs.py": "training/test_trainer.py",
     "training/predicting.py": "training/test_trainer.py",
     "first_step/differences.py": "first_step/test_checking.py",
     "training/checks/guard.py": "training/checks/test_fingerprints.py",
