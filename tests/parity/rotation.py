@@ -11,9 +11,9 @@ import pathlib
 import subprocess
 import zlib
 
-HARDEST_WORLDS = 6  # in how many parts the rows go round, each in its hardest world
-FURTHER_WORLDS = 12  # in how many parts the worlds go round in which a row is not hardest
-SLOW_CASES = 5  # in how many parts the cases of slow tests go round
+HARDEST_WORLDS = 7  # in how many parts the rows go round, each in its hardest world
+FURTHER_WORLDS = 14  # in how many parts the worlds go round in which a row is not hardest
+SLOW_CASES = 6  # in how many parts the cases of slow tests go round
 ORACLES = 16  # in how many parts the kept outcomes of stock Keras are computed again
 _HERE = pathlib.Path(__file__).parent
 
