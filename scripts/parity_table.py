@@ -167,18 +167,19 @@ def summary(found: Verdicts) -> list[str]:
 _SHORT = {
     "optimizers, clipping, accumulation, averaged weights, mixed precision": (
         "clipping, accumulation, averaged weights", "optimizers, schedules, weight decay",
-        "mixed precision and overflows",
+        "optimizers in slices", "mixed precision and overflows",
     ),
     "losses, masks, weights, metrics, losses of the model's own": (
         "losses, reductions, weights, masks", "losses of the model's own", "metrics",
         "comparisons of examples",
     ),
-    "uneven batches, static shapes, options of the loop": (
-        "sizes of batches", "static shapes", "options of the loop",
+    "uneven batches, datasets cut for workers, static shapes, options of the loop": (
+        "sizes of batches", "datasets whose examples are made one by one", "static shapes",
+        "options of the loop",
     ),
-    "layers, models, tables, dropout and other draws": (
-        "layers", "tables looked up once for a batch", "rematerialization", "kinds of models",
-        "randomness",
+    "layers, models, adapters, tables, dropout and other draws": (
+        "layers", "adapters, and weights in int8 and int4", "tables looked up once for a batch",
+        "rematerialization", "kinds of models", "randomness",
     ),
     "training steps of one's own": ("training steps of one's own",),
 }
