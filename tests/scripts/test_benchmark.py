@@ -162,15 +162,17 @@ def test_forecasts_go_into_the_file(monkeypatch, tmp_path):
         return {"secs": split.secs, "split": split, "bytes": 10**6, **passes, **starts}
 
     monkeypatch.setattr(benchmark_scaling, "_pinned", pinned)
-    monkeypatch.setattr(benchmark_scaling, "_slower_of_two_apart", lambda rounds: 0.125)
+    two_apart = {"slower": 0.125, "longer": 1.25}
+    monkeypatch.setattr(benchmark_scaling, "_two_apart", lambda rounds: two_apart)
     monkeypatch.setattr(benchmark_scaling, "_replicas", lambda device, rounds: 0.1)
     found = benchmark_scaling.suite_scaling(1, str(tmp_path / "a.png"))
-    weak, strong, apart, evaluate, predict, replicas = [
+    weak, strong, apart, longer, evaluate, predict, replicas = [
         row for row in found if isinstance(row, speed.Ratio)
     ]
     assert weak.median == pytest.approx(0.1 / 0.11)
     assert strong.median == pytest.approx(0.1 / (2 * 0.06))
     assert apart.median == pytest.approx(0.1 / 0.125)
+    assert longer.median == pytest.approx(1 / 1.25)
     assert evaluate.median == 1.0
     assert predict.median == 0.5
     assert replicas.median == 1.0
