@@ -109,3 +109,24 @@ def test_frequencies_of_classes_are_found_by_no_chance(labels):
     x, y = np.random.default_rng(0).normal(size=(10, 3)), np.array([list(labels)]).T.astype(int)
     with pytest.raises(ValueError, match="ByFrequency.call"):
         tfdist.fit(model, x, y, batch_size=10, shuffle=False, verbose=0)
+
+
+class BothClasses(keras.losses.Loss):
+    """Is right for each row, and refuses rows of one class alone."""
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        share = keras.ops.mean(keras.ops.cast(y_true, y_pred.dtype))
+        with tf.control_dependencies([tf.debugging.assert_less(share, 1.0)]):
+            return keras.losses.binary_crossentropy(y_true, y_pred)
+
+
+def test_a_step_that_fails_for_ranked_rows_alone_is_right(caplog):
+    strategy = tfdist.get_strategy("2xcpu")
+    assert strategy.num_replicas_in_sync == 2
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, "sigmoid")])
+        model.compile("sgd", BothClasses())
+    x, y = np.random.default_rng(0).normal(size=(8, 3)), np.array([[0, 1] * 4]).T
+    history = tfdist.fit(model, x, y, batch_size=8, shuffle=False, verbose=0)
+    assert history.checked == {"train_step": "the first one agrees with one device's"}
+    assert not [record for record in caplog.records if record.name == "tfdist"]

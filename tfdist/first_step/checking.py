@@ -220,14 +220,24 @@ class FirstStep:
                 return ""
             others = first_rows(element, spec, source, workers, numbers=numbers)
             if others is not None:
-                rows, found = others, self._difference(twice, others, spec)
+                rows, found = others, self._difference(twice, others, spec, is_further=True)
         # What unequal parts blur, equal ones show: a factor, say.
         even = first_rows(element, spec, source, workers, evenly=True, numbers=numbers)
         found_evenly = self._difference(twice, even, spec) if even else None
         return self._told(self._sentence(found, rows, found_evenly, twice) if found else "")
 
-    def _difference(self, twice: BothWays, rows: FirstRows | None, spec: Any) -> Found | None:
-        """Computes the step both ways; returns what differs, or None."""
+    def _difference(
+        self, twice: BothWays, rows: FirstRows | None, spec: Any, *, is_further: bool = False
+    ) -> Found | None:
+        """Computes the step both ways; returns what differs, or None.
+
+        Args:
+            twice: Computes it.
+            rows: Which rows it gets.
+            spec: The specs of a part.
+            is_further: Whether no batch of the data has its rows in this order, so that a step that
+                fails for them (a replica without a class, say) says nothing.
+        """
         if rows is None:
             self._fail(
                 "the workers' examples are of different lengths, and cannot be put on one replica."
@@ -240,6 +250,8 @@ class FirstStep:
             is_alike = self._option == "whole" and not isinstance(error, tf.errors.OpError)
             if self._workers.has_others and not is_alike:
                 raise
+            if is_further:
+                return None
             first_line, *_ = str(error).strip().splitlines() or [type(error).__name__]
             self._fail(
                 "it fails where all of its rows are on one replica, or their number is open: "
