@@ -6,6 +6,7 @@ The suite `reduction` of benchmark.py; see there. Workers have one core each, an
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import pathlib
 import socket
@@ -129,6 +130,62 @@ def time_workers(kind: str, rounds: int, wire: str | None) -> Step:
     return Step(statistics.median(times[1:]), statistics.median(sizes[1:]))
 
 
+def time_sum(kind: str, rounds: int) -> Step:
+    """Runs on each worker: returns the median of a sum of the MLP's gradients, and of nothing else.
+
+    Args:
+        kind: "bare" for one operation of TensorFlow's on all numbers in a row, in the parts that
+            were fastest; "tfdist" for what a step does with the gradients of all variables.
+        rounds: Of `_STEPS` sums each.
+    """
+    import tensorflow as tf
+
+    import tfdist
+    from tfdist.communication import reduction
+    from tfdist.compat import tf_internals
+
+    strategy = tfdist.get_strategy("cpu")
+    with strategy.scope():
+        sizes = [tuple(variable.shape) for variable in mlp()[0].trainable_variables]
+    if kind == "bare":
+        sizes = [(sum(math.prod(size) for size in sizes),)]
+    values = [tf.Variable(tf.random.normal(size)) for size in sizes]
+
+    def summed(gradients: list[Any]) -> list[Any]:
+        if kind == "tfdist":
+            return list(reduction.sum_gradients(strategy, gradients))
+        launcher, (one,) = tf_internals.launcher_of(strategy), gradients
+        if launcher is None:
+            raise RuntimeError("This TensorFlow does not tell how it sums. Install 2.18 to 2.22.")
+        return [tf.raw_ops.CollectiveReduceV2(
+            input=one, merge_op="Add", final_op="Id", max_subdivs_per_device=16,
+            **launcher.keys(),
+        )]
+
+    @tf.function(autograph=False)
+    def loop() -> Any:
+        def body(number: Any, last: Any) -> Any:
+            # Other values in each pass, or TensorFlow would make them once, before the loop.
+            sums = summed([value * (1 + 0 * last) for value in values])
+            return number + 1, tf.add_n([tf.reshape(total, [-1])[-1] for total in sums])
+
+        return tf.while_loop(
+            lambda number, last: number < _STEPS, body, [0, 0.0], parallel_iterations=1
+        )
+
+    times = []
+    for _ in range(1 + rounds):
+        start = time.perf_counter()
+        loop()[1].numpy()
+        times.append((time.perf_counter() - start) / _STEPS)
+    return Step(statistics.median(times[1:]), float("nan"))
+
+
+def _of_sums(kind: str, rounds: int) -> Step:
+    values = launch.run(time_sum, workers=2, args=(kind, rounds), threads=1, env=_QUIET)
+    return Step(max(value.secs for value in values), float("nan"))
+
+
 def _of_workers(kind: str, workers: int, rounds: int, wire: str | None = None) -> Step:
     values = launch.run(
         time_workers, workers=workers, args=(kind, rounds, wire), threads=1, env=_QUIET
@@ -149,16 +206,21 @@ def suite_reduction(rounds: int, *, torch: str = "") -> list[speed.Ratio]:
         "bfloat16": lambda: _of_workers("mlp", 2, rounds, "bfloat16"),
         "embedding": lambda: _of_workers("embedding", 2, rounds),
         "dense embedding": lambda: _of_workers("dense embedding", 2, rounds),
+        "sum alone": lambda: _of_sums("tfdist", rounds),
+        "bare sum": lambda: _of_sums("bare", rounds),
     }
-    if torch:
-        python = benchmark_peers.torch_python(torch)
-        kinds["torch DDP"] = lambda: _of_torch(python, rounds)
-    turns = [{name: work() for name, work in kinds.items()} for _ in range(_TURNS)]
-    for name in kinds:
+    turns = []
+    for _ in range(_TURNS):
+        turn = {name: work() for name, work in kinds.items()}
+        if torch:
+            python = benchmark_peers.torch_python(torch)
+            turn["torch DDP"], turn["gloo's sum"] = _of_torch(python, rounds)
+        turns.append(turn)
+    for name in turns[0]:
         low, median, high = speed.quartiles([1000 * turn[name].secs for turn in turns])
         size = statistics.median(turn[name].received for turn in turns)
-        bytes_of = "" if name == "torch DDP" else f", {size / 1e6:.2f} MB received"
-        print(f"  {name}: {median:.0f} ms a step ({low:.0f} to {high:.0f}){bytes_of}")
+        bytes_of = "" if math.isnan(size) else f", {size / 1e6:.2f} MB received"
+        print(f"  {name}: {median:.0f} ms ({low:.0f} to {high:.0f}){bytes_of}")
 
     def ratio(name: str, ours: str, theirs: str, target: float | None = None) -> speed.Ratio:
         pairs = [(turn[ours].secs, turn[theirs].secs) for turn in turns]
@@ -169,11 +231,13 @@ def suite_reduction(rounds: int, *, torch: str = "") -> list[speed.Ratio]:
         ratio("the same in bfloat16", "bfloat16", "alone"),
         ratio("embedding of 1 M rows: summed as rows / densely", "embedding", "dense embedding"),
         *_of_bytes(turns),
+        ratio("sum of 84 MB alone / a bare collective's", "sum alone", "bare sum", 0.95),
     ]
     if torch:
         ratios += [
             ratio("MLP of 21 M parameters / torch DDP over gloo", "float32", "torch DDP", 1.0),
             ratio("the same in bfloat16 / torch DDP", "bfloat16", "torch DDP", 1.33),
+            ratio("sum of 84 MB alone / gloo's", "sum alone", "gloo's sum"),
         ]
     return ratios
 
@@ -197,7 +261,8 @@ def _said(ratio: speed.Ratio) -> speed.Ratio:
     return ratio
 
 
-def _of_torch(python: str, rounds: int) -> Step:
+def _of_torch(python: str, rounds: int) -> tuple[Step, Step]:
+    """Returns what a step takes, and a sum alone."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     program = str(pathlib.Path(__file__).with_name("torch_ddp.py"))
@@ -209,8 +274,9 @@ def _of_torch(python: str, rounds: int) -> Step:
         for rank in range(2)
     ]
     try:
-        times = [float(worker.communicate(timeout=300)[0]) for worker in workers]
-        return Step(max(times) / 1000, float("nan"))
+        said = [worker.communicate(timeout=300)[0].split() for worker in workers]
+        steps, sums = (max(map(float, of_workers)) for of_workers in zip(*said, strict=True))
+        return Step(steps / 1000, float("nan")), Step(sums / 1000, float("nan"))
     finally:
         for worker in workers:
             worker.kill()

@@ -2,8 +2,9 @@
 
     python scripts/torch_ddp.py RANK WORKERS PORT ROUNDS
 
-Prints the median of milliseconds a step. Run by `benchmark.py --peer=torch-ddp` with a Python that
-has torch, on the MLP and the batches that suite reduction times tfdist on.
+Prints the medians of milliseconds of a step, and of a sum of as many bytes alone. Run by
+`benchmark.py --peer=torch-ddp` with a Python that has torch, on the MLP and the batches that suite
+reduction times tfdist on.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Callable
 
 _STEPS = 12
+_BUCKET = 25 * 2**20  # bytes, as DistributedDataParallel sums them by default
 
 
 def main(rank: int, workers: int, port: str, rounds: int) -> None:
@@ -32,18 +35,30 @@ def main(rank: int, workers: int, port: str, rounds: int) -> None:
     optimizer = torch.optim.SGD(parallel.parameters(), 0.01, momentum=0.9)
     x, y = torch.zeros(64, 1024), torch.zeros(64, dtype=torch.long)
 
-    def steps() -> float:
+    def step() -> None:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(parallel(x), y).backward()
+        optimizer.step()
+
+    numbers = torch.zeros(sum(parameter.numel() for parameter in model.parameters()))
+
+    def sums() -> None:
+        parts = torch.split(numbers, _BUCKET // numbers.itemsize)
+        for work in [torch.distributed.all_reduce(part, async_op=True) for part in parts]:
+            work.wait()
+
+    def secs(work: Callable[[], None]) -> float:
         start = time.perf_counter()
         for _ in range(_STEPS):
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(parallel(x), y).backward()
-            optimizer.step()
+            work()
         return (time.perf_counter() - start) / _STEPS
 
-    steps()
-    secs = statistics.median(steps() for _ in range(rounds))
+    found = []
+    for work in (step, sums):
+        secs(work)  # warms up
+        found.append(statistics.median(secs(work) for _ in range(rounds)))
     torch.distributed.destroy_process_group()
-    print(1000 * secs, flush=True)
+    print(*(1000 * one for one in found), flush=True)
 
 
 if __name__ == "__main__":

@@ -75,10 +75,45 @@ def _on_worker(reductions: list[Reduction]) -> list[Any]:
     for reduction in reductions:
         values, rest, function = _summed(strategy, reduction)
         found.append((values, rest, _bytes_on_wire(function), _largest_on_wire(function)))
+    found.append(_large_sums(strategy))
     context = tf_internals.collective_context()
     config = context._collective_ops_server_def.default_session_config
     assert "enable_collective_ops" not in vars(context), "put back"
     return [*found, config.experimental.recv_buf_max_chunk]
+
+
+def _gradients(worker: int) -> list[np.ndarray]:
+    """Gradients of six layers, one of 12 MB, and of their biases."""
+    rng = np.random.default_rng(worker)
+    large = [rng.normal(size=(3 if number else 12, 2**18)) for number in range(6)]
+    return [value for kernel in large for value in (kernel, rng.normal(size=3))]
+
+
+def _waited_for(operation: Any) -> set[Any]:
+    """Returns the operations that one waits for besides its inputs, or that its inputs wait for."""
+    both = [operation, *(given.op for given in operation.inputs)]
+    return {before for one in both for before in one.control_inputs}
+
+
+def _large_sums(strategy: Any) -> list[Any]:
+    """Returns sums, exact and narrow, and the operations that make them, as they were traced."""
+    gradients = _gradients(strategy.cluster_resolver.task_id)
+    found: list[Any] = []
+    for reduction in (EXACT, Reduction("bfloat16")):
+        def run(reduction: Reduction = reduction) -> Any:
+            own = [tf.constant(gradient, "float32") for gradient in gradients]
+            return reduction_lib.sum_gradients(strategy, own, reduction)
+
+        function = tf.function(run, autograph=False).get_concrete_function()
+        operations = [
+            (operation.inputs[0].shape.num_elements(),
+             operation.get_attr("max_subdivs_per_device"),
+             sorted(before.inputs[0].shape.num_elements() for before in _waited_for(operation)))
+            for operation in function.graph.get_operations()
+            if operation.type == "CollectiveReduceV2"
+        ]
+        found.append(([total.numpy() for total in function()], operations))
+    return found
 
 
 def _sums(function: Any) -> list[tf.Tensor]:
@@ -132,25 +167,42 @@ def test_two_replicas(reduction: Reduction) -> None:
 @pytest.mark.slow
 def test_two_workers() -> None:
     """Also: whether they are cut and packed, and what travels, by the traced operations."""
-    cut = Reduction(piece_bytes=1000, bucket_bytes=500)
-    reductions = [*REDUCTIONS, cut]
+    reductions = [*REDUCTIONS, Reduction(piece_bytes=1000, bucket_bytes=50)]
     found = testing.run_workers(_on_worker, args=(reductions,), timeout_secs=_LIMIT_SECS)
-    (*first, chunk), (*second, _) = found
+    (*first, large, chunk), (*second, same, _) = found
     for reduction, mine, theirs in zip(reductions, first, second, strict=True):
         _assert_right(*mine[:2], reduction)
         for name, value in mine[0].items():
             assert value.tobytes() == theirs[0][name].tobytes(), (reduction, name)
-    exact, bfloat16, float16, in_pieces = first
+    exact, bfloat16, float16, apart = first
     for name, value in exact[0].items():
-        assert value.tobytes() == in_pieces[0][name].tobytes(), name
+        assert value.tobytes() == apart[0][name].tobytes(), name
     floats = 4 * (70 * 30 + 5 * 3 + 7 + 1 + 3)
     assert exact[2] == {"float32": floats, "float64": 8 * 11, "int32": 4 * 6}
     halves = floats // 2 + 2 * 11
     assert bfloat16[2] == {"bfloat16": halves, "int32": 4 * 6}
     assert float16[2] == {"float16": halves, "float32": 4 * 7, "int32": 4 * 6}
     assert exact[3] == floats, "small tensors travel together"
-    assert in_pieces[3] <= 1000 + 500
+    assert apart[3] == 4 * 70 * 30
+    _assert_large(large, same)
     assert chunk == 2**18, "TensorFlow's 4 KB take a fifth longer"
+
+
+def _assert_large(large: list[Any], same: list[Any]) -> None:
+    (exact, operations), (narrow, _) = large
+    layer = 3 * 2**18
+    # The last layers' sums come first, so that nothing holds them back; the fifth waits for the
+    # first, and the small ones of all layers travel with the first layer's.
+    assert operations == [
+        (layer, 1, []), (layer, 1, []), (layer, 1, []), (layer, 1, []), (layer, 1, [layer]),
+        (18, 1, [layer]), (12 * 2**18, 2, [layer]),
+    ]
+    parts = [[value.astype("float32") for value in _gradients(worker)] for worker in range(2)]
+    for index, (mine, other) in enumerate(zip(*parts, strict=True)):
+        assert exact[index].tobytes() == (mine + other).tobytes() == same[0][0][index].tobytes()
+        assert narrow[index].tobytes() == same[1][0][index].tobytes()
+        off = np.abs(narrow[index] - (mine + other)).max()
+        assert 0 < off <= 2 * _ROUNDING["bfloat16"] * (np.abs(mine) + np.abs(other)).max()
 
 
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])

@@ -33,8 +33,8 @@ class Reduction:
             the way, is rounded to 8 or 11 bits. float16 is scaled so that no sum can overflow,
             which costs a small reduction before the large one. Rows of embeddings, integers and
             gradients that are no wider travel as they are.
-        piece_bytes: Larger tensors are cut into pieces of this many bytes, as they travel, so that
-            their sums overlap. Only on CPUs: NCCL cuts by itself.
+        piece_bytes: Larger tensors travel in pieces of this many bytes, so that their sums overlap.
+            Only on CPUs, where TensorFlow makes none smaller than 4 MB: NCCL cuts by itself.
         bucket_bytes: Smaller tensors are combined until they have this many bytes. "auto", here and
             for `piece_bytes`, chooses the fastest of some sizes when `fit` begins; a resumed run
             keeps that choice. Other sizes may group sums differently: last bits differ.

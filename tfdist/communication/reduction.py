@@ -14,6 +14,8 @@ import tensorflow as tf
 from tfdist.communication import compression
 from tfdist.communication.collectives import note_changing_shapes
 from tfdist.communication.compression import EXACT, Reduction
+from tfdist.communication.exchange import Exchange
+from tfdist.communication.ring import sum_by_ring
 from tfdist.compat import tf_internals
 
 
@@ -175,50 +177,28 @@ def _sum_parts(
     strategy: tf.distribute.Strategy, tensors: Sequence[Sequence[Any]], reduction: Reduction
 ) -> list[Any]:
     """Sums tensors, each given as the parts of this worker's replicas."""
-    cut = _cut(strategy, tensors, reduction)
+    exchange = Exchange(strategy)
+    if exchange.is_direct:
+        return sum_by_ring(exchange, [part for (part,) in tensors], reduction)
     # TensorFlow packs by concatenating: one type per call, and only known shapes.
     kinds = [(parts[0].dtype, parts[0].shape.is_fully_defined()) for parts in tensors]
-    sums: dict[int, list[Any]] = {}
+    sums: dict[int, Any] = {}
     for kind in dict.fromkeys(kinds):
         alike = [index for index, other in enumerate(kinds) if other == kind]
-        values = [per_replica(strategy, piece) for index in alike for piece in cut[index]]
-        came = iter(_reduced(strategy, values, int(reduction.bucket_bytes)))
-        sums |= {index: [next(came) for _ in cut[index]] for index in alike}
-    return [
-        _whole(sums[index], parts[0]) if len(cut[index]) > 1 else sums[index][0]
-        for index, parts in enumerate(tensors)
-    ]
+        values = [per_replica(strategy, _placed(strategy, tensors[index])) for index in alike]
+        sums |= zip(alike, _reduced(strategy, values, int(reduction.bucket_bytes)), strict=True)
+    return [sums[index] for index in range(len(tensors))]
 
 
-def _cut(
-    strategy: tf.distribute.Strategy, tensors: Sequence[Sequence[Any]], reduction: Reduction
-) -> list[list[Any]]:
-    """Returns the pieces of each tensor, each piece as the parts of this worker's replicas."""
+def _placed(strategy: tf.distribute.Strategy, parts: Sequence[Any]) -> list[Any]:
+    """Puts each part on its replica's device, since TensorFlow packs only what it knows to be."""
     if not _travels_in_packs(strategy):
-        return [[parts] for parts in tensors]
-    devices = strategy.extended.worker_devices
-    # Only a ring over gRPC gets faster with pieces.
-    most = int(reduction.piece_bytes) if "CPU" in devices[0].upper() else None
-    return [
-        list(zip(*(_pieces(p, device, most) for p, device in zip(parts, devices, strict=True)),
-                 strict=True))
-        for parts in tensors
-    ]
-
-
-def _whole(pieces: Sequence[Any], like: tf.Tensor) -> tf.Tensor:
-    with tf.device(like.device):
-        return tf.reshape(tf.concat(pieces, axis=0), like.shape)
-
-
-def _pieces(tensor: tf.Tensor, device: str, most: int | None) -> list[tf.Tensor]:
-    """Cuts a tensor into flat pieces of at most `most` bytes; leaves a small one as it is."""
-    length, size = tensor.shape.num_elements(), tensor.dtype.size
-    with tf.device(device):  # TensorFlow only packs tensors that it knows to be on one device
-        if most is None or length is None or length * size <= most:
-            return [tf.identity(tensor)]
-        whole, rest = divmod(length, most // size)
-        return tf.split(tf.reshape(tensor, [-1]), [most // size] * whole + [rest] * bool(rest))
+        return list(parts)
+    placed = []
+    for part, device in zip(parts, strategy.extended.worker_devices, strict=True):
+        with tf.device(device):
+            placed.append(tf.identity(part))
+    return placed
 
 
 def _reduced(

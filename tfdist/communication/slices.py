@@ -28,6 +28,7 @@ from tfdist.communication import compression
 from tfdist.communication import reduction as reduction_lib
 from tfdist.communication.compression import EXACT, Reduction
 from tfdist.communication.exchange import Exchange
+from tfdist.communication.ring import buckets
 
 # Smaller blocks travel together until they have this many bytes, as packs of whole gradients do.
 _PACK_BYTES = 2**20
@@ -165,19 +166,13 @@ class Slices:
 
 
 def _packs(tensors: Sequence[tf.Tensor], types: Sequence[tf.DType]) -> list[list[int]]:
-    """Returns the numbers of the tensors that travel together: small ones of one type."""
-    packs: list[list[int]] = []
-    open_packs: dict[tf.DType, tuple[list[int], int]] = {}
-    for index, (tensor, dtype) in enumerate(zip(tensors, types, strict=True)):
-        size = (tensor.shape.num_elements() or 0) * tensor.dtype.size
-        pack, held = open_packs.get(dtype, ([], _PACK_BYTES))
-        if held + size > _PACK_BYTES:
-            pack, held = [], 0
-            packs.append(pack)
-        pack.append(index)
-        if size < _PACK_BYTES:  # a large one travels alone
-            open_packs[dtype] = pack, held + size
-    return packs
+    """Returns the numbers of the tensors that travel together, in the order of their messages."""
+    pairs = zip(tensors, types, strict=True)
+    sizes = [
+        (dtype.name, (tensor.shape.num_elements() or 0) * tensor.dtype.size)
+        for tensor, dtype in pairs
+    ]
+    return buckets(sizes, _PACK_BYTES)
 
 
 def _packed(tensors: Sequence[tf.Tensor], *, axis: int) -> tf.Tensor:

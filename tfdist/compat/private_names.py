@@ -281,7 +281,7 @@ TABLE = (
     Names(
         ("tensorflow.python.distribute.cross_device_ops",),
         ("CollectiveAllReduce.__init__ > _launchers",),
-        "parts of gradients, each sent to the worker that needs it", _PUBLIC, _TENSORFLOW,
+        "collectives between workers that begin by themselves", _PUBLIC, _TENSORFLOW,
         is_needed=False,
     ),
     Names(
@@ -292,8 +292,17 @@ TABLE = (
             "CollectiveReplicaLauncher.__init__ > _group_size",
             "CollectiveReplicaLauncher.__init__ > _device",
         ),
-        "parts of gradients, each sent to the worker that needs it", _PUBLIC, _TENSORFLOW,
+        "collectives between workers that begin by themselves", _PUBLIC, _TENSORFLOW,
         is_needed=False,
+    ),
+    Names(
+        ("tensorflow.python.framework.auto_control_deps",),
+        ("AutomaticControlDependencies.run_independently",),
+        "sums that begin before others are there", _PUBLIC, _TENSORFLOW, is_needed=False,
+    ),
+    Names(
+        ("tensorflow.python.framework.ops",), ("Graph.__init__ > experimental_acd_manager",),
+        "sums that begin before others are there", _PUBLIC, _TENSORFLOW, is_needed=False,
     ),
     Names(
         ("tensorflow.python.distribute.values",), ("DistributedVariable",),

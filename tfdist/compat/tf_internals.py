@@ -57,10 +57,18 @@ class Launcher:
     keys: Callable[[], dict[str, Any]]
 
 
-def launcher_of(strategy: tf.distribute.Strategy) -> Launcher:
-    """Returns what TensorFlow's own sums of a strategy of several workers are launched with."""
-    extended: Any = strategy.extended
-    (one,) = extended._cross_device_ops._launchers
+def launcher_of(strategy: tf.distribute.Strategy) -> Launcher | None:
+    """Returns what TensorFlow's own sums of a strategy of several workers are launched with.
+
+    Returns:
+        None where a worker has several replicas, and where a release of TensorFlow does not tell.
+    """
+    operations: Any = getattr(strategy.extended, "_cross_device_ops", None)
+    launchers: Any = getattr(operations, "_launchers", ())
+    one: Any = launchers[0] if len(launchers) == 1 else None
+    names = ("_group_size", "_group_key", "_next_instance_key", "_device")
+    if not all(hasattr(one, name) for name in names):
+        return None
 
     def keys() -> dict[str, Any]:
         return {
@@ -70,6 +78,17 @@ def launcher_of(strategy: tf.distribute.Strategy) -> Launcher:
         }
 
     return Launcher(one._device, keys)
+
+
+def run_independently(operation: tf.Operation) -> None:
+    """Lets an operation of a function that is being traced begin as soon as its inputs are there.
+
+    Operations with effects otherwise run one after the other, in the order of their tracing. It
+    runs before the function returns, as they do.
+    """
+    manager = getattr(operation.graph, "experimental_acd_manager", None)
+    if manager is not None:
+        manager.run_independently(operation)
 
 
 def collective_context() -> Any:
