@@ -29,7 +29,8 @@ class Split:
     Attributes:
         input_secs: Waiting for the next batch after the step before it was done.
         compute_secs: Everything else: forward and backward pass, update, metrics.
-        communication_secs: The sum of the gradients over all replicas.
+        communication_secs: The sum of the gradients over all replicas, timed alone. In a step it
+            begins with the last layers' gradients, and what of it is hidden counts as less compute.
         host_secs: Between two calls of the traced loop: callbacks, logs, checkpoints.
         steps_per_call: Steps of one such call, on average.
     """
