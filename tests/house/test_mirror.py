@@ -95,7 +95,6 @@ _TESTED_BY = {
     "launch/supervise.py": "launch/test_failures.py",
     "loop/loop_options.py": "training/test_trainer.py",  # a record
     "loop/branches.py": "data/test_lengths.py",
-    "loop/programs.py": "training/test_trainer.py",
     "compat/optimizer_slices.py": "sharding/test_adopting.py",
     "communication/exchange.py": "communication/test_slices.py",
     "sharding/by_owner.py": _PARITY,

@@ -72,6 +72,7 @@ class Programs:
         self._compiled: tuple[Any, ...] = ()
         self._forced: tuple[Any, ...] = ()
         self._returned: dict[str, LastLogs] = {}
+        self._no_logs = LastLogs()
 
     def train(self, options: LoopOptions = PLAIN) -> Loop:
         """Returns the traced loop over training steps."""
@@ -174,10 +175,14 @@ class Programs:
         Args:
             phase: "train" or "test", whose steps keep their own logs; "check", which keeps none.
         """
-        returned = self._returned.get(phase, LastLogs())
+        returned = self._returned.get(phase, self._no_logs)
         if phase == "train" and self._replica_step is not None:
             return returned.read()  # such a rule returns all its logs itself
-        return returned.shown(self._kept(("logs", returned), lambda: self._results(returned))())
+        # What no phase has logged is read after steps of all kinds, each of which may make metrics.
+        states = self._model.metrics_variables if returned is self._no_logs else ()
+        name = ("logs", returned, *map(id, states))
+        read = self._kept(name, lambda: self._results(returned))
+        return returned.shown(read())
 
     def _loop(
         self,

@@ -64,12 +64,15 @@ class Fingerprint:
     Args:
         entries: Variables that should be the same.
         strategy: The strategy of the variables.
+
+    Attributes:
+        entries: The variables.
     """
 
     def __init__(self, entries: Sequence[Entry], strategy: tf.distribute.Strategy) -> None:
-        self._shared = list(entries)
-        self._is_needed = strategy.num_replicas_in_sync > 1 and bool(self._shared)
-        self._numbers = _numbers_of(self._shared, strategy)
+        self.entries = list(entries)
+        self._is_needed = strategy.num_replicas_in_sync > 1 and bool(self.entries)
+        self._numbers = _numbers_of(self.entries, strategy)
 
     def compare(self, *, step: int) -> None:
         """Compares the variables. Every worker has to call it.
@@ -84,7 +87,7 @@ class Fingerprint:
             return
         with tf_internals.default_replica_mode():
             numbers = self._numbers().numpy()
-        if text := difference([entry.name for entry in self._shared], numbers):
+        if text := difference([entry.name for entry in self.entries], numbers):
             raise RuntimeError(
                 f"After step {step} the replicas no longer hold the same weights: {text}. A device "
                 "or a link corrupts data, or code outside of fit has written to one replica alone. "
@@ -152,6 +155,14 @@ class Comparison:
         self._model, self.workers = model, workers
         self._entries: list[Entry] = []
         self._numbers: Callable[[], tf.Tensor] | None = None
+        self._fingerprint: Fingerprint | None = None
+
+    def fingerprint(self, entries: Sequence[Entry]) -> Fingerprint:
+        """Returns what compares variables over all replicas: the same object for the same ones."""
+        known = self._fingerprint
+        if known is None or _variables(entries) != _variables(known.entries):
+            known = self._fingerprint = Fingerprint(entries, self.workers.strategy)
+        return known
 
     def differing(self) -> list[Entry]:
         """Returns the variables that are not the same on all workers, without states of layers."""
@@ -226,6 +237,6 @@ def _bytes_of(part: Any) -> np.ndarray:
     return np.ascontiguousarray(part.numpy()).reshape(-1).view(np.uint8)
 
 
-def _variables(entries: list[Entry]) -> list[int]:
+def _variables(entries: Sequence[Entry]) -> list[int]:
     # The entries of a trace are kept, so no other variable can get the ids of theirs.
     return [id(entry.variable) for entry in entries]

@@ -37,7 +37,8 @@ class Guard:
         *,
         watch: FiniteWatch | None,
     ) -> None:
-        self._model, self._strategy, self._watch = model, comparison.workers.strategy, watch
+        self._model, self._comparison, self._watch = model, comparison, watch
+        self._strategy = comparison.workers.strategy
         self.options = options
         #: Compares the replicas from time to time.
         self.divergence = Divergence(
@@ -78,7 +79,7 @@ class Guard:
                 entries = same_everywhere(self._model)
                 if self.options.local_steps:  # states follow the weights of a replica's own steps
                     entries = [entry for entry in entries if not is_state(entry)]
-                self._fingerprint = Fingerprint(entries, self._strategy)
+                self._fingerprint = self._comparison.fingerprint(entries)
             self._fingerprint.compare(step=step)
             self._every.restart(step, now=0.0)
         if compares:
