@@ -43,6 +43,23 @@ def excerpts(numbers, length):
 
 
 @keras.saving.register_keras_serializable("examples")
+class LettersInPlaces(layers.Layer):
+    """What a letter is, and where it stands: one vector for each, added."""
+
+    def __init__(self, alphabet, length, width, **kwargs):
+        super().__init__(**kwargs)
+        self.letters = layers.Embedding(alphabet, width)
+        self.places = layers.Embedding(length, width)
+
+    def build(self, shape):
+        self.letters.build(shape)
+        self.places.build(shape[1:])
+
+    def call(self, letters):
+        return self.letters(letters) + self.places(ops.arange(letters.shape[1]))
+
+
+@keras.saving.register_keras_serializable("examples")
 class Block(layers.Layer):
     """Letters look at those before them, and each by itself at what it has seen."""
 
@@ -69,8 +86,7 @@ class Block(layers.Layer):
 def build_model(length, width):
     """Returns a model from letters to the logits of the next ones."""
     letters = keras.Input((length,), dtype="int32")
-    places = layers.Embedding(length, width)(ops.arange(length))
-    x = layers.Embedding(len(_ALPHABET), width)(letters) + places
+    x = LettersInPlaces(len(_ALPHABET), length, width)(letters)
     for _ in range(2):
         x = Block(width)(x)
     return keras.Model(letters, layers.Dense(len(_ALPHABET))(layers.LayerNormalization()(x)))
