@@ -7,6 +7,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -35,7 +36,10 @@ def python_of(peer: str, *installs: Sequence[str]) -> str:
 
 
 def _run(command: list[str], peer: str) -> None:
-    code = subprocess.run(command, check=False).returncode
+    # Beside this checkout, pip would take tfdist itself for installed, and miss what it asks for.
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    with tempfile.TemporaryDirectory() as elsewhere:
+        code = subprocess.run(command, check=False, env=environ, cwd=elsewhere).returncode
     if code != 0:
         raise RuntimeError(
             f"The environment of the peer {peer!r} cannot be made: {' '.join(command)!r} ended "

@@ -147,6 +147,17 @@ def test_a_peer_that_cannot_be_made(monkeypatch, tmp_path):
     assert ran == []  # it is made once
 
 
+def test_a_peer_is_made_where_tfdist_is_not(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(_SCRIPTS))
+    import benchmark_peers
+
+    code = "import importlib.util; assert importlib.util.find_spec('tfdist_here') is None"
+    (tmp_path / "tfdist_here.py").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    benchmark_peers._run([sys.executable, "-c", code], "a")
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of matplotlib's own imports
 def test_forecasts_go_into_the_file(monkeypatch, tmp_path):
     """The scaling suite on times that are made up: ratios, predictions and pictures."""
