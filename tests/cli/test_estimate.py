@@ -56,9 +56,9 @@ def test_the_largest_batch_is_asked_for(capsys, monkeypatch, logical_cpus):
 
     monkeypatch.setattr(batch_size, "find_batch_size", search)
     given = ["--device=cpu", "--batch_size=10", "--find_largest_batch", "--memory_limit_mb=900"]
-    assert estimate.main(given) == 0
+    assert estimate.main([*given, "--sharded_optimizer"]) == 0
     assert capsys.readouterr().out.endswith("the largest global batch that trains here: 4096\n")
     assert asked == {
         "x": (1 << 24, 8, 8), "y": (1 << 24,), "device": "cpu", "start": 10,
-        "memory_limit_bytes": 900_000_000,
+        "memory_limit_bytes": 900_000_000, "sharded_optimizer": True,
     }  # fmt: skip

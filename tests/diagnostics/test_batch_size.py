@@ -22,6 +22,14 @@ def wide_model() -> keras.Model:
     return model
 
 
+def deep_model() -> keras.Model:
+    """Returns a model whose optimizer is most of it: 100 MB, and twice that in Adam's states."""
+    layers = [keras.layers.Dense(5000, "relu"), keras.layers.Dense(5000), keras.layers.Dense(1)]
+    model = keras.Sequential([keras.Input((2,)), *layers])
+    model.compile("adam", "mse")
+    return model
+
+
 def broken_model() -> keras.Model:
     raise ArithmeticError("mine")
 
@@ -31,7 +39,8 @@ def data(rows: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fits(size: int, mark: str, limit: int = _LIMIT) -> bool:
-    options = {"device": "cpu", "limit": limit, "floatx": "float32"}
+    options = {"device": "cpu", "limit": limit, "floatx": "float32",
+               "fit": {"sharded_optimizer": False}}
     args = (wide_model, data(4), size, mark, options)
     return batch_size._fits(args, timeout_secs=100)
 
@@ -59,6 +68,18 @@ def test_the_largest_batch_is_found_though_memory_runs_out(tmp_path):
 def test_all_rows_are_the_most():
     x, y = data(3)
     assert tfdist.find_batch_size(wide_model, x, y, device="2xcpu") == 3
+
+
+@pytest.mark.slow  # 20 s: only here is a loaded optimizer, which has all states, taken apart
+def test_an_optimizer_in_parts_leaves_room_for_more(tmp_path):
+    path, mark = str(tmp_path / "model.keras"), str(tmp_path / "mark")
+    deep_model().save(path)
+    found = []
+    for is_sharded in (False, True):
+        options = {"device": "2xcpu", "limit": 2700 * _MIB, "floatx": "float32",
+                   "fit": {"sharded_optimizer": is_sharded}}
+        found.append(batch_size._fits((path, data(4), 64, mark, options), timeout_secs=100))
+    assert found == [False, True]
 
 
 @pytest.mark.slow

@@ -11,9 +11,9 @@ trained. With --target, `my_model()` returns a compiled Keras model, or `(model,
 neither, a small network on the digits is taken. The estimate is for each replica, beside the 0.4 GB
 or so of TensorFlow itself; on CPUs training took 1.0 to 2.1 times as much.
 
---find_largest_batch tries sizes in processes of their own, which may run out of memory. Exit code 0
-where there is an answer, 1 where the estimate is more than this host has, 2 for wrong flags, or a
-model that cannot be looked at.
+--find_largest_batch tries sizes in processes of their own, which may run out of memory, and with
+--sharded_optimizer train with an optimizer in parts. Exit code 0 where there is an answer, 1 where
+the estimate is more than this host has, 2 for wrong flags, or a model that cannot be looked at.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def _estimate(found: Looked, given: Any) -> int:
         x, y, *_ = _rows(found)
         limit = None if given.memory_limit_mb is None else given.memory_limit_mb * 10**6
         largest = batch_size.find_batch_size(
-            found.model, x, y, device=given.device, start=size, memory_limit_bytes=limit
+            found.model, x, y, device=given.device, start=size, memory_limit_bytes=limit,
+            sharded_optimizer=given.sharded_optimizer,
         )
         print(f"the largest global batch that trains here: {largest}")
     return 0 if fits else 1

@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from tfdist import launch
 from tfdist.diagnostics import batch_search, memory_limit
+from tfdist.sharding import adopting
 from tfdist.strategy import factory
 from tfdist.training.trainer import trainer_of
 
@@ -39,6 +40,7 @@ def find_batch_size(
     start: int = 32,
     precision: float = 0.1,
     memory_limit_bytes: int | None = None,
+    sharded_optimizer: bool = False,
     timeout_secs: float = 600.0,
 ) -> int:
     """Returns the largest global batch that trains, by trying: fourfold, then halving the gap.
@@ -58,6 +60,7 @@ def find_batch_size(
         precision: How far below the largest size the answer may be, as a fraction of it.
         memory_limit_bytes: Memory that a process may use, including TensorFlow; by default 90 % of
             what is available on this host. Only on Linux.
+        sharded_optimizer: As in `fit`.
         timeout_secs: Longest time for one size, in seconds.
 
     Returns:
@@ -82,7 +85,10 @@ def find_batch_size(
         mark = str(pathlib.Path(folder) / "trying")
 
         def fits(size: int) -> bool:
-            options = {"device": device, "limit": memory_limit_bytes, "floatx": _floatx()}
+            options = {
+                "device": device, "limit": memory_limit_bytes, "floatx": _floatx(),
+                "fit": {"sharded_optimizer": sharded_optimizer},
+            }
             args = (source, sample, size, mark, options)
             return _fits(args, timeout_secs=timeout_secs)
 
@@ -107,19 +113,24 @@ def try_batch(
         sample: `(x, y)`, some rows each.
         size: The global batch.
         mark: File that exists while running out of memory is expected.
-        options: `device`, `limit` in bytes or None, `floatx`.
+        options: `device`, `limit` in bytes or None, `floatx`, and `fit`, for `fit` itself.
     """
     keras.config.set_floatx(options["floatx"])
     made = factory.get_strategy(options["device"], cluster=None)
     with made.scope():
         model = keras.models.load_model(source) if isinstance(source, str) else source()
+    if options["fit"]["sharded_optimizer"] and model.optimizer.built:
+        # Keras loads an optimizer with all states, which `fit` would hold beside their parts.
+        adopting.adopt(model, made, is_wanted=True)
     pathlib.Path(mark).touch()
     try:
         with memory_limit.limited(options["limit"]):
             x, y = _of_arrays(
                 lambda rows: np.take(rows, np.arange(size) % len(rows), axis=0), sample
             )
-            trainer_of(model).fit(x, y, batch_size=size, epochs=_EPOCHS, shuffle=False, verbose=0)
+            trainer_of(model).fit(
+                x, y, batch_size=size, epochs=_EPOCHS, shuffle=False, verbose=0, **options["fit"]
+            )
     except (tf.errors.ResourceExhaustedError, MemoryError):
         return False
     except BaseException:
