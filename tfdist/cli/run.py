@@ -10,7 +10,7 @@ its calls of Keras's fit, evaluate, predict and *_on_batch are distributed. Ever
 program's name belongs to the program. The terminal shows the chief's output; --output=all shows all
 of it. The whole output of each worker, TensorFlow's informational log too, is in --log_dir; without
 it in a temporary folder, which stays, and is named, where the run fails. Of TensorFlow's log the
-terminal gets warnings and errors, unless TF_CPP_MIN_LOG_LEVEL is set.
+terminal gets warnings and errors, and with TF_CPP_MIN_LOG_LEVEL=0 all of it.
 
 The exit code is the program's, or that of the worker that failed first: 128 + n if signal n killed
 it, 75 if the run was told to stop and is saved, 124 if time was up, 2 for wrong flags.
@@ -90,9 +90,9 @@ def prepare(device: str) -> Any:
         RuntimeError: The device or another worker is not there.
     """
     is_launched = contract.RUN_DIR in os.environ  # then the launcher says what is logged
-    is_quiet = not is_launched and quiet.LOG_LEVEL not in os.environ
+    is_quiet = not is_launched and quiet.hides_information(os.environ)
     if is_quiet:
-        os.environ[quiet.LOG_LEVEL] = quiet.WITHOUT_INFORMATION
+        os.environ.setdefault(quiet.LOG_LEVEL, quiet.WITHOUT_INFORMATION)
     backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     if backend != "tensorflow":
         raise ValueError(

@@ -1,8 +1,8 @@
 """Which of the workers' lines are informational log, which belongs into log files alone?
 
 TensorFlow's C++ parts and absl begin a line with the kind of its message: I for information, W for
-warnings, E and F for errors. What is I is hidden from the terminal. Where the user has set
-TF_CPP_MIN_LOG_LEVEL, everything is shown that it lets through.
+warnings, E and F for errors. What is I is hidden from the terminal, unless TF_CPP_MIN_LOG_LEVEL=0
+asks for it. A higher level alone is not enough: what is written before absl is ready heeds none.
 
 Synopsis:
 
@@ -19,7 +19,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 WITHOUT_INFORMATION = "1"  # its value without information, and with warnings
@@ -36,6 +36,19 @@ _CONTINUED = (
     b"Example stragglers:",
     b"/job:worker/replica:",
 )
+
+
+def hides_information(environ: Mapping[str, str]) -> bool:
+    """Tells whether the terminal is spared informational log: unless the user asks for it.
+
+    Args:
+        environ: The environment.
+
+    >>> [hides_information(given) for given in ({}, {LOG_LEVEL: "2"}, {LOG_LEVEL: "0"})]
+    [True, True, False]
+    """
+    level = environ.get(LOG_LEVEL, WITHOUT_INFORMATION)
+    return level.isdigit() and int(level) > 0  # TensorFlow takes anything else for 0
 
 
 def is_information(line: bytes) -> bool:

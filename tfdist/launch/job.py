@@ -53,8 +53,8 @@ class Job:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether the terminal is spared informational log: unless the user says what to log."""
-        return quiet.LOG_LEVEL not in {**os.environ, **self.env}
+        """Whether the terminal is spared informational log: unless the user asks for it."""
+        return quiet.hides_information({**os.environ, **self.env})
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
@@ -174,7 +174,8 @@ def make_environ(
         contract.ELASTIC: "1" if job.is_elastic else "0",
         TRACEBACKS: "0" if job.log_dir is None or job.output == "chief" else "1",
     }
-    if job.is_quiet and job.log_dir is None:  # else the log files get it
+    has_level = quiet.LOG_LEVEL in os.environ
+    if job.log_dir is None and not has_level:  # else the log files get it
         environ[quiet.LOG_LEVEL] = quiet.WITHOUT_INFORMATION
     return environ | dict(job.env)
 
