@@ -5,6 +5,7 @@ On the real engines: `pip install 'tfdist[ray,dask,spark]'` and `bash scripts/se
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import json
@@ -15,11 +16,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import uuid
 
 import launching
 import pytest
 
+from tfdist.launch.engines import ray
 from tfdist.launch.job import ENGINES
 
 _DRIVER = pathlib.Path(__file__).parents[2] / "support" / "engine_jobs.py"
@@ -239,19 +243,53 @@ def test_a_cluster_of_ray_that_is_not_there_is_told_at_once(tmp_path):
     assert "RAY_ADDRESS='127.0.0.1:1' is set, and nothing listens there. Start" in done.stderr
 
 
-def test_what_listens_and_is_no_cluster_of_ray_is_told(tmp_path):
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (b"HTTP/1.1 400 Bad\r\n\r\n", "does not answer as Ray does, or not within 20 seconds"),
+        (bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]), "does not answer as Ray does"),  # gRPC, and no more
+    ],
+)
+def test_what_listens_and_is_no_cluster_of_ray_is_told(answer, told, tmp_path):
     """With a stand-in for Ray, which would try for a while."""
     code = "is_initialized = lambda: False\ndef init(**_): raise ConnectionError('no cluster ID')\n"
     (tmp_path / "ray.py").write_text(code)
     path = launching.write_program(tmp_path, "print('ran')", "program.py")
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):  # the end of the test
+            while True:
+                connection, _ = listening.accept()
+                with connection:
+                    connection.sendall(answer)
+
     with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = threading.Thread(target=serve, daemon=True)
+        server.start()
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
         environ = launching.environ_with(
-            PYTHONPATH=f"{tmp_path}{os.pathsep}{launching.CHECKOUT}",
-            RAY_ADDRESS=f"127.0.0.1:{listening.getsockname()[1]}",
+            PYTHONPATH=f"{tmp_path}{os.pathsep}{launching.CHECKOUT}", RAY_ADDRESS=address
         )
         done = launching.launch("--engine=ray", path, env=environ)
+        listening.shutdown(socket.SHUT_RDWR)
+        server.join()
     assert (done.returncode, done.stdout) == (2, "")
-    assert "is set, and what listens there does not answer as Ray does. Start" in done.stderr
+    assert f"RAY_ADDRESS={address!r} is set, and what listens there {told}. Start" in done.stderr
+
+
+@pytest.mark.parametrize("with_tls", ["0", "1"])
+def test_what_takes_connections_and_says_nothing_is_told_in_time(monkeypatch, with_tls):
+    monkeypatch.setenv("RAY_USE_TLS", with_tls)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        began = time.monotonic()
+        with pytest.raises(RuntimeError, match=f"'{address}' is set, .* within 0.5 seconds. Start"):
+            ray.refuse_silent(address, within_secs=0.5)
+        assert 0.5 <= time.monotonic() - began < 10
+
+
+def test_a_name_of_a_cluster_of_ray_without_a_port_is_not_asked():
+    assert ray.refuse_silent("auto", within_secs=0.1) is None
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,10 @@ _OWN_CLUSTER = {
     # Ray's future default, without which it warns.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+# What a client of gRPC says first, and the kind of frame that a server begins with.
+_FIRST_WORDS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+_HEADER_BYTES, _KIND, _SETTINGS = 9, 3, 4
+_ANSWER_SECS = 20.0  # a cluster on this machine answers in a millisecond
 
 
 def place(job: Job, *, is_restart: bool) -> RemoteGang:
@@ -86,6 +91,7 @@ def _count_places(nodes: Sequence[Mapping[str, Any]], *, cpus: int) -> int:
 def _connect(ray: Any, job: Job) -> None:
     if named := os.environ.get("RAY_ADDRESS"):
         refuse_unreachable(named)
+        refuse_silent(named)
         try:
             ray.init(log_to_driver=False)
         except ConnectionError:
@@ -119,6 +125,39 @@ def refuse_unreachable(named: str) -> None:
             f"RAY_ADDRESS={named!r} is set, and nothing listens there. Start that cluster (ray "
             "start --head), name one that runs, or unset RAY_ADDRESS for one on this machine."
         )
+
+
+def refuse_silent(named: str, *, within_secs: float = _ANSWER_SECS) -> None:
+    """Raises a RuntimeError where what listens at a cluster's address speaks no gRPC.
+
+    Ray itself would wait for minutes.
+
+    Args:
+        named: RAY_ADDRESS, as for `refuse_unreachable`.
+        within_secs: How long it may take to answer, in seconds.
+    """
+    host, _, port = named.removeprefix("ray://").rpartition(":")
+    if host and not _answers(host.strip("[]"), int(port), within_secs=within_secs):
+        raise RuntimeError(
+            f"RAY_ADDRESS={named!r} is set, and what listens there does not answer as Ray does, or "
+            f"not within {within_secs:g} seconds. Start that cluster (ray start --head), name one "
+            "that runs, or unset RAY_ADDRESS for one on this machine."
+        )
+
+
+def _answers(host: str, port: int, *, within_secs: float) -> bool:
+    """Tells whether a server of gRPC answers, or with TLS, whether anything does."""
+    try:
+        with socket.create_connection((host, port), timeout=within_secs) as connection:
+            connection.sendall(_FIRST_WORDS)
+            header = connection.makefile("rb").read(_HEADER_BYTES)
+    except TimeoutError:
+        return False
+    except OSError:
+        header = b""  # it has ended the connection
+    if os.environ.get("RAY_USE_TLS", "0") != "0":
+        return True
+    return len(header) == _HEADER_BYTES and header[_KIND] == _SETTINGS
 
 
 class _Actors:
