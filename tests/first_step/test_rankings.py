@@ -88,6 +88,18 @@ def test_padding_is_no_row():
     assert numbers.tolist() == sorted(numbers)
 
 
+def _fit(loss: keras.losses.Loss, labels: str) -> Any:
+    """Trains a step of two replicas on rows of two classes, one batch; returns the history."""
+    strategy = tfdist.get_strategy("2xcpu")
+    assert strategy.num_replicas_in_sync == 2
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, "sigmoid")])
+        model.compile("sgd", loss)
+    x = np.random.default_rng(0).normal(size=(len(labels), 3))
+    y = np.array([list(labels)]).T.astype(int)
+    return tfdist.fit(model, x, y, batch_size=len(labels), shuffle=False, verbose=0)
+
+
 class ByFrequency(keras.losses.Loss):
     """Weighs each class by how rare it is in the batch."""
 
@@ -101,14 +113,8 @@ class ByFrequency(keras.losses.Loss):
 @pytest.mark.parametrize("labels", ["0101010101", "0000000001"])
 def test_frequencies_of_classes_are_found_by_no_chance(labels):
     """The first rows of both replicas have the same classes."""
-    strategy = tfdist.get_strategy("2xcpu")
-    assert strategy.num_replicas_in_sync == 2
-    with strategy.scope():
-        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, "sigmoid")])
-        model.compile("sgd", ByFrequency())
-    x, y = np.random.default_rng(0).normal(size=(10, 3)), np.array([list(labels)]).T.astype(int)
     with pytest.raises(ValueError, match="ByFrequency.call"):
-        tfdist.fit(model, x, y, batch_size=10, shuffle=False, verbose=0)
+        _fit(ByFrequency(), labels)
 
 
 class BothClasses(keras.losses.Loss):
@@ -121,12 +127,6 @@ class BothClasses(keras.losses.Loss):
 
 
 def test_a_step_that_fails_for_ranked_rows_alone_is_right(caplog):
-    strategy = tfdist.get_strategy("2xcpu")
-    assert strategy.num_replicas_in_sync == 2
-    with strategy.scope():
-        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, "sigmoid")])
-        model.compile("sgd", BothClasses())
-    x, y = np.random.default_rng(0).normal(size=(8, 3)), np.array([[0, 1] * 4]).T
-    history = tfdist.fit(model, x, y, batch_size=8, shuffle=False, verbose=0)
+    history = _fit(BothClasses(), "01010101")
     assert history.checked == {"train_step": "the first one agrees with one device's"}
     assert not [record for record in caplog.records if record.name == "tfdist"]
