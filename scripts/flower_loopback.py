@@ -10,7 +10,6 @@ who takes part: a deployment gives certificates and `--enable-supernode-auth`.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import pathlib
@@ -25,6 +24,7 @@ from typing import IO
 
 import keras
 import numpy as np
+from absl import app
 
 from tfdist import federated
 
@@ -70,7 +70,8 @@ _PROJECT = """
     to = ""
 """
 _RNG = np.random.default_rng(0)
-#: What the app imports from here: the data of each client, rounds, and how clients train.
+#: What the app imports from here, and tests/federated/test_flower.py too: the data of each client,
+#: rounds, and how clients train.
 CLIENTS = {str(i): (_RNG.normal(size=(n, 5)), _RNG.normal(size=(n, 1)))
            for i, n in enumerate((3, 17, 11))}  # fmt: skip
 ROUNDS, TASK = 3, {"local-epochs": 2, "batch-size": 4, "seed": 7, "proximal-mu": 0.1}
@@ -88,8 +89,9 @@ def build() -> keras.Model:
     return model
 
 
-def main() -> None:
-    argparse.ArgumentParser(description=(__doc__ or '').partition("\n")[0]).parse_args()
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"This takes no arguments, and {argv[1:]} were given.")
     wanted = federated.fit(
         build, CLIENTS, rounds=ROUNDS, local_epochs=2, batch_size=4, seed=7, proximal=0.1,
         server_optimizer=keras.optimizers.Adam(0.05), device="cpu", verbose=0,
@@ -105,11 +107,11 @@ def main() -> None:
 def _deployed(folder: pathlib.Path) -> list[np.ndarray]:
     """Runs the app on a deployment in a folder; returns the weights."""
     link, *own = _free_ports(1 + len(CLIENTS))
-    app, home = folder / "app", folder / "home"
-    app.mkdir()
+    project, home = folder / "app", folder / "home"
+    project.mkdir()
     home.mkdir()
-    (app / "app.py").write_text(textwrap.dedent(_APP))
-    (app / "pyproject.toml").write_text(textwrap.dedent(_PROJECT))
+    (project / "app.py").write_text(textwrap.dedent(_APP))
+    (project / "pyproject.toml").write_text(textwrap.dedent(_PROJECT))
     (home / "config.toml").write_text(
         f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "127.0.0.1:{link}"\n'
         "insecure = true\n"
@@ -134,7 +136,7 @@ def _deployed(folder: pathlib.Path) -> list[np.ndarray]:
             log = stack.enter_context((folder / f"{number}.log").open("wb"))
             stack.enter_context(_running(command, environ, log))
         _await_port(link)
-        run = ["flwr", "run", str(app), "here", "--stream", "--run-config", f'to="{kept}"']
+        run = ["flwr", "run", str(project), "here", "--stream", "--run-config", f'to="{kept}"']
         done = subprocess.run(
             run, env=environ, capture_output=True, text=True, timeout=_LIMIT_SECS, check=False
         )
@@ -179,4 +181,4 @@ def _await_port(port: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    app.run(main)

@@ -6,6 +6,8 @@ its own: it pins releases that the other tests do not bear.
 
 from __future__ import annotations
 
+import pathlib
+import runpy
 import sys
 from typing import Any
 
@@ -15,24 +17,17 @@ import pytest
 
 from tfdist import federated
 
-_RNG = np.random.default_rng(0)
-_CLIENTS = {str(i): (_RNG.normal(size=(n, 5)), _RNG.normal(size=(n, 1)))
-            for i, n in enumerate((3, 17, 11))}  # fmt: skip
+# What a real deployment trains is trained here too.
+_LOOPBACK = runpy.run_path(
+    str(pathlib.Path(__file__).parents[2] / "scripts" / "flower_loopback.py"), run_name="loopback"
+)
+_CLIENTS, _ROUNDS, _TASK, _build = (
+    _LOOPBACK[name] for name in ("CLIENTS", "ROUNDS", "TASK", "build")
+)
 _FLWR = "needs flwr: pip install 'tfdist[flower]' in an environment of its own"
 
 
-def _build() -> keras.Model:
-    keras.utils.set_random_seed(3)
-    layers = keras.layers
-    model = keras.Sequential([
-        keras.Input((5,)), layers.Dense(4, activation="tanh"), layers.BatchNormalization(),
-        layers.Dropout(0.2), layers.Dense(1),
-    ])  # fmt: skip
-    model.compile(keras.optimizers.SGD(0.1), "mse", metrics=["mae"])
-    return model
-
-
-def _ran(app: Any, strategy: Any, build: Any, config: Any, rounds: int) -> Any:
+def _ran(app: Any, strategy: Any) -> Any:
     """Runs a strategy in this process."""
     from flwr.app import ConfigRecord, Context, Message, RecordDict
     from flwr.serverapp import Grid
@@ -60,7 +55,7 @@ def _ran(app: Any, strategy: Any, build: Any, config: Any, rounds: int) -> Any:
     methods |= {"send_and_receive": send_and_receive, "get_node_ids": lambda self: list(contexts)}
     grid = type("InMemory", (Grid,), methods)()
     return strategy.start(
-        grid, flower.initial_arrays(build), num_rounds=rounds, train_config=ConfigRecord(config)
+        grid, flower.initial_arrays(_build), num_rounds=_ROUNDS, train_config=ConfigRecord(_TASK)
     )
 
 
@@ -76,10 +71,9 @@ def test_flower_comes_to_what_fit_comes_to(keep_local):
         keep_local=keep_local, device="cpu",
     )
     strategy = flower.strategy(_build, server_optimizer=adam, keep_local=keep_local)
-    config = {"local-epochs": 2, "batch-size": 4, "seed": 7, "proximal-mu": 0.1}
-    found = _ran(app, strategy, _build, config, rounds=3)
+    found = _ran(app, strategy)
     wanted = federated.fit(
-        _build, _CLIENTS, rounds=3, local_epochs=2, batch_size=4, seed=7, proximal=0.1,
+        _build, _CLIENTS, rounds=_ROUNDS, local_epochs=2, batch_size=4, seed=7, proximal=0.1,
         server_optimizer=adam, keep_local=keep_local, validation_clients=_CLIENTS, device="cpu",
         verbose=0,
     )

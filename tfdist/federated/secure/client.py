@@ -211,7 +211,6 @@ class SecureClient:
             )
         if (setup.session, setup.round_number) in self._seen:
             raise _refused(self.name, "the round came before", setup)
-        _ = setup.ring  # refuses what could overflow
 
     def _refuse_keys(self, held: _Round, advertised: Mapping[str, Mapping[str, bytes]]) -> None:
         setup = held.setup

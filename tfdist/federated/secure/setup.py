@@ -64,6 +64,7 @@ class Setup:
                 f"{least_threshold(len(names))}, more than two thirds of them, and at most all. "
                 "Give one in between, or ask more clients."
             )
+        _ = self.ring  # refuses what could overflow, at the server too, before anything is asked
 
     @property
     def ring(self) -> Ring:
