@@ -138,6 +138,30 @@ def test_a_client_that_sends_something_else_is_left_out(caplog):
     assert len(found.rounds[0]["clients"]) == 9
 
 
+@pytest.mark.parametrize("secure", [_ASKED, None])
+def test_a_client_that_says_nothing_is_named(secure):
+    """On any way to the clients it may be silent, which is not what one that leaves does."""
+    asked = InProcess.ask
+
+    def ask(self, request):
+        for name, answer in asked(self, request):
+            silent = {"masked": "site d", "train": "site d", "shares": "site g"}
+            if silent.get(request.phase) != name:
+                yield name, answer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(InProcess, "ask", ask)
+        [told] = _fit(secure=secure, rounds=1).rounds
+    wanted = {"site d": "it has not answered"}
+    if secure is not None:
+        wanted = {
+            "site d": "it has not answered in the phase masked",
+            "site g": "it has not answered in the phase shares",
+        }
+    assert told["left"] == wanted
+    assert told["clients"] == sorted(set(_CLIENTS) - set(wanted))
+
+
 def test_too_few_are_an_error():
     with pytest.raises(RuntimeError, match=r"round 1 has 6 clients left .*, and needs 7"):
         _fit(secure=_ASKED, drop_out=lambda number, name: "masked" if name < "site e" else None)
