@@ -269,13 +269,17 @@ def _lamb() -> Any:
     return keras.optimizers.Lamb(0.05)
 
 
-def _in_parts(optimizer: Any, scope: Any, **given: Any) -> list[Any]:
+# In slices and by owner, and in pieces of the batch, whose sums are held in parts alone.
+_PARTED = [(_adam, None), (_lamb, None), (_adam, 3)]
+
+
+def _in_parts(optimizer: Any, scope: Any, physical: int | None = None, **given: Any) -> list[Any]:
     """Returns the weights and the epsilons of a private training."""
     model = _made(_images, scope=scope, optimizer=optimizer)
     x, y, weight = _data(model)
     history = tfdist.fit(
         model, x, y, sample_weight=weight, steps_per_epoch=_STEPS, verbose=0,
-        privacy=DPSGD(**_PRIVACY), **given,
+        privacy=DPSGD(**_PRIVACY, physical_batch_size=physical), **given,
     )
     return [model.get_weights(), history.history["epsilon"]]
 
@@ -295,11 +299,11 @@ def _train_on_two_workers() -> list[Any]:
     tfdist.fit(model, x, y, steps_per_epoch=2, verbose=0, privacy=secret)
     strategy = tfdist.get_strategy("cpu")
     assert strategy.num_replicas_in_sync == 2
-    parts = [_in_parts(one, strategy, sharded_optimizer=True) for one in (_adam, _lamb)]
+    parts = [_in_parts(one, strategy, size, sharded_optimizer=True) for one, size in _PARTED]
     return [own, model.get_weights(), parts]
 
 
-@pytest.mark.slow  # 30 s: the only test in which processes share a secret, and sum over a network
+@pytest.mark.slow  # 34 s: the only test in which processes share a secret, and sum over a network
 def test_two_workers_train_as_one_device_does(logical_cpus):
     first, second = testing.run_workers(_train_on_two_workers, workers=2, timeout_secs=200)
     alone = _made(_images, scope=tf.distribute.OneDeviceStrategy("/cpu:0"))
@@ -312,7 +316,7 @@ def test_two_workers_train_as_one_device_does(logical_cpus):
         np.testing.assert_allclose(own, wanted, rtol=1e-9, atol=1e-12)
     for own, other in zip(first[1], second[1], strict=True):  # from the system's random source
         np.testing.assert_array_equal(own, other)
-    for number, optimizer in enumerate((_adam, _lamb)):  # in slices, and by owner
+    for number, (optimizer, _) in enumerate(_PARTED):
         scope = tf.distribute.OneDeviceStrategy("/cpu:0")
         weights, epsilons = _in_parts(optimizer, scope)
         for found, told in (first[2][number], second[2][number]):
