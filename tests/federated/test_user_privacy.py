@@ -6,6 +6,7 @@ matter of luck.
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from typing import Any
 
@@ -167,9 +168,10 @@ def test_what_was_spent_is_told_and_goes_on(tmp_path):
     step = Mechanism(1.5, sampling_probability=0.4)
     wanted = [epsilon([(step, rounds)], delta=1e-5) for rounds in (1, 2, 3)]
     assert found.history["epsilon"] == wanted
-    other = federated.UserPrivacy(clip=0.2, delta=1e-5, noise_multiplier=1.5)
-    with pytest.raises(ValueError, match=r"privacy: \[0.3, 1e-05, 1.5\] in the checkpoint"):
-        _fit(rounds=4, **{**kwargs, "privacy": other})
+    for other in ({"clip": 0.2}, {"delta": 1e-6}, {"noise_multiplier": 1.6}):
+        asked = dataclasses.replace(_ASKED, **other)
+        with pytest.raises(ValueError, match=r"privacy: \[0.3, 1e-05, 1.5\] in the checkpoint"):
+            _fit(rounds=4, **{**kwargs, "privacy": asked})
 
 
 def test_a_target_is_kept():
@@ -193,6 +195,7 @@ def test_a_round_without_a_client_is_one():
     [
         ({"privacy": 3.0}, r"privacy=3.0 must be a tfdist\.federated\.UserPrivacy"),
         ({"privacy": _ASKED, "validation_clients": _CLIENTS}, "metrics of a client tell"),
+        ({"privacy": _ASKED, "secure": federated.SecureSums(largest=0.2)}, "below clip=0.3"),
         ({"privacy": _ASKED, "min_clients": 3}, "would tell how many there were"),
     ],
 )

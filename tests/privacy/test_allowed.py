@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tpu_standin
 from parity.worlds import local_strategy
 
 import tfdist
@@ -38,6 +39,20 @@ class _OwnLoss(_OwnStep):
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         return super().compute_loss(*args, **kwargs)
+
+
+class _OwnMetrics(_OwnStep):
+    train_step = keras.Model.train_step
+
+    def compute_metrics(self, *args: Any, **kwargs: Any) -> Any:
+        return super().compute_metrics(*args, **kwargs)
+
+
+class _Stateful(_L.Layer):
+    stateful = True
+
+    def call(self, x: Any) -> Any:
+        return x
 
 
 class _Counting(keras.layers.Layer):
@@ -94,6 +109,12 @@ def _scaled() -> Any:
     return keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())
 
 
+_FLOAT8 = keras.dtype_policies.QuantizedFloat8DTypePolicy("float8", "mixed_bfloat16")
+# On several replicas these are refused without privacy too.
+_MODELS_OF_ONE_DEVICE = {
+    "keeps a state of its rows": lambda: _of(_Stateful()),
+    "float8 scales": lambda: _of(_L.Dense(4, dtype=_FLOAT8)),
+}
 _MODELS = {
     "BatchNormalization": lambda: _of(_L.BatchNormalization(name="norm")),
     "'norm'": lambda: _of(_L.BatchNormalization(name="norm", synchronized=True)),
@@ -106,6 +127,7 @@ _MODELS = {
     ),
     "_OwnStep.train_step": lambda: _own(_OwnStep),
     "_OwnLoss.compute_loss": lambda: _own(_OwnLoss),
+    "_OwnMetrics.compute_metrics": lambda: _own(_OwnMetrics),
     "one number for the whole batch": lambda: _of(loss=_number),
     "one number of all examples": lambda: _of(loss=_OwnCall()),
     "reduction='sum'": lambda: _of(loss=_sum()),
@@ -116,6 +138,7 @@ _OPTIONS = {
     "on_nan='skip'": {"on_nan": "skip"},
     "check='whole'": {"check": "whole"},
     "narrower reduction": {"reduction": "bfloat16"},
+    "reduction='auto'": {"reduction": "auto"},
     "local_steps=2": {"local_steps": 2},
     "static_shapes=False": {"static_shapes": False},
     "length_buckets": {"length_buckets": (4, 8)},
@@ -156,6 +179,13 @@ def test_models_are_refused(told, logical_cpus):
     assert told in _refusal(model)
 
 
+@pytest.mark.parametrize("told", _MODELS_OF_ONE_DEVICE)
+def test_models_of_one_device_are_refused(told):
+    with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
+        model = _MODELS_OF_ONE_DEVICE[told]()
+    assert told in _refusal(model)
+
+
 @pytest.mark.parametrize("told", _OPTIONS)
 def test_options_are_refused(told, logical_cpus):
     with local_strategy(2).scope():
@@ -176,6 +206,15 @@ def test_a_frozen_batch_normalization_is_a_layer_like_any_other(logical_cpus):
         model = _of(_L.BatchNormalization(trainable=False))
     tfdist.fit(model, _X, _Y, verbose=0, steps_per_epoch=1, privacy=DPSGD(**_PRIVACY))
     assert model.history.history["epsilon"][0] > 0
+
+
+def test_a_tpu_is_refused(logical_cpus):
+    strategy = tpu_standin.strategy(2)
+    assert strategy.num_replicas_in_sync == 2
+    with strategy.scope():
+        model = _of()
+    with pytest.raises(ValueError, match="cannot be combined with TPUStrategy. Leave out one"):
+        tfdist.fit(model, _X, _Y, verbose=0, privacy=DPSGD(**_PRIVACY))
 
 
 def test_a_rule_of_the_users_is_refused(logical_cpus):

@@ -42,10 +42,24 @@ def refuse(
             "through the server. Leave out one of the two, or run the clients as sites, with "
             "tfdist.federated.serve and join."
         )
+    refuse_clip(secure, privacy)
     if privacy is not None and plan.min_clients > 1:
         raise ValueError(
             f"min_clients={plan.min_clients} was given with privacy, and a round that ends for "
             "want of clients would tell how many there were. Leave min_clients out."
+        )
+
+
+def refuse_clip(secure: SecureSums | None, privacy: UserPrivacy | None) -> None:
+    """Raises a ValueError where a clipped change may be out of the bounds of secure sums.
+
+    A client with such a change would end the run, which tells that it took part.
+    """
+    if secure is not None and privacy is not None and secure.largest < privacy.clip:
+        raise ValueError(
+            f"largest={secure.largest:g} of SecureSums is below clip={privacy.clip:g} of "
+            "UserPrivacy, so a client with one large change would end the run, and show that it "
+            "took part. Give largest the value of clip."
         )
 
 

@@ -18,8 +18,6 @@ from tfdist.compat import keras_internals
 from tfdist.data.shapes import Shapes
 from tfdist.privacy.dpsgd import DPSGD
 
-_MEANS = ("mean", "sum_over_batch_size", "auto")
-
 
 def refuse(
     model: keras.Model,
@@ -34,7 +32,6 @@ def refuse(
     check: Any,
     reduction: Reduction,
     local_steps: int | None,
-    outer_optimizer: Any,
     batch_size: int | None,
     shuffle: Any,
 ) -> None:
@@ -66,11 +63,13 @@ def refuse(
         "static_shapes=False, which shows the number of drawn examples": static_shapes is False,
         "on_nan='skip', a decision by data without noise": on_nan == "skip",
         "check='whole', which computes on all rows": check == "whole",
-        "a narrower reduction, which rounds sums before the noise": bool(
-            reduction.wire_dtype or reduction.is_open
+        "a narrower reduction, which rounds sums before the noise": (
+            reduction.wire_dtype is not None
+        ),
+        "reduction='auto', which measures sums that a private step does not make": (
+            reduction.is_open
         ),
         f"local_steps={local_steps}, which update without noise": local_steps is not None,
-        "outer_optimizer": outer_optimizer is not None,
         f"shuffle={shuffle!r}: every step draws its examples": not (
             isinstance(shuffle, bool) and shuffle
         ),
@@ -83,12 +82,6 @@ def refuse(
             f"privacy=DPSGD(...) cannot be combined with {found[0]}. Leave out one of the two."
         )
     _refuse_optimizer(model.optimizer)
-    for loss in keras.tree.flatten(model.loss):
-        if getattr(loss, "reduction", "mean") not in _MEANS:
-            raise ValueError(
-                f"privacy=DPSGD(...) clips the loss of each example, and the loss {loss.name!r} "
-                f"has reduction={loss.reduction!r}. Make it without that argument."
-            )
 
 
 def refuse_layers(model: keras.Model) -> None:

@@ -142,7 +142,6 @@ def options_of(
         model, strategy, privacy, has_replica_step=replica_step is not None,
         already_sharded=already_sharded, shapes=options.shapes, static_shapes=static_shapes,
         on_nan=on_nan, check=check, reduction=options.reduction, local_steps=local_steps,
-        outer_optimizer=outer_optimizer,
         batch_size=batch_size, shuffle=shuffle,
     )
     return options

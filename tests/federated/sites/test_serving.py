@@ -6,6 +6,7 @@ Nothing else sees a real connection end, a real site come back, and all layers a
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import pathlib
@@ -187,3 +188,27 @@ def test_clients_are_names(clients):
 def test_what_belongs_together_is_asked_together():
     with pytest.raises(ValueError, match="secure, identity and pinned belong together"):
         federated.join(None, "a", None, address="127.0.0.1:1", secure=_ASKED)  # type: ignore[arg-type]
+
+
+def test_a_client_does_not_bound_its_numbers_below_its_clip():
+    with pytest.raises(ValueError, match="largest=4 of SecureSums is below clip=5 of UserPrivacy"):
+        federated.join(
+            None, "a", None, address="127.0.0.1:1", secure=_ASKED,  # type: ignore[arg-type]
+            identity="a", pinned={}, privacy=federated.UserPrivacy(
+                clip=5.0, delta=1e-5, noise_multiplier=1.0
+            ),
+        )  # fmt: skip
+
+
+def test_serve_takes_what_fit_takes():
+    """In the same way: what has another default, kind or meaning would be another option."""
+    fit, serve = (inspect.signature(one).parameters for one in (federated.fit, federated.serve))
+    alone = {"clients", "drop_out", "validation_clients"}  # of clients in one process
+    assert set(fit) - set(serve) == alone - {"clients"}
+    told = inspect.getdoc(federated.serve) or ""
+    for name in set(fit) - alone:
+        assert (serve[name].default, serve[name].annotation) == (
+            fit[name].default, fit[name].annotation
+        ), name
+        meant = told.partition(f"\n    {name}: ")[2]
+        assert meant.startswith("As in `fit`") or name == "device", name

@@ -14,6 +14,7 @@ from typing import Any
 import keras
 
 from tfdist.federated import messages
+from tfdist.federated.joint_options import refuse_clip
 from tfdist.federated.learner import Learner
 from tfdist.federated.record.outcome import Federated
 from tfdist.federated.secure.keys import Identity
@@ -80,6 +81,7 @@ def join(
             "secure, identity and pinned belong together: a client signs with its identity, and "
             "knows the others by theirs. Give all three, or none."
         )
+    refuse_clip(secure, privacy)
     learner = Learner(build_fn, get_strategy(device, cluster=None), keep_local=keep_local)
     own = None
     if secure is not None and identity is not None and pinned is not None:
