@@ -267,6 +267,7 @@ def _without_compile() -> keras.Model:
         ({"keep_local": "bn"}, "keep_local='bn' must be one of 'statistics'"),
         ({"server_optimizer": "adam"}, "server_optimizer='adam' must be a Keras optimizer"),
         ({"validation_clients": {"z": (_X, _Y)}}, r"validation_clients has \['z'\]"),
+        ({"build": lambda: _build(extra=keras.layers.Normalization)}, "of int.* has no mean over"),
         ({"build": _without_compile}, "which is no compiled Keras model"),
     ],
 )

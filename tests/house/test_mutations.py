@@ -1,21 +1,17 @@
 """Does the parity table notice when a line of the arithmetic is wrong?
 
 Each mutation is made in a copy of the package, and the row that guards the line has to fail. A line
-that is no longer there fails as well: its mutation is to be written anew.
+that is no longer there fails as well: its mutation is to be written anew. Lines that are guarded by
+other tests are in test_promises.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import pathlib
-import shutil
 
 import pytest
+from mutating import copied_to, mutate
 from parity import apart, selection, table, worker
-
-import tfdist
-
-_PACKAGE = pathlib.Path(tfdist.__file__).parent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,10 +277,7 @@ MUTATIONS = {
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_the_table_notices(name, tmp_path):
     mutation = MUTATIONS[name]
-    file = _copied_to(tmp_path) / mutation.file
-    code = file.read_text()
-    assert code.count(mutation.old) == 1, "the line is no longer there: write its mutation anew"
-    file.write_text(code.replace(mutation.old, mutation.new))
+    mutate(mutation, tmp_path)
     assert _verdict(mutation.row, mutation.replicas, tmp_path) != "right"
 
 
@@ -292,7 +285,7 @@ def test_the_table_notices(name, tmp_path):
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("replicas", [2, 4])
 def test_a_copy_without_a_mutation_is_right(replicas, tmp_path):
-    _copied_to(tmp_path)
+    copied_to(tmp_path)
     assert _verdict("uneven last batch", replicas, tmp_path) == "right"
 
 
@@ -300,12 +293,6 @@ def test_a_copy_without_a_mutation_is_right(replicas, tmp_path):
 def test_ci_runs_the_row_where_it_shows_the_fault(name):
     [case] = [case for case in table.ROWS if case.name == MUTATIONS[name].row]
     assert MUTATIONS[name].workers_see_it or selection.hardest(case) == "4"
-
-
-def _copied_to(folder):
-    return shutil.copytree(
-        _PACKAGE, folder / "tfdist", ignore=shutil.ignore_patterns("__pycache__")
-    )
 
 
 def _verdict(row, replicas, packages):

@@ -149,14 +149,21 @@ _OPTIONS = {
 _ASKED = {
     "l2_norm_clip=0": {"l2_norm_clip": 0},
     "l2_norm_clip=nan": {"l2_norm_clip": float("nan")},
+    "l2_norm_clip=inf": {"l2_norm_clip": float("inf")},
     "follow from each other": {"target_epsilon": 3.0},
+    "target_epsilon=None follow": {"noise_multiplier": None},
     "noise_multiplier=-1": {"noise_multiplier": -1},
     "delta=0": {"delta": 0},
-    "delta=0.1 would allow": {"delta": 0.1},
+    "delta=1": {"delta": 1},
     "expected_batch_size=0": {"expected_batch_size": 0},
+    "expected_batch_size=2.5": {"expected_batch_size": 2.5},
     "physical_batch_size=0": {"physical_batch_size": 0},
-    "expected_batch_size=13 is more than the 12": {"expected_batch_size": 13},
+    "batch_cap=4.5 counts": {"batch_cap": 4.5},
     "batch_cap=3 cuts most draws": {"batch_cap": 3},
+}
+_ASKED_OF_DATA = {
+    "delta=0.1 would allow": {"delta": 0.1},
+    "expected_batch_size=13 is more than the 12": {"expected_batch_size": 13},
 }
 
 
@@ -194,11 +201,17 @@ def test_options_are_refused(told, logical_cpus):
 
 
 @pytest.mark.parametrize("told", _ASKED)
-def test_what_is_asked_is_refused(told, logical_cpus):
+def test_what_is_asked_is_refused_before_there_is_data(told):
+    with pytest.raises(ValueError, match=re.escape(told)):
+        DPSGD(**_PRIVACY | _ASKED[told])
+
+
+@pytest.mark.parametrize("told", _ASKED_OF_DATA)
+def test_what_is_asked_of_the_data_is_refused(told, logical_cpus):
     with local_strategy(2).scope():
         model = _of()
     with pytest.raises(ValueError, match=re.escape(told)):
-        tfdist.fit(model, _X, _Y, verbose=0, privacy=DPSGD(**_PRIVACY | _ASKED[told]))
+        tfdist.fit(model, _X, _Y, verbose=0, privacy=DPSGD(**_PRIVACY | _ASKED_OF_DATA[told]))
 
 
 def test_a_frozen_batch_normalization_is_a_layer_like_any_other(logical_cpus):
