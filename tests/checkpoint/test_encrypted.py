@@ -208,6 +208,12 @@ def _tar(tmp_path: pathlib.Path, **members: bytes) -> list[bytes]:
             lambda path: _tar(path, **{"manifest.json": manifest.text_of(2, {}, {}).encode()}),
             "state.json is no JSON",
         ),
+        (
+            lambda path: _tar(path, **{
+                "state.json": b"{}", "manifest.json": manifest.text_of(2, {}, {}).encode(),
+            }),
+            "holds another checkpoint than 000002-step-2",
+        ),
     ],
 )
 def test_what_others_encrypt_to_this_key_is_no_checkpoint(tmp_path, key, made, told, caplog):

@@ -5,6 +5,7 @@ And does the server, which is the real one, ever hold an update without its mask
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 from typing import Any
 
@@ -195,3 +196,13 @@ def test_a_client_of_secure_sums_sends_nothing_in_the_open():
     for kind in ("train", "evaluate"):
         with pytest.raises(ValueError, match=r"in the open|metrics of its own data"):
             site.handle(messages.pack(kind, {}))
+
+
+def test_a_client_hides_among_as_many_as_were_asked_for():
+    """Whatever a server asks of it that was given a lower threshold."""
+    identity, names = federated.Identity.generate(), ["a", "b", "c", "d"]
+    asked = federated.SecureSums(threshold=4)
+    client = asked.client("a", identity, dict.fromkeys(names, identity.public))
+    lower = dataclasses.replace(asked, threshold=3).setup("s", 0, names, 2)
+    with pytest.raises(ValueError, match="hides among 4 or more"):
+        client.keys(messages.pack("keys", lower.told()))

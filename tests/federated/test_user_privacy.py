@@ -16,9 +16,15 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+import tfdist
 from tfdist import federated
+from tfdist.federated import messages
+from tfdist.federated.channel import InProcess
+from tfdist.federated.collecting import Plain
+from tfdist.federated.learner import Learner
 from tfdist.federated.secure.ring import Ring
-from tfdist.federated.site import Site
+from tfdist.federated.site import WEIGHTS, Site
+from tfdist.federated.task import Task
 from tfdist.federated.user_privacy import Releasing, clipped
 from tfdist.privacy.accountant import Mechanism, epsilon
 
@@ -121,6 +127,24 @@ def test_a_private_run_on_secure_sums_is_that_of_plain_ones():
     )
     for a, b in zip(one, other, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+
+
+def test_a_private_site_tells_nothing_but_its_clipped_change():
+    """Neither rows, logs nor metrics; and its clip, which a server has to reckon with."""
+    learner = Learner(_build, tfdist.get_strategy("cpu"))
+    data = _CLIENTS["a"]
+    site = Site("a", learner, data=data, validation=data, clip=0.3)
+    task, values = Task(round_number=0, seed=0), learner.values()
+    arrays = {WEIGHTS + name: value for name, value in values.items()}
+    asked = {kind: messages.pack(kind, {"task": task.told()}, arrays)
+             for kind in ("train", "evaluate")}  # fmt: skip
+    told = messages.unpack(site.handle(asked["train"]), "update").header
+    assert told == {"clip": 0.3, "examples": 1, "logs": {}}
+    with pytest.raises(ValueError, match="metrics of its own data, which tell of it"):
+        site.handle(asked["evaluate"])
+    other = Plain(InProcess({"a": site}), learner.shared, clip=0.2)
+    with pytest.raises(ValueError, match="clips to 0.3, and the server reckons with 0.2"):
+        other.collect(task, values, {}, ["a"])
 
 
 def _releasing(seed: int = 0, sigma: float = 1.5, q: float = 0.2, n: int = 30) -> Releasing:
