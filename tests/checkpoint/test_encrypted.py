@@ -194,9 +194,18 @@ def _tar(tmp_path: pathlib.Path, **members: bytes) -> list[bytes]:
     return [path.read_bytes()]
 
 
+def _tar_of_a_folder(tmp_path: pathlib.Path) -> list[bytes]:
+    with tarfile.open(tmp_path / "made.tar", "w") as packed:
+        member = tarfile.TarInfo("state.json")
+        member.type = tarfile.DIRTYPE
+        packed.addfile(member)
+    return [(tmp_path / "made.tar").read_bytes()]
+
+
 @pytest.mark.parametrize(
     ("made", "told"),
     [
+        (_tar_of_a_folder, "'state.json', which is no file of a checkpoint"),
         (lambda path: [b"no tar at all"], "holds no checkpoint"),
         (lambda path: _tar(path, state=b"x"), "manifest.json is cut short or garbled"),
         (lambda path: _tar(path, out__state=b"x"), "'out/state', which is no file of a checkpoint"),

@@ -109,6 +109,15 @@ def test_a_changed_file_loads_nothing(tmp_path, key, monkeypatch):
         load_model(path)
 
 
+def test_code_in_a_file_is_not_run(tmp_path, key):
+    """Whoever has the public key can write such a file."""
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda x: x)])
+    save_model(model, tmp_path / "a.keras.age", encrypt_to=key)
+    with pytest.raises(ValueError, match="safe_mode"):
+        load_model(tmp_path / "a.keras.age")
+    assert load_model(tmp_path / "a.keras.age", safe_mode=False).layers
+
+
 def test_another_name_is_refused(tmp_path, key):
     with pytest.raises(ValueError, match=r"does not end in '.keras.age'"):
         save_model(_model(), tmp_path / "model.keras", encrypt_to=key)
