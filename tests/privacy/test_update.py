@@ -53,6 +53,13 @@ def _recurrent() -> keras.Model:
     )  # fmt: skip
 
 
+def _causal() -> keras.Model:
+    return keras.Sequential(
+        [keras.Input((6, 2)), _L.Dense(4, "tanh"), _L.Conv1D(3, 2, padding="causal"), _L.Flatten(),
+         _L.Dense(3, "softmax")]
+    )  # fmt: skip
+
+
 def _made(
     build: Any, weights: Any = None, scope: Any = None, optimizer: Any = None
 ) -> keras.Model:
@@ -119,7 +126,9 @@ def _by_hand(model: keras.Model, x: Any, y: Any, weight: Any) -> list[np.ndarray
     [
         (_images, True, None),
         (_images, True, 3),  # three pieces of two rows on each replica, the last one cut
-        # 4 and 6 s: masks, and a loop whose weights are used many times.
+        # 4 s each, and 6: gradients whose shapes TensorFlow does not know, masks, and a loop whose
+        # weights are used many times.
+        pytest.param(_causal, False, None, marks=pytest.mark.slow),
         pytest.param(_words, True, 1, marks=pytest.mark.slow),
         pytest.param(_recurrent, False, None, marks=pytest.mark.slow),
     ],

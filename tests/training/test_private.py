@@ -89,7 +89,7 @@ def checkpoints(logical_cpus, tmp_path_factory):
 @pytest.mark.parametrize(
     "changed",
     [{"x": _X[:39]}, {"expected_batch_size": 7}, {"l2_norm_clip": 2.0}, {"noise_multiplier": 1.0},
-     {"batch_cap": 12}, {"delta": 1e-4}],
+     {"batch_cap": 12}, {"delta": 1e-4, "batch_cap": _CAP}],  # by default, delta decides the cap
 )  # fmt: skip
 def test_another_run_does_not_go_on_from_it(changed, checkpoints):
     model = _model()

@@ -48,8 +48,9 @@ def clipped_sums(
         )
         with _alone(position, step, index), tf.GradientTape() as tape:
             loss = tf.ensure_shape(loss_of(row), [1])
-        own = [
-            tf.zeros_like(value) if one is None else tf.convert_to_tensor(one)
+        own = [  # whose shapes TensorFlow does not know behind each operation
+            tf.zeros_like(value) if one is None
+            else tf.ensure_shape(tf.convert_to_tensor(one), value.shape)
             for one, value in zip(tape.gradient(loss, values), values, strict=True)
         ]
         each = [factors.of_each(one[tf.newaxis], one.shape.as_list()) for one in own]
