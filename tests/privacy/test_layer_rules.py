@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import keras
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfdist.privacy import ghost, recording
+from tfdist.privacy import ghost, layer_rules, recording
 from tfdist.privacy.ruled import ruled_layers
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -137,3 +138,22 @@ def test_lora_has_no_rule():
     model = _of((4,), _L.Dense(3))
     model.layers[0].enable_lora(2)
     assert ruled_layers(model) is None
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("is_known", [True, False])
+def test_patches_are_those_of_tensorflow(padding: str, is_known: bool) -> None:
+    images = np.random.default_rng(0).normal(size=(2, 10, 9, 3))
+    signature = [tf.TensorSpec(images.shape if is_known else [None, None, None, 3], tf.float64)]
+    sizes = itertools.product([(1, 2), (3, 3)], [(1, 1), (3, 2)], [(1, 1), (2, 3)])
+    for size, stride, rate in sizes:
+
+        def patches(given: Any, size: Any = size, stride: Any = stride, rate: Any = rate) -> Any:
+            around = layer_rules._padded(given, size, stride, rate) if padding == "same" else given
+            return layer_rules._patches(around, size, stride, rate)
+
+        found = tf.function(patches, input_signature=signature)(images)
+        expected = tf.image.extract_patches(
+            images, [1, *size, 1], [1, *stride, 1], [1, *rate, 1], padding.upper()
+        )
+        assert found.numpy().tobytes() == expected.numpy().tobytes(), (size, stride, rate)
