@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 import tfdist
+from tfdist.first_step import found
 from tfdist.training import on_batch
 
 _RNG = np.random.default_rng(0)
@@ -50,6 +51,25 @@ def test_results_are_those_of_one_device():
     for a, b in zip(expected, found, strict=True):
         np.testing.assert_allclose(b, a, atol=1e-6)
     assert len(found) > 10
+
+
+def test_data_is_looked_at_for_a_check_alone(monkeypatch):
+    looked: list[Any] = []
+    kept = found.data_of
+
+    def data_of(spec: Any) -> str:
+        looked.append(spec)
+        return kept(spec)
+
+    monkeypatch.setattr(found, "data_of", data_of)
+    strategy = tfdist.get_strategy("2xcpu")
+    assert strategy.num_replicas_in_sync == 2
+    with strategy.scope():
+        model = _model()
+    tfdist.predict_on_batch(model, _X, check=False)
+    assert not looked
+    tfdist.predict_on_batch(model, _X)
+    assert looked
 
 
 def test_two_kinds_of_weights_are_refused():

@@ -214,7 +214,7 @@ class FirstStep:
             return self._failure
         if rows is None or self._failure:
             return ""
-        ranked = iter(rankings_of(element, source, workers))
+        ranked = rankings_of(element, source, workers)
         while not workers.any(found is not None):
             if (numbers := next(ranked, None)) is None:
                 return ""

@@ -7,7 +7,7 @@ on them as well, as on rows that do not count. So one step, and one trace of it,
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -89,11 +89,15 @@ def first_rows(
     )
 
 
-def rankings_of(element: Any, source: Source, workers: Workers) -> list[np.ndarray]:
-    """Returns the numbers that rank the rows of a batch, see `rankings.rankings`."""
+def rankings_of(element: Any, source: Source, workers: Workers) -> Iterator[np.ndarray]:
+    """Yields the numbers that rank the rows of a batch, see `rankings.rankings`.
+
+    All of them are computed, by all workers together, when the first is asked for.
+    """
     size, parts, *_ = element
     with tf.device("/CPU:0"):
-        return rankings.rankings(parts, _sizes(int(size), source, workers), workers)
+        ranked = rankings.rankings(parts, _sizes(int(size), source, workers), workers)
+    yield from ranked
 
 
 def _batch(count: int, parts: tuple[Any, ...], sizes: Sequence[int]) -> Batch:

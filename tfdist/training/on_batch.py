@@ -63,7 +63,7 @@ def run(
     def build() -> None:
         building.build(model, workers.strategy, spec, method=step)
 
-    if not found.is_settled(model, step, check, data=found.data_of(spec)):
+    if check and not found.is_settled(model, step, check, data=found.data_of(spec)):
         build()
         _check(model, programs, workers, step, (tf.constant(size), parts), check)
     is_whole = check == "whole" and found.is_whole(model, step)
