@@ -16,5 +16,6 @@ Read in this order; each file imports from those above it only:
 10. tensor_notes.py: what Keras notes on a tensor besides its values.
 11. optimizer_slices.py: how an optimizer comes to update parts of the weights.
 12. untraced.py: what must run outside the step that is being traced.
-13. other_seed.py: how the process has another seed for a while.
+13. graph_passes.py: which of TensorFlow's passes over the graph of a loop are left out.
+14. other_seed.py: how the process has another seed for a while.
 """

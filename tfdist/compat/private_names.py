@@ -315,6 +315,12 @@ TABLE = (
         "the server of a worker, and how long it waits for a silent one", _PUBLIC, _TENSORFLOW,
     ),
     Names(
+        ("tensorflow.python.eager.context",),
+        ("Context.function_call_options", "FunctionCallOptions.config_proto_serialized"),
+        "graphs of loops that are rewritten in less time",
+        "these passes among the options of `tf.config.optimizer`", _TENSORFLOW,
+    ),
+    Names(
         ("tensorflow.python.distribute.collective_all_reduce_strategy",),
         ("CollectiveAllReduceExtended._create_variable",),
         "a sentence where workers make different variables", _PUBLIC, _TENSORFLOW,

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tfdist.communication import collectives
 from tfdist.communication.share import is_tpu, share_of
-from tfdist.compat import keras_internals
+from tfdist.compat import graph_passes, keras_internals
 from tfdist.data import already_sharded, padding_check, shapes
 from tfdist.data.errors import told_plainly
 from tfdist.data.same_data import Witness
@@ -216,6 +216,8 @@ class Programs:
                 one_step, eager=self._is_eager, witness=self.witness, agree=self._agree,
                 goes_on=goes_on, next_batch=next_batch,
             )
+        if not self._is_eager:  # else it would call functions of the user's
+            loop = graph_passes.without_idle(loop)
         changes_shapes = functools.partial(collectives.changes_shapes, self._strategy)
         loop = split_where(loop, changes_shapes, goes_on=goes_on)
         return told_plainly()(loop)
