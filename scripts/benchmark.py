@@ -101,8 +101,23 @@ def machine() -> dict[str, Any]:
         ["git", "rev-parse", "--short", "HEAD"], cwd=pathlib.Path(__file__).parent,
         capture_output=True, text=True, check=False,
     ).stdout.strip()
-    return {"cores": os.cpu_count(), "python": platform.python_version(), "commit": commit,
-            "tensorflow": tf.__version__, "keras": keras.__version__, "tfdist": tfdist.__version__}
+    return {"cpu": cpu(), "cores": os.cpu_count(), "python": platform.python_version(),
+            "commit": commit, "tensorflow": tf.__version__, "keras": keras.__version__,
+            "tfdist": tfdist.__version__}
+
+
+def cpu() -> str:
+    """Returns the processor's name, and the widest vectors that it has, as Linux tells them."""
+    path = pathlib.Path("/proc/cpuinfo")
+    if not path.exists():
+        return platform.processor() or platform.machine()
+    facts = dict(
+        [part.strip() for part in line.split(":", 1)]
+        for line in path.read_text().splitlines() if ":" in line
+    )
+    name, flags_of = facts.get("model name", platform.machine()), facts.get("flags", "").split()
+    widest = next((one for one in ("avx512_vnni", "avx512f", "avx2") if one in flags_of), "")
+    return f"{name} ({widest})" if widest else name
 
 
 def main(argv: list[str]) -> None:
@@ -117,7 +132,12 @@ def main(argv: list[str]) -> None:
     run = suites()
     results: list[Result] = [result for name in _SUITES.value for result in run[name]()]
     if _WRITE.value:
-        benchmark_page.write([result for result in results if not isinstance(result, Forecast)])
+        on = machine()
+        benchmark_page.write(
+            [result for result in results if not isinstance(result, Forecast)],
+            machine=f"{on['cpu']}, {on['cores']} cores, Python {on['python']}, TensorFlow "
+            f"{on['tensorflow']}, Keras {on['keras']}",
+        )
     if _OUTPUT.value:
         kinds = {"ratios": speed.Ratio, "costs": speed.Cost, "forecasts": Forecast}
         found = {"machine": machine()} | {

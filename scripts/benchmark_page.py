@@ -43,16 +43,26 @@ def read(docs: pathlib.Path = _DOCS) -> dict[str, speed.Ratio | speed.Cost]:
     return {result.name: result for result in results}
 
 
-def write(results: Sequence[speed.Ratio | speed.Cost], docs: pathlib.Path = _DOCS) -> None:
-    """Keeps results, each in the place of the one of its name; draws the table and the picture."""
+def write(
+    results: Sequence[speed.Ratio | speed.Cost], docs: pathlib.Path = _DOCS, *, machine: str = ""
+) -> None:
+    """Keeps results, each in the place of the one of its name; draws the table and the picture.
+
+    Args:
+        results: What was measured.
+        docs: The folder of the page.
+        machine: On what it was measured; "" leaves what the page says of it.
+    """
+    machine = machine or json.loads((docs / "benchmark.json").read_text())["machine"]
     kept = read(docs) | {result.name: result for result in results}
     kinds = {"ratios": speed.Ratio, "costs": speed.Cost}
-    found = {
+    found: dict[str, Any] = {"machine": machine} | {
         name: [dataclasses.asdict(each) for each in kept.values() if isinstance(each, kind)]
         for name, kind in kinds.items()
     }
     (docs / "benchmark.json").write_text(json.dumps(found, indent=1) + "\n")
     heads = ["| what | ratio | quartiles | aim |", "|---|---|---|---|"]
+    heads = [f"Measured last on {machine}.", "", *heads]
     replace_table(docs / "performance.md", _MARK, [*heads, *map(row, kept.values())])
     (docs / "speed_up.svg").write_text(picture(kept[_MEASURED].median))
 
