@@ -17,19 +17,18 @@ from tfdist.communication import collectives
 from tfdist.communication.share import share_of
 from tfdist.compat import tf_internals
 
-# Messages under way at once. Each takes a thread, and memory for what has come of it.
-_AT_ONCE = 4
 _GATHERED = (tf.float16, tf.float32, tf.float64, tf.int32, tf.int64)  # by TensorFlow's ring
 
 
 class Exchange:
     """Messages between the workers of a strategy, which have one replica each.
 
-    Some are under way at once. They begin in the order of the calls: so what is there first has to
-    be sent first.
+    They begin in the order of the calls: so what is there first has to be sent first.
 
     Args:
         strategy: The strategy; used in a step that is traced.
+        at_once: How many are under way at once. Each takes a thread, and several times its bytes
+            of memory.
 
     Attributes:
         share: Which replicas this worker has.
@@ -37,7 +36,8 @@ class Exchange:
             one to another.
     """
 
-    def __init__(self, strategy: tf.distribute.Strategy) -> None:
+    def __init__(self, strategy: tf.distribute.Strategy, *, at_once: int) -> None:
+        self._at_once = at_once
         self._strategy, self.share = strategy, share_of(strategy)
         on_cpus = "CPU" in strategy.extended.worker_devices[0].upper()
         is_one_of_many = self.share.has_others and self.share.local_replicas == 1
@@ -98,9 +98,9 @@ class Exchange:
                 return operation(input=value, **how, **launcher.keys())
         graph = tf.compat.v1.get_default_graph()
         before = [came for came in self._before if came.graph is graph]
-        after = before[:1] if len(before) == _AT_ONCE else []
+        after = before[:1] if len(before) == self._at_once else []
         with tf.device(launcher.device), tf.control_dependencies(after):
             came = operation(input=value, **how, **launcher.keys())
         tf_internals.run_independently(came.op)
-        self._before = [*before, came][-_AT_ONCE:]
+        self._before = [*before, came][-self._at_once :]
         return came

@@ -84,7 +84,8 @@ class Owners:
     """
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
-        self._strategy, self._exchange = strategy, Exchange(strategy)
+        # One message after the other, since who has parts has little memory.
+        self._strategy, self._exchange = strategy, Exchange(strategy, at_once=1)
         self.replicas = self._exchange.share.replicas
 
     def summed(

@@ -18,6 +18,8 @@ from tfdist.communication.exchange import Exchange
 from tfdist.communication.ring import sum_by_ring
 from tfdist.compat import tf_internals
 
+_AT_ONCE = 4  # sums of workers with CPUs
+
 
 class Lookups(NamedTuple):
     """The gradient of a table, some rows of which are looked up once for the whole batch.
@@ -177,7 +179,7 @@ def _sum_parts(
     strategy: tf.distribute.Strategy, tensors: Sequence[Sequence[Any]], reduction: Reduction
 ) -> list[Any]:
     """Sums tensors, each given as the parts of this worker's replicas."""
-    exchange = Exchange(strategy)
+    exchange = Exchange(strategy, at_once=_AT_ONCE)
     if exchange.is_direct:
         return sum_by_ring(exchange, [part for (part,) in tensors], reduction)
     # TensorFlow packs by concatenating: one type per call, and only known shapes.
