@@ -18,6 +18,7 @@ Standard library only.
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 
@@ -112,9 +113,9 @@ class Forecast:
         measured: Measured seconds of a step by number of workers, to tell the error.
         spread_secs: Standard deviation of a step of one worker: all wait for the slowest.
         cores: Cores that the workers share, where all run on one machine; None where each has its
-            own. Sums over loopback are copies, and take cores as well. More workers than cores are
-            taken to make everything longer by workers / cores, which is the most that it can be:
-            one worker alone may have shared its core already, with threads of its own or others.
+            own. Sums over loopback are copies, and take cores as well. More workers than cores make
+            everything as many times longer as the fullest core has workers, for which all wait.
+            That is rough: others may take cores too, and one worker alone may have shared its own.
     """
 
     alone: Split
@@ -188,12 +189,12 @@ class Forecast:
             return ""
         alone = dataclasses.replace(self, cores=None).secs(workers)
         return (
-            f"; {workers:,} workers share {self.cores} cores, so this is the most, and the least "
-            f"is {1000 * alone:.1f} ms, with a core for each"
+            f"; {workers:,} workers share {self.cores} cores, so this is rough; with a core for "
+            f"each it is {1000 * alone:.1f} ms"
         )
 
     def _crowd(self, workers: int) -> float:
-        return max(1.0, workers / self.cores) if self.cores else 1.0
+        return float(math.ceil(workers / self.cores)) if self.cores else 1.0
 
     def secs(self, workers: int) -> float:
         """Returns the seconds of a step on a number of workers."""
