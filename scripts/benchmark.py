@@ -131,8 +131,8 @@ def main(argv: list[str]) -> None:
             raise app.UsageError(f"--{flag} has {sorted(unknown)}; there are {', '.join(there)}.")
     run = suites()
     results: list[Result] = [result for name in _SUITES.value for result in run[name]()]
+    on = machine() if _WRITE.value or _OUTPUT.value else {}
     if _WRITE.value:
-        on = machine()
         benchmark_page.write(
             [result for result in results if not isinstance(result, Forecast)],
             machine=f"{on['cpu']}, {on['cores']} cores, Python {on['python']}, TensorFlow "
@@ -140,7 +140,7 @@ def main(argv: list[str]) -> None:
         )
     if _OUTPUT.value:
         kinds = {"ratios": speed.Ratio, "costs": speed.Cost, "forecasts": Forecast}
-        found = {"machine": machine()} | {
+        found = {"machine": on} | {
             name: [dataclasses.asdict(result) for result in results if isinstance(result, kind)]
             for name, kind in kinds.items()
         }

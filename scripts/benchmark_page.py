@@ -61,8 +61,8 @@ def write(
         for name, kind in kinds.items()
     }
     (docs / "benchmark.json").write_text(json.dumps(found, indent=1) + "\n")
-    heads = ["| what | ratio | quartiles | aim |", "|---|---|---|---|"]
-    heads = [f"Measured last on {machine}.", "", *heads]
+    heads = [f"Measured last on {machine}.", "",
+             "| what | ratio | quartiles | aim |", "|---|---|---|---|"]
     replace_table(docs / "performance.md", _MARK, [*heads, *map(row, kept.values())])
     (docs / "speed_up.svg").write_text(picture(kept[_MEASURED].median))
 

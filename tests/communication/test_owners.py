@@ -56,6 +56,7 @@ def _summing(strategy: Any) -> Any:
 
     return held, summed
 
+
 @pytest.mark.slow
 def test_replicas_of_one_process(logical_cpus):
     assert max(differences(_summing, worlds.local_strategy(3))) == 0

@@ -10,27 +10,21 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from mutating import copied_to, mutate
+from mutating import Fault, copied_to, mutate
 from parity import apart, selection, table, worker
 
 
 @dataclasses.dataclass(frozen=True)
-class Mutation:
-    """A fault: what is replaced in which file, and the row that sees it.
+class Mutation(Fault):
+    """A fault, and the row that sees it.
 
     Attributes:
-        file: Of the package.
-        old: Text that stands in it once.
-        new: What stands there instead.
         row: Name of a row of the parity table.
         replicas: Of one process, on which the row is run.
         workers_see_it: Whether the row shows the fault in worker processes too. All were tried in
             the world that CI runs the row in, which follows from this: see `selection.hardest`.
     """
 
-    file: str
-    old: str
-    new: str
     row: str
     replicas: int = 2
     workers_see_it: bool = True

@@ -12,25 +12,19 @@ import subprocess
 import sys
 
 import pytest
-from mutating import copied_to, mutate
+from mutating import Fault, copied_to, mutate
 
 _CHECKOUT = pathlib.Path(__file__).parents[2]
 
 
 @dataclasses.dataclass(frozen=True)
-class Broken:
-    """A promise that is broken: what is replaced in which file, and the test that sees it.
+class Broken(Fault):
+    """A promise that is broken, and the test that sees it.
 
     Attributes:
-        file: Of the package.
-        old: Text that stands in it once.
-        new: What stands there instead.
         test: Of tests/, as pytest names it.
     """
 
-    file: str
-    old: str
-    new: str
     test: str
 
 

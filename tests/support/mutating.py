@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import shutil
-from typing import Any
 
 import tfdist
 
 _PACKAGE = pathlib.Path(tfdist.__file__).parent
 
 
-def mutate(fault: Any, folder: pathlib.Path) -> None:
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """What is replaced in which file.
+
+    Attributes:
+        file: Of the package.
+        old: Text that stands in it once.
+        new: What stands there instead.
+    """
+
+    file: str
+    old: str
+    new: str
+
+
+def mutate(fault: Fault, folder: pathlib.Path) -> None:
     """Copies the package into a folder, with a fault's `new` in the place of its `old`."""
     file = copied_to(folder) / fault.file
     code = file.read_text()

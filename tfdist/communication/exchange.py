@@ -28,7 +28,7 @@ class Exchange:
     Args:
         strategy: The strategy; used in a step that is traced.
         at_once: How many are under way at once. Each takes a thread, and several times its bytes
-            of memory.
+            of memory, of which who has parts of an optimizer has little: so one.
 
     Attributes:
         share: Which replicas this worker has.
@@ -36,7 +36,7 @@ class Exchange:
             one to another.
     """
 
-    def __init__(self, strategy: tf.distribute.Strategy, *, at_once: int) -> None:
+    def __init__(self, strategy: tf.distribute.Strategy, *, at_once: int = 1) -> None:
         self._at_once = at_once
         self._strategy, self.share = strategy, share_of(strategy)
         on_cpus = "CPU" in strategy.extended.worker_devices[0].upper()

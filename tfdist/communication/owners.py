@@ -84,8 +84,7 @@ class Owners:
     """
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
-        # One message after the other, since who has parts has little memory.
-        self._strategy, self._exchange = strategy, Exchange(strategy, at_once=1)
+        self._strategy, self._exchange = strategy, Exchange(strategy)
         self.replicas = self._exchange.share.replicas
 
     def summed(

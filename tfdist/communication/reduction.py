@@ -193,7 +193,7 @@ def _sum_parts(
 
 
 def _placed(strategy: tf.distribute.Strategy, parts: Sequence[Any]) -> list[Any]:
-    """Puts each part on its replica's device, since TensorFlow packs only what it knows to be."""
+    """Puts each part on its replica's device, since TensorFlow packs what it knows to be there."""
     if not _travels_in_packs(strategy):
         return list(parts)
     placed = []

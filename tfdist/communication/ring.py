@@ -63,9 +63,8 @@ def sum_by_ring(
     for bucket in buckets(kinds, int(reduction.bucket_bytes)):
         numbers = [sent[position] for position in bucket]
         parts = [tensors[number] for number in numbers]
-        value = parts[0] if len(parts) == 1 else _joined(parts)
-        total = exchange.sum(value, part_bytes=int(reduction.piece_bytes))
-        sums |= zip(numbers, [total] if len(parts) == 1 else _split(total, parts), strict=True)
+        total = exchange.sum(_joined(parts), part_bytes=int(reduction.piece_bytes))
+        sums |= zip(numbers, _split(total, parts), strict=True)
     return [sums[index] for index in range(len(tensors))]
 
 
@@ -75,10 +74,15 @@ def _size(tensor: tf.Tensor) -> int | None:
 
 
 def _joined(parts: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Returns one tensor as it is, and several as one flat tensor."""
+    if len(parts) == 1:
+        return parts[0]
     return tf.concat([tf.reshape(part, [-1]) for part in parts], 0)
 
 
 def _split(total: tf.Tensor, parts: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    if len(parts) == 1:
+        return [total]
     lengths = [part.shape.num_elements() for part in parts]
     return [
         tf.reshape(one, part.shape)

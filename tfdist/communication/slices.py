@@ -93,8 +93,7 @@ class Slices:
     """
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
-        # One message after the other, since who has parts has little memory.
-        self._strategy, self._exchange = strategy, Exchange(strategy, at_once=1)
+        self._strategy, self._exchange = strategy, Exchange(strategy)
         self._share = self._exchange.share
         self.parts, self.replicas = self._share.num_replicas, self._share.replicas
 
